@@ -1,0 +1,47 @@
+"""Bayesian and probabilistic compression of neural networks.
+
+Compression is inference over binary supports: which units and weights of a network may go, given
+what the data say and what was believed before. The public names below are imported on first use,
+so that ``import probcomp`` stays fast and pulls in neither jax nor transformers.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from probcomp.allocation import Budget as Budget
+    from probcomp.compress import Compressed as Compressed
+    from probcomp.compress import compress as compress
+    from probcomp.errors import ProbcompError as ProbcompError
+    from probcomp.structure import load as load
+    from probcomp.structure import save as save
+    from probcomp.structure import shrink as shrink
+    from probcomp.structure import trace as trace
+
+_HOME = {
+    "Budget": "probcomp.allocation",
+    "Compressed": "probcomp.compress",
+    "ProbcompError": "probcomp.errors",
+    "compress": "probcomp.compress",
+    "load": "probcomp.structure",
+    "save": "probcomp.structure",
+    "shrink": "probcomp.structure",
+    "trace": "probcomp.structure",
+}
+
+__all__ = ["__version__", *sorted(_HOME)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'probcomp' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    # `probcomp.compress` is both a module and a function; the function is the public name.
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
