@@ -1,0 +1,82 @@
+"""Seeded mini-batches: the same seed and epoch give the same batches, on every machine."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probcomp.errors import InputError
+
+Batch = tuple[Any, ...] | dict[str, Tensor]
+
+
+class Batches:
+    """Mini-batches of in-memory tensors; ``batches(epoch)`` iterates one seeded permutation.
+
+    Args:
+        data: ``(inputs, targets)``, tensors of equal first dimension, or a dict of such tensors
+            (keyword inputs of a Hugging Face model, with ``labels``).
+        batch_size: Samples a batch; the last batch of an epoch may be smaller.
+        seed: Seed of the permutations. Epoch ``e`` is drawn from ``(seed, e)`` alone, so a run that
+            resumes at epoch ``e`` sees what it would have seen.
+        shuffle: Whether to permute; off for evaluation.
+
+    Raises:
+        InputError: No samples, unequal lengths, NaN or infinities in the data.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Tensor] | Mapping[str, Tensor],
+        batch_size: int = 128,
+        seed: int = 0,
+        *,
+        shuffle: bool = True,
+    ) -> None:
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {batch_size}")
+        self.keys = list(data) if isinstance(data, Mapping) else None
+        self.tensors = list(data.values()) if isinstance(data, Mapping) else list(data)
+        names = self.keys or [f"data[{i}]" for i in range(len(self.tensors))]
+        if not self.tensors or not all(isinstance(t, Tensor) for t in self.tensors):
+            raise InputError(
+                "data must be (inputs, targets) or a dict of tensors, got "
+                f"{[type(t).__name__ for t in self.tensors] or 'nothing'}"
+            )
+        lengths = {
+            name: len(t) if t.dim() else 0 for name, t in zip(names, self.tensors, strict=True)
+        }
+        if len(set(lengths.values())) != 1:
+            raise InputError(f"data tensors must hold equally many samples, got {lengths}")
+        self.samples = next(iter(lengths.values()))
+        if not self.samples:
+            raise InputError("data holds no samples")
+        for name, tensor in zip(names, self.tensors, strict=True):
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise InputError(f"{name} holds NaN or infinite values; clean the data first")
+        self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        return -(-self.samples // self.batch_size)
+
+    def _pick(self, index: Tensor | slice) -> Batch:
+        picked = [tensor[index] for tensor in self.tensors]
+        return dict(zip(self.keys, picked, strict=True)) if self.keys else tuple(picked)
+
+    def __call__(self, epoch: int = 0) -> Iterator[Batch]:
+        """Iterate over one epoch."""
+        if not self.shuffle:
+            for start in range(0, self.samples, self.batch_size):
+                yield self._pick(slice(start, start + self.batch_size))
+            return
+        # Two numbers into one seed; the multiplier keeps neighbouring runs apart.
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(self.samples, generator=generator)
+        for index in order.split(self.batch_size):
+            yield self._pick(index)
+
+    def example(self, samples: int = 2) -> Batch:
+        """The first ``samples`` samples, as one batch."""
+        return self._pick(slice(0, samples))

@@ -1,0 +1,7 @@
+"""The posterior over supports: message passing, Turbo-VBI, and the object that holds the result."""
+
+from probcomp.inference.posterior import Posterior, UnitPosterior, WeightPosterior
+from probcomp.inference.supports import Marginals, marginals
+from probcomp.inference.turbo import turbo
+
+__all__ = ["Marginals", "Posterior", "UnitPosterior", "WeightPosterior", "marginals", "turbo"]

@@ -1,0 +1,142 @@
+"""What a model is for: how a batch is run, and what its outputs cost in nats."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from probcomp.data.batches import Batch
+from probcomp.errors import InputError
+
+Tensors = Sequence[Tensor] | Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Runs models on batches and scores their outputs.
+
+    Attributes:
+        criterion: ``criterion(outputs, targets) -> mean negative log-likelihood``, in nats for
+            each sample; for dict batches it is called with the batch in the place of the targets.
+            By default: the model's own ``outputs.loss`` for dict batches, cross-entropy for integer
+            targets, and half the squared error (a Gaussian of unit variance) for real targets.
+    """
+
+    criterion: Callable[[Any, Any], Tensor] | None = None
+
+    def run(self, model: nn.Module, batch: Batch) -> Any:
+        """Outputs of the model on the inputs of a batch."""
+        return model(**batch) if isinstance(batch, dict) else model(*batch[:-1])
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Mean negative log-likelihood of a batch, nats for each sample."""
+        outputs = self.run(model, batch)
+        if self.criterion is not None:
+            return self.criterion(outputs, batch if isinstance(batch, dict) else batch[-1])
+        if isinstance(batch, dict):
+            loss = getattr(outputs, "loss", None)
+            if loss is None:
+                raise InputError(
+                    "the model returned no loss: add 'labels' to the data, or pass loss="
+                )
+            return loss
+        return default_criterion(logits_of(outputs), batch[-1])
+
+    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The model's output tensor on a batch."""
+        return logits_of(self.run(model, batch))
+
+    @staticmethod
+    def targets(batch: Batch) -> Tensor | None:
+        """The targets of a batch, where it has any."""
+        return batch.get("labels") if isinstance(batch, dict) else batch[-1]
+
+    @staticmethod
+    def inputs(batch: Batch) -> tuple[Tensor, ...] | dict[str, Tensor]:
+        """The inputs of a batch without its targets, as the structure tracer takes them."""
+        if isinstance(batch, dict):
+            return {name: tensor for name, tensor in batch.items() if name != "labels"}
+        return tuple(batch[:-1])
+
+
+def logits_of(outputs: Any) -> Tensor:
+    """The output tensor: the outputs themselves, their ``logits``, or their first entry."""
+    if isinstance(outputs, Tensor):
+        return outputs
+    logits = getattr(outputs, "logits", None)
+    if logits is None and isinstance(outputs, tuple | list) and outputs:
+        logits = outputs[0]
+    if not isinstance(logits, Tensor):
+        raise InputError(
+            f"the model returned {type(outputs).__name__}, which has no logits; pass loss="
+        )
+    return logits
+
+
+def default_criterion(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy for integer targets, half the squared error for real ones; nats per sample."""
+    if targets.is_floating_point():
+        if logits.shape != targets.shape:
+            raise InputError(
+                f"outputs of shape {tuple(logits.shape)} do not fit targets of shape "
+                f"{tuple(targets.shape)}"
+            )
+        return 0.5 * (logits - targets).square().flatten(1).sum(1).mean()
+    if logits.dim() == 3 and targets.dim() == 2 and logits.shape[:2] == targets.shape:
+        logits = logits.transpose(1, 2)  # [batch, position, class], as language models return
+    if logits.dim() != targets.dim() + 1:
+        raise InputError(
+            f"outputs of shape {tuple(logits.shape)} do not fit integer targets of shape "
+            f"{tuple(targets.shape)}: expected one class dimension more"
+        )
+    classes = logits.shape[1]
+    if int(targets.max()) >= classes:
+        raise InputError(
+            f"targets go up to {int(targets.max())}, but the model has {classes} outputs"
+        )
+    return F.cross_entropy(logits, targets)
+
+
+def as_tensors(data: Any) -> Tensors:
+    """In-memory tensors from what users hold: tensors, a dict, a Dataset or a DataLoader.
+
+    Raises:
+        InputError: Another type, or an empty data set.
+    """
+    if isinstance(data, DataLoader):
+        data = data.dataset
+    if isinstance(data, Mapping):
+        return {str(name): torch.as_tensor(value) for name, value in data.items()}
+    if isinstance(data, tuple | list) and data and all(isinstance(t, Tensor) for t in data):
+        if len(data) < 2:
+            raise InputError("data must be (inputs, targets); got a single tensor")
+        return tuple(data)
+    if isinstance(data, Dataset):
+        samples = [data[i] for i in range(len(data))]  # type: ignore[arg-type]
+        if not samples:
+            raise InputError("the data set holds no samples")
+        stacked = default_collate(samples)
+        return stacked if isinstance(stacked, dict) else tuple(stacked)
+    raise InputError(
+        f"data of type {type(data).__name__} is not understood: give (inputs, targets), a dict of "
+        "tensors, a Dataset or a DataLoader"
+    )
+
+
+def split(data: Tensors, share: float, seed: int) -> tuple[Tensors, Tensors]:
+    """Two disjoint random parts; the second holds ``share`` of the samples, at least one."""
+    tensors = list(data.values()) if isinstance(data, Mapping) else list(data)
+    count = len(tensors[0])
+    if count < 2:
+        raise InputError(f"{count} sample cannot be split into training and test data")
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    held = max(1, round(share * count))
+    parts = []
+    for index in (order[held:], order[:held]):
+        picked = [tensor[index] for tensor in tensors]
+        parts.append(dict(zip(data, picked)) if isinstance(data, Mapping) else tuple(picked))
+    return parts[0], parts[1]

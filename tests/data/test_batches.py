@@ -1,0 +1,53 @@
+import pytest
+import torch
+
+from probcomp.data.batches import Batches
+from probcomp.errors import InputError
+
+
+def test_an_epoch_is_a_seeded_permutation():
+    x, y = torch.arange(10.0), torch.arange(10)
+    batches = Batches((x, y), batch_size=4, seed=3)
+    epoch = list(batches(0))
+    assert [len(b[0]) for b in epoch] == [4, 4, 2]
+    assert len(batches) == 3
+    seen = torch.cat([b[1] for b in epoch])
+    assert sorted(seen.tolist()) == list(range(10))
+    assert torch.equal(torch.cat([b[0] for b in epoch]), seen.float())
+    again = torch.cat([b[1] for b in Batches((x, y), batch_size=4, seed=3)(0)])
+    assert torch.equal(seen, again)
+    assert not torch.equal(seen, torch.cat([b[1] for b in batches(1)]))
+    assert not torch.equal(seen, torch.cat([b[1] for b in Batches((x, y), 4, seed=4)(0)]))
+
+
+def test_epochs_of_neighbouring_seeds_differ():
+    x = torch.arange(50)
+    assert not torch.equal(
+        next(iter(Batches((x, x), 50, seed=0)(1)))[0], next(iter(Batches((x, x), 50, seed=1)(0)))[0]
+    )
+
+
+def test_dicts_and_no_shuffle():
+    data = {"input_ids": torch.arange(6).view(3, 2), "labels": torch.arange(3)}
+    batches = Batches(data, batch_size=2, shuffle=False)
+    first, second = batches(0)
+    assert torch.equal(first["labels"], torch.tensor([0, 1]))
+    assert torch.equal(second["input_ids"], torch.tensor([[4, 5]]))
+    assert torch.equal(batches.example(1)["labels"], torch.tensor([0]))
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ((), "must be"),
+        ((torch.ones(3), torch.ones(4)), "equally many"),
+        ((torch.ones(0), torch.ones(0)), "no samples"),
+        ((torch.tensor([1.0, float("nan")]), torch.ones(2)), r"data\[0\] holds NaN"),
+        ({"x": torch.tensor([float("inf")])}, "x holds NaN or infinite"),
+    ],
+)
+def test_refuses(data, says):
+    with pytest.raises(InputError, match=says):
+        Batches(data)
+    with pytest.raises(InputError, match="batch_size"):
+        Batches((torch.ones(1), torch.ones(1)), 0)
