@@ -13,7 +13,13 @@ def progress(title: str, total: int, *, show: bool = True) -> Iterator[Advance]:
     Nothing is shown when ``show`` is false or standard error is not a terminal.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
     if not (show and console.is_terminal):

@@ -43,9 +43,8 @@ def weight_macs(
     kinds = (nn.Linear, nn.modules.conv._ConvNd)
     training = model.training
     try:
-        for module in model.modules():
-            if isinstance(module, kinds):
-                handles.append(module.register_forward_hook(count))
+        layers = [module for module in model.modules() if isinstance(module, kinds)]
+        handles.extend(layer.register_forward_hook(count) for layer in layers)
         with torch.no_grad():
             run(model.eval())
     finally:
