@@ -1,0 +1,7 @@
+"""The report: one record, three views (page, terminal table, JSON)."""
+
+from probcomp.report.pieces import BudgetLine as BudgetLine
+from probcomp.report.pieces import Histogram as Histogram
+from probcomp.report.pieces import MaskPicture as MaskPicture
+from probcomp.report.pieces import UnitSummary as UnitSummary
+from probcomp.report.summary import Report as Report

@@ -1,0 +1,153 @@
+"""Parts of a report: small frozen records of budgets, masks and posteriors."""
+
+import base64
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from probcomp.errors import InputError
+from probcomp.evaluation.regularity import as_matrix
+
+PICTURE_CELLS = 512
+"""Longest side of a stored mask picture; larger masks are averaged over square cells."""
+UNIT_POINTS = 512
+"""Most points kept of one axis' sorted unit probabilities."""
+
+
+@dataclass(frozen=True)
+class BudgetLine:
+    """One budgeted quantity.
+
+    Attributes:
+        unit: ``"params"``, ``"macs"``, ``"bits"`` or ``"latency_ms"``.
+        requested: what was asked, as the user wrote it (a share of the dense count, or a count).
+        achieved: what came out, on the same scale.
+        dense: the dense model's count in this unit, or ``None``.
+        kept: the compressed model's count in this unit, or ``None``.
+        note: the reason for a difference, or empty.
+    """
+
+    unit: str
+    requested: float
+    achieved: float
+    dense: float | None = None
+    kept: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of probabilities in equal bins over [0, 1]; make it with `of`.
+
+    Attributes:
+        name: what was counted.
+        counts: number per bin, lowest bin first.
+    """
+
+    name: str
+    counts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, name: str, probability: torch.Tensor, bins: int = 40) -> "Histogram":
+        """Count a tensor of probabilities of any shape. Values outside [0, 1] are refused."""
+        values = probability.detach().double().cpu().flatten().numpy()
+        if values.size and not (
+            np.isfinite(values).all() and 0 <= values.min() <= values.max() <= 1
+        ):
+            raise InputError(f"{name}: probabilities must lie in [0, 1]")
+        counts, _ = np.histogram(values, bins=bins, range=(0.0, 1.0))
+        return cls(name, tuple(int(count) for count in counts))
+
+
+@dataclass(frozen=True)
+class UnitSummary:
+    """Posterior of one axis' units; make it with `of`.
+
+    Attributes:
+        name: the axis.
+        kind: what its units are: ``neuron``, ``channel``, ``head`` ...
+        size: units before.
+        kept: units after.
+        probability: inclusion probabilities, highest first, at most `UNIT_POINTS` evenly spaced
+            ranks of them.
+    """
+
+    name: str
+    kind: str
+    size: int
+    kept: int
+    probability: tuple[float, ...]
+
+    @classmethod
+    def of(
+        cls, name: str, kind: str, probability: torch.Tensor, keep: torch.Tensor
+    ) -> "UnitSummary":
+        """Summarise ``probability`` [size] and the decision ``keep`` [size] of one axis."""
+        if probability.shape != keep.shape or probability.dim() != 1:
+            got = f"{tuple(probability.shape)} and {tuple(keep.shape)}"
+            raise InputError(
+                f"{name}: expected probability and keep of one shape [size], got {got}"
+            )
+        ranked = probability.detach().double().cpu().sort(descending=True).values
+        size = ranked.numel()
+        if size > UNIT_POINTS:
+            ranked = ranked[torch.linspace(0, size - 1, UNIT_POINTS).round().long()]
+        values = tuple(round(float(value), 6) for value in ranked)
+        return cls(name, kind, size, int(keep.bool().sum()), values)
+
+
+@dataclass(frozen=True)
+class MaskPicture:
+    """Two masks of one matrix, ours and magnitude pruning's; make it with `of`.
+
+    Attributes:
+        name: the parameter.
+        rows: rows of the picture.
+        cols: columns of the picture.
+        cell: side of the square of weights that one pixel averages; 1 means every weight is shown.
+        ours: density per pixel in 1/255, row by row, zlib-compressed, base64.
+        magnitude: the same for magnitude pruning, or empty.
+    """
+
+    name: str
+    rows: int
+    cols: int
+    cell: int
+    ours: str
+    magnitude: str = ""
+
+    @classmethod
+    def of(
+        cls, name: str, ours: torch.Tensor, magnitude: torch.Tensor | None = None
+    ) -> "MaskPicture":
+        """Pack boolean masks of a parameter; convolutions [o, i, h, w] become [o, i*h*w]."""
+        if magnitude is not None and magnitude.shape != ours.shape:
+            got = f"{tuple(ours.shape)} and {tuple(magnitude.shape)}"
+            raise InputError(f"{name}: the two masks must have one shape, got {got}")
+        matrix = as_matrix(ours)
+        cell = -(-max(matrix.shape) // PICTURE_CELLS)
+        first = _pool(matrix, cell)
+        second = "" if magnitude is None else _pack(_pool(as_matrix(magnitude), cell))
+        return cls(name, first.shape[0], first.shape[1], cell, _pack(first), second)
+
+    def pixels(self, which: str = "ours") -> np.ndarray:
+        """Density per pixel, [rows, cols] in [0, 1], of ``"ours"`` or ``"magnitude"``."""
+        raw = zlib.decompress(base64.b64decode(getattr(self, which)))
+        return np.frombuffer(raw, np.uint8).reshape(self.rows, self.cols) / 255.0
+
+
+def _pool(mask: np.ndarray, cell: int) -> np.ndarray:
+    rows, cols = (-(-side // cell) for side in mask.shape)
+    total = np.zeros((rows * cell, cols * cell))
+    count = np.zeros_like(total)
+    total[: mask.shape[0], : mask.shape[1]] = mask
+    count[: mask.shape[0], : mask.shape[1]] = 1
+    fold = (rows, cell, cols, cell)
+    return total.reshape(fold).sum((1, 3)) / count.reshape(fold).sum((1, 3))
+
+
+def _pack(density: np.ndarray) -> str:
+    raw = np.round(density * 255).astype(np.uint8).tobytes()
+    return base64.b64encode(zlib.compress(raw, 9)).decode("ascii")

@@ -1,0 +1,126 @@
+"""The record of one compression: what was asked, what came out, and how sure we are.
+
+`Report` is plain data. The page, the terminal table and ``report.json`` are three views of it, so
+they cannot disagree.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from probcomp.evaluation.accuracy import Reliability
+from probcomp.evaluation.estimate import Comparison
+from probcomp.evaluation.latency import Latency
+from probcomp.evaluation.regularity import LayerRegularity
+from probcomp.evaluation.sizes import LayerSize, Size
+from probcomp.report.pieces import BudgetLine, Histogram, MaskPicture, UnitSummary
+from probcomp.report.plain import from_plain, to_plain
+from probcomp.storage import read_json, write_json
+
+SCHEMA = 1
+"""Version of the keys of ``report.json``. It grows when a key changes its meaning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything the report shows. All fields are plain numbers, words and tuples of them.
+
+    Attributes:
+        model: name of the network, e.g. ``"64-300-100-10"``.
+        method: name of the method, e.g. ``"turbo-vbi"``.
+        prior: the prior in words, e.g. ``"gated chain, density 0.1"``.
+        data: what it was trained and measured on, e.g. ``"scikit-learn digits (1437 + 360)"``.
+        seed: the seed of every random step.
+        command: the command, or the Python call, that makes this result again.
+        budget: one line per budgeted quantity, requested beside achieved.
+        dense: sizes of the dense model.
+        compressed: sizes of the compressed model.
+        layers: sizes per layer, in the order of the model.
+        accuracy: share of correct test samples, dense and compressed; ``None`` if not a classifier.
+        nll: mean negative log-likelihood in nats per test sample, dense and compressed.
+        reliability: dense and compressed reliability diagrams, or empty.
+        latency: time per batch of both models from one interleaved run, or ``None``.
+        regularity: mask regularity per layer, beside magnitude pruning at equal non-zeros.
+        pictures: mask pictures per layer.
+        inclusion: histogram of the inclusion probabilities per weight matrix.
+        units: posterior of the removable units per axis.
+        history: series over the outer iterations, all of one length. Known keys: ``step``, ``nll``
+            (nats per sample), ``kl`` (nats), ``density`` (expected share kept), ``price`` (nats per
+            cost unit), ``accuracy``.
+        seconds: wall time per stage, in order.
+        warnings: sentences the reader must know: what differs from what was asked, and why.
+        versions: library versions.
+        machine: processor, threads, memory, operating system.
+        created: UTC time in ISO format.
+        schema: version of these keys.
+    """
+
+    model: str
+    method: str
+    seed: int
+    dense: Size
+    compressed: Size
+    prior: str = ""
+    data: str = ""
+    command: str = ""
+    budget: tuple[BudgetLine, ...] = ()
+    layers: tuple[LayerSize, ...] = ()
+    accuracy: Comparison | None = None
+    nll: Comparison | None = None
+    reliability: tuple[Reliability, ...] = ()
+    latency: Latency | None = None
+    regularity: tuple[LayerRegularity, ...] = ()
+    pictures: tuple[MaskPicture, ...] = ()
+    inclusion: tuple[Histogram, ...] = ()
+    units: tuple[UnitSummary, ...] = ()
+    history: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    machine: Mapping[str, str] = field(default_factory=dict)
+    created: str = ""
+    schema: int = SCHEMA
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """Dense over compressed, per quantity: ``nonzero``, ``params``, ``macs``, ``bytes``."""
+        pairs = {
+            "nonzero": (self.dense.nonzero, self.compressed.nonzero),
+            "params": (self.dense.params, self.compressed.params),
+            "macs": (self.dense.macs, self.compressed.macs),
+            "bytes": (self.dense.bytes, self.compressed.bytes),
+        }
+        return {name: a / b for name, (a, b) in pairs.items() if a is not None and b}
+
+    def replace(self, **changes: Any) -> "Report":
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON types, plus the derived ``ratios``.
+
+        A value that is not finite has no word in JSON: it becomes ``null``, and a warning names it.
+        """
+        lost: list[str] = []
+        plain = to_plain(self, lost)
+        plain["ratios"] = {k: v for k, v in self.ratios.items() if math.isfinite(v)}
+        plain["warnings"] += [f"{path} is not finite and is written as null" for path in lost]
+        return plain
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> "Report":
+        """The record that `to_json` wrote. Raises `InputError` on missing or unknown keys."""
+        values = {name: value for name, value in plain.items() if name != "ratios"}
+        return from_plain(cls, values, "report")
+
+    def write(self, path: Path | str) -> None:
+        """Write ``report.json`` whole or not at all."""
+        write_json(path, self.to_json())
+
+    @classmethod
+    def read(cls, path: Path | str) -> "Report":
+        """Read a file that `write` wrote."""
+        return cls.from_json(read_json(path))
