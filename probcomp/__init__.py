@@ -12,9 +12,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from probcomp.allocation import Budget as Budget
-    from probcomp.compress import Compressed as Compressed
-    from probcomp.compress import compress as compress
     from probcomp.errors import ProbcompError as ProbcompError
+    from probcomp.recipes import Compressed as Compressed
+    from probcomp.recipes import compress as compress
     from probcomp.structure import load as load
     from probcomp.structure import save as save
     from probcomp.structure import shrink as shrink
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Budget": "probcomp.allocation",
-    "Compressed": "probcomp.compress",
+    "Compressed": "probcomp.recipes",
     "ProbcompError": "probcomp.errors",
-    "compress": "probcomp.compress",
+    "compress": "probcomp.recipes",
     "load": "probcomp.structure",
     "save": "probcomp.structure",
     "shrink": "probcomp.structure",
@@ -38,7 +38,6 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'probcomp' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME[name]), name)
-    # `probcomp.compress` is both a module and a function; the function is the public name.
     globals()[name] = value
     return value
 

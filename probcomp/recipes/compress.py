@@ -1,0 +1,237 @@
+"""The main job: a network, data and a budget become a smaller network with a posterior."""
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probcomp.allocation import Budget
+from probcomp.allocation.counts import check_finite, weight_macs
+from probcomp.data.batches import Batches
+from probcomp.errors import BudgetError, InputError, SurgeryError
+from probcomp.progress import progress as progress_bar
+from probcomp.recipes.describe import describe
+from probcomp.recipes.job import Job
+from probcomp.recipes.methods import METHODS
+from probcomp.recipes.result import Compressed
+from probcomp.recipes.task import Task, as_tensors, split
+from probcomp.structure import Axis, Structure, shrink, trace
+from probcomp.structure.masks import apply_masks
+
+UNIT_KINDS = ("neuron", "channel", "head", "kv_group")
+"""Axes whose units are removed by default: those that cost nothing but themselves."""
+SURGERY_TOLERANCE = 1e-4
+"""Largest difference allowed between masked and shrunk outputs, relative to the outputs' scale;
+float32 sums taken in another order differ by about 1e-6."""
+
+
+def compress(
+    model: nn.Module,
+    data: Any,
+    *,
+    budget: Budget | str,
+    prior: Any = None,
+    method: str = "turbo-vbi",
+    seed: int = 0,
+    loss: Callable[[Any, Any], Tensor] | None = None,
+    test: Any = None,
+    kinds: tuple[str, ...] = UNIT_KINDS,
+    round_to: int = 1,
+    config: Any = None,
+    checkpoint: Path | str | None = None,
+    progress: bool = True,
+    name: str | None = None,
+    data_name: str = "",
+    command: str | None = None,
+) -> Compressed:
+    """Compress a network to a budget, with a posterior over what was kept.
+
+    Args:
+        model: Any module that `torch.export` can read; it is not changed. Trained or fresh.
+        data: Training data: ``(inputs, targets)``, a dict of tensors with ``labels``, a Dataset or
+            a DataLoader.
+        budget: What may remain, as in ``Budget(params=0.1)`` or ``"params=0.1"``.
+        prior: Prior of the supports inside each weight matrix; by default the method's own.
+        method: Name of the method; ``probcomp methods`` lists them.
+        seed: Seed of every random step. The same seed gives the same result.
+        loss: ``loss(outputs, targets)``, the mean negative log-likelihood in nats for each sample.
+            By default cross-entropy for integer targets, half the squared error for real ones,
+            and the model's own loss for dict data.
+        test: Data that the report is measured on; by default a tenth of ``data`` is set aside.
+        kinds: Kinds of axis whose units may be removed.
+        round_to: Kept units are rounded up to a multiple of this.
+        config: The method's own settings.
+        checkpoint: Directory for checkpoints; a run that was stopped goes on from there.
+        progress: Whether to show a bar on standard error, where that is a terminal.
+        name: Name of the model in the report.
+        data_name: Name of the data in the report.
+        command: What makes this result again, for the report.
+
+    Returns:
+        The smaller model, the posterior, the structure and the report.
+
+    Raises:
+        InputError: Data that do not fit the model, NaN, an unknown method.
+        BudgetError: A budget out of range or out of reach.
+        TraceError: A model whose structure cannot be read.
+        DivergenceError: Training produced values that are not finite.
+    """
+    budget = Budget.parse(budget) if isinstance(budget, str) else budget
+    chosen = METHODS[method]
+    if budget.unit not in chosen.budgets:
+        raise BudgetError(
+            f"method {method!r} meets budgets in {', '.join(chosen.budgets)}, not {budget.unit}"
+        )
+    clock = Clock()
+    warnings: list[str] = []
+    train, held, note = _data(data, test, seed)
+    warnings += note
+    task = Task(loss)
+    batches = Batches(train, shuffle=False)
+    dense = copy.deepcopy(model)
+    with clock("structure"):
+        check_finite(dense.named_parameters(), "parameter")
+        _try_once(dense, task, batches)
+        structure = trace(dense, task.inputs(batches.example(2)))
+        units = removable(structure, kinds)
+        example = batches.example(2)
+        uses = weight_macs(dense, lambda m: task.run(m, example), 2)
+    with clock("inference"), _bar(method, progress) as on_step:
+        job = Job(
+            model=dense,
+            task=task,
+            train=train,
+            structure=structure,
+            units=units,
+            budget=budget,
+            uses=uses,
+            prior=prior,
+            config=config,
+            seed=seed,
+            checkpoint=Path(checkpoint) if checkpoint else None,
+            on_step=on_step,
+        )
+        outcome = chosen.run(job)
+    with clock("surgery"):
+        masked = apply_masks(copy.deepcopy(outcome.model), dict(outcome.masks))
+        small = shrink(masked, structure, dict(outcome.keep), round_to=round_to)
+        example = Batches(held, shuffle=False).example(64)
+        _compare(masked, small, task, example)
+    with clock("measurement"):
+        report = describe(
+            job=job,
+            method=chosen,
+            outcome=outcome,
+            compressed=small,
+            test=held,
+            name=name or type(model).__name__,
+            data_name=data_name,
+            command=command or _call(method, budget, seed),
+            warnings=(*warnings, *outcome.warnings),
+        )
+    report = report.replace(seconds=clock.seconds)
+    return Compressed(small, outcome.posterior, structure, report, outcome.masks, outcome.keep)
+
+
+def removable(structure: Structure, kinds: tuple[str, ...]) -> tuple[Axis, ...]:
+    """Axes that may be cut exactly, of the kinds asked for."""
+    return tuple(
+        axis
+        for axis in structure.axes
+        if axis.kind in kinds and axis.exact and not axis.blocked and axis.size > axis.min_keep
+    )
+
+
+class Clock:
+    """Wall seconds of named stages."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+@contextmanager
+def _bar(title: str, show: bool) -> Iterator[Callable[[int, int, str], None]]:
+    """A progress bar whose total is learnt with the first step."""
+    stack: list[Any] = []
+
+    def on_step(step: int, total: int, text: str) -> None:
+        if not stack:
+            bar = progress_bar(title, total, show=show)
+            stack.extend((bar, bar.__enter__()))
+        stack[1](text)
+
+    try:
+        yield on_step
+    finally:
+        if stack:
+            stack[0].__exit__(None, None, None)
+
+
+def _data(data: Any, test: Any, seed: int) -> tuple[Any, Any, list[str]]:
+    train = as_tensors(data)
+    if test is not None:
+        held = as_tensors(test)
+        note = []
+    else:
+        train, held = split(train, 0.1, seed)
+        note = ["No test data were given: a random tenth of the data was set aside for measuring."]
+    for part in (train, held):
+        Batches(part)  # checks lengths and finite values before any work
+    return train, held, note
+
+
+def _try_once(model: nn.Module, task: Task, batches: Batches) -> None:
+    """One loss on two samples, so that data that do not fit the model are told from defects."""
+    batch = batches.example(2)
+    training = model.training
+    try:
+        with torch.no_grad():
+            value = task.loss(model.eval(), batch)
+    except InputError:
+        raise
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        inputs = task.inputs(batch)
+        named = inputs.items() if isinstance(inputs, dict) else enumerate(inputs)
+        shapes = ", ".join(f"{key}: {tuple(t.shape)} {t.dtype}" for key, t in named)
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"the model does not run on the data ({shapes}): {reason}") from error
+    finally:
+        model.train(training)
+    if value.dim() != 0 or not torch.isfinite(value):
+        raise InputError(
+            f"the loss of the first samples is {value.tolist()}, expected one finite number"
+        )
+
+
+def _compare(masked: nn.Module, small: nn.Module, task: Task, batch: Any) -> None:
+    """Surgery must not change the outputs of the masked model."""
+    with torch.no_grad():
+        before = task.logits(masked.eval(), batch)
+        after = task.logits(small.eval(), batch)
+    scale = float(before.abs().max()) or 1.0
+    error = float((before - after).abs().max()) / scale
+    if not error <= SURGERY_TOLERANCE:
+        raise SurgeryError(
+            f"the smaller model's outputs differ from the masked model's by {error:.2g} of their "
+            "scale; nothing was written. Please report this model."
+        )
+
+
+def _call(method: str, budget: Budget, seed: int) -> str:
+    return (
+        f"probcomp.compress(model, data, budget=Budget({budget.unit}={budget.value:g}), "
+        f"method={method!r}, seed={seed})"
+    )

@@ -1,0 +1,184 @@
+"""Measure a finished compression and write it down as a report."""
+
+import datetime
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probcomp.allocation.counts import weight_macs
+from probcomp.data.batches import Batches
+from probcomp.errors import InputError
+from probcomp.evaluation import (
+    Comparison,
+    compare_accuracy,
+    compare_nll,
+    compare_with_magnitude,
+    layer_sizes,
+    magnitude_mask,
+    measure_latency,
+    predict,
+    reliability,
+    size_of,
+)
+from probcomp.evaluation.accuracy import mean_interval
+from probcomp.evaluation.sizes import Size
+from probcomp.recipes.job import Job, Outcome
+from probcomp.recipes.methods import Method
+from probcomp.report import Report
+from probcomp.report.pieces import BudgetLine, Histogram, MaskPicture, UnitSummary
+
+LATENCY_BATCH = 128
+PICTURES = 8
+"""Most mask pictures and regularity rows in a report; the largest matrices are shown."""
+
+
+def describe(
+    *,
+    job: Job,
+    method: Method,
+    outcome: Outcome,
+    compressed: nn.Module,
+    test: Any,
+    name: str,
+    data_name: str,
+    command: str,
+    warnings: tuple[str, ...],
+) -> Report:
+    """The report of one compression; everything in it is measured here."""
+    dense = job.model
+    before = size_of(dense, macs=round(_macs(dense, job)))
+    after = size_of(compressed, macs=round(_macs(compressed, job)))
+    accuracy, nll, diagrams = _quality(dense, compressed, job, test)
+    example = Batches(test, shuffle=False).example(LATENCY_BATCH)
+    matrices = {n: m for n, m in outcome.masks.items() if m.dim() >= 2}
+    shown = sorted(matrices, key=lambda n: -matrices[n].numel())[:PICTURES]
+    shown = [n for n in matrices if n in shown]
+    values = dict(dense.named_parameters())
+    regularity = tuple(compare_with_magnitude(n, matrices[n], values[n].detach()) for n in shown)
+    samples = Batches(job.train).samples
+    return Report(
+        model=name,
+        method=method.name,
+        prior=outcome.prior,
+        data=f"{data_name or 'given'} ({samples} training + {Batches(test).samples} test samples)",
+        seed=job.seed,
+        command=command,
+        budget=(_budget_line(job, before, after),),
+        dense=before,
+        compressed=after,
+        layers=layer_sizes(dense, compressed),
+        accuracy=accuracy,
+        nll=nll,
+        reliability=diagrams,
+        latency=measure_latency(dense, compressed, job.task.inputs(example)),
+        regularity=regularity,
+        pictures=_pictures(shown, matrices, values),
+        inclusion=tuple(
+            Histogram.of(n, w.probability) for n, w in outcome.posterior.weights.items()
+        ),
+        units=_units(job, outcome),
+        history=outcome.history,
+        warnings=warnings,
+        versions={p: version(p) for p in ("torch", "numpy", "pyro-ppl", "transformers", "arviz")},
+        machine=machine(),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+
+
+def machine() -> dict[str, str]:
+    """The machine in words: processor, threads, memory, operating system."""
+    processor = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            names = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
+        processor = names[0] if names else processor
+    words = {
+        "processor": processor,
+        "cores": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "system": platform.system(),
+        "python": platform.python_version(),
+    }
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+        words["memory"] = f"{memory:.0f} GiB"
+    return words
+
+
+def _macs(model: nn.Module, job: Job) -> float:
+    """Multiply-accumulates of one sample, masked weights not counted."""
+    example = Batches(job.train, shuffle=False).example(2)
+    uses = weight_macs(model, lambda m: job.task.run(m, example), 2)
+    values = dict(model.named_parameters())
+    return sum(use * int(values[name].count_nonzero()) for name, use in uses.items())
+
+
+def _budget_line(job: Job, before: Size, after: Size) -> BudgetLine:
+    budget = job.budget
+    counts = {
+        "params": (before.nonzero, after.nonzero),
+        "macs": (before.macs or 0, after.macs or 0),
+        "bits": (before.bytes * 8, after.bytes * 8),
+    }
+    dense, kept = counts[budget.unit]
+    achieved = kept / dense if budget.value <= 1 else float(kept)
+    short = 1 - achieved / budget.value
+    note = ""
+    if short < -1e-9:
+        note = "More remains than was asked: parts of the model are not removable."
+    elif short > 0.02:
+        note = (
+            f"{short:.0%} less remains than was allowed: removing a whole unit also removes "
+            "weights that the budget would have kept."
+        )
+    return BudgetLine(budget.unit, budget.value, achieved, dense, kept, note)
+
+
+def _quality(
+    dense: nn.Module, compressed: nn.Module, job: Job, test: Any
+) -> tuple[Comparison | None, Comparison | None, tuple[Any, ...]]:
+    """Accuracy and likelihood of both models on the same samples."""
+    if job.task.criterion is None:
+        try:
+            first, second = predict(dense, test), predict(compressed, test)
+        except InputError:  # not a classifier of single labels: its loss is compared instead
+            pass
+        else:
+            diagrams = (reliability("dense", first), reliability("compressed", second))
+            return compare_accuracy(first, second), compare_nll(first, second), diagrams
+    one, two = _losses(dense, job, test), _losses(compressed, job, test)
+    nll = Comparison(mean_interval(one), mean_interval(two), mean_interval(two - one))
+    return None, nll, ()
+
+
+def _losses(model: nn.Module, job: Job, test: Any) -> Tensor:
+    """Loss of each test sample, [samples], nats."""
+    batches = Batches(test, batch_size=1, shuffle=False)
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()
+            return torch.stack([job.task.loss(model, batch).double() for batch in batches(0)])
+    finally:
+        model.train(training)
+
+
+def _pictures(
+    shown: list[str], masks: Mapping[str, Tensor], values: Mapping[str, Tensor]
+) -> tuple[MaskPicture, ...]:
+    return tuple(
+        MaskPicture.of(n, masks[n], magnitude_mask(values[n].detach(), masks[n])) for n in shown
+    )
+
+
+def _units(job: Job, outcome: Outcome) -> tuple[UnitSummary, ...]:
+    kinds = {axis.name: axis.kind for axis in job.units}
+    return tuple(
+        UnitSummary.of(name, kinds[name], unit.probability, outcome.keep[name])
+        for name, unit in outcome.posterior.units.items()
+    )

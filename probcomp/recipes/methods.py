@@ -1,0 +1,64 @@
+"""The methods by name, each with the record of its choices.
+
+A method is one choice for each line of the pipeline (structure, evidence, prior, inference,
+allocation, recovery) and nothing else in the package knows about a method as a whole. Tables and
+compatibility checks are generated from these records. The fields follow the taxonomy of Cheng,
+Zhang and Shi (2024), "A survey on deep neural network pruning", IEEE TPAMI.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from probcomp.registry import Registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One published method as a record of choices.
+
+    Attributes:
+        name: Name on the command line.
+        title: One line in plain words.
+        source: Authors, year, venue.
+        run: ``run(job) -> Outcome``; see `probcomp.recipes.job`.
+        evidence: What the data say about a support.
+        prior: What was believed before; empty where there is no prior.
+        inference: How the two are joined.
+        allocation: How the budget is divided.
+        recovery: What happens to the survivors.
+        speedup: ``unstructured``, ``structured``, or both.
+        when: ``during`` or ``after`` training.
+        data: ``none``, ``calibration`` or ``training``.
+        budgets: Budget units it meets.
+        probabilistic: Whether its output is a posterior; otherwise a score.
+    """
+
+    name: str
+    title: str
+    source: str
+    run: Callable[[Any], Any]
+    evidence: str
+    prior: str
+    inference: str
+    allocation: str
+    recovery: str
+    speedup: str
+    when: str
+    data: str
+    budgets: tuple[str, ...]
+    probabilistic: bool
+
+    def record(self) -> dict[str, Any]:
+        """The record without the function, as JSON values."""
+        return {
+            f.name: list(value) if isinstance(value := getattr(self, f.name), tuple) else value
+            for f in dataclasses.fields(self)
+            if f.name != "run"
+        }
+
+
+METHODS: Registry[Method] = Registry("method")
+METHODS.add("turbo-vbi", "probcomp.recipes.turbo_vbi:METHOD")
+METHODS.add("magnitude", "probcomp.recipes.magnitude:METHOD")
