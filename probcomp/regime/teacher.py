@@ -1,7 +1,7 @@
 """Linear teacher and student with magnitude pruning: the best training time is known exactly.
 
 The teacher has ``w* ~ k N(0, v_s) + (1 - k) delta_0``; the trained student is
-``w = s (w* + e)``, ``e ~ N(0, v)``, with ``s = 1 - exp(-training time)``: hot means small s. Pruning
+``w = s (w* + e)``, ``e ~ N(0, v)``, with ``s = 1 - exp(-training time)``: hot is small s. Pruning
 keeps ``|w* + e| > theta``. The answer to "train longer or shorter" flips with the density, so
 this is the exact test of a decision rule (in the opposite sense to convolutional networks).
 """
