@@ -1,0 +1,28 @@
+"""Packed weights and the operators that run them: structured masks that are really faster.
+
+`pack` stores a masked weight without what the mask removed, `masked_linear` multiplies by it on the
+fastest backend that the device has (dense always among the candidates), `decode_stats` reads what
+a decoder needs from logits in one pass. Nothing is compiled and Triton is not imported here.
+"""
+
+from probcomp.kernels.blocks import BlockWeight
+from probcomp.kernels.compact import CompactWeight
+from probcomp.kernels.compact_mlp import CompactMLP, compact_mlp
+from probcomp.kernels.int8 import Int8Weight, quantise
+from probcomp.kernels.nm import GroupWeight
+from probcomp.kernels.packed import PackedWeight
+from probcomp.kernels.packing import pack
+from probcomp.kernels.runs import RunWeight
+
+__all__ = [
+    "BlockWeight",
+    "CompactMLP",
+    "CompactWeight",
+    "GroupWeight",
+    "Int8Weight",
+    "PackedWeight",
+    "RunWeight",
+    "compact_mlp",
+    "pack",
+    "quantise",
+]

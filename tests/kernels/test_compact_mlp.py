@@ -1,0 +1,83 @@
+"""Compaction of a pair of layers against the masked network, the bias fold included."""
+
+import pytest
+import torch
+
+from probcomp.errors import InputError
+from probcomp.kernels import compact_mlp
+from probcomp.kernels.activations import ACTIVATIONS
+from tests.kernels.supports import folded, generator
+
+EXACT = 1e-12  # float64 sums in another order
+
+
+def network(seed: int, gated: bool):
+    rng = generator(seed)
+    hidden, inputs, outputs = 24, 10, 7
+    sizes = {"up": (hidden, inputs), "down": (outputs, hidden)}
+    if gated:
+        sizes["gate"] = (hidden, inputs)
+    parts = {name: torch.randn(s, generator=rng, dtype=torch.float64) for name, s in sizes.items()}
+    for name, size in sizes.items():
+        parts[f"{name}_support"] = torch.rand(size, generator=rng) < 0.6
+        parts[f"{name}_bias"] = torch.randn(size[0], generator=rng, dtype=torch.float64)
+    parts["up_support"][:6] = False  # dead rows: neurons that output a constant
+    parts["down_support"][:, 4:9] = False  # dead columns: neurons that nothing reads
+    if gated:
+        parts["gate_support"][3:8] = False
+    return parts
+
+
+def run(parts, x, activation, masked: bool):
+    act = ACTIVATIONS[activation]
+
+    def weight(name):
+        value = parts[name]
+        return folded(value, parts[f"{name}_support"]) if masked else value
+
+    hidden = x @ weight("up").T + (0 if parts.get("up_bias") is None else parts["up_bias"])
+    if parts.get("gate") is not None:
+        gate = x @ weight("gate").T
+        gate = gate if parts.get("gate_bias") is None else gate + parts["gate_bias"]
+        hidden = act(gate) * hidden
+    else:
+        hidden = act(hidden)
+    out = hidden @ weight("down").T
+    return out if parts.get("down_bias") is None else out + parts["down_bias"]
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("biased", [True, False])
+def test_the_compact_network_is_the_masked_network(gated, activation, biased) -> None:
+    parts = network(0, gated)
+    if not biased:
+        for name in [name for name in parts if name.endswith("_bias")]:
+            del parts[name]
+    small = compact_mlp(**parts, activation=activation, multiple=4)
+    x = torch.randn(9, 10, generator=generator(1), dtype=torch.float64)
+    expected = run(parts, x, activation, masked=True)
+    got = run(small._asdict(), x, activation, masked=False)
+    assert (got - expected).abs().max() < EXACT
+    assert small.up.shape[0] % 4 == 0
+    assert small.kept.numel() < 24 - 5  # unread ones, and constant ones besides
+
+
+def test_without_the_fold_the_output_would_be_wrong() -> None:
+    parts = network(0, gated=False)
+    small = compact_mlp(**parts, activation="gelu")
+    constant = ~parts["up_support"].any(1)
+    read = folded(parts["down"], parts["down_support"])[:, constant]
+    shift = read @ ACTIVATIONS["gelu"](parts["up_bias"][constant])
+    assert shift.norm() > 0.1
+    assert torch.allclose(small.down_bias - parts["down_bias"], shift, atol=EXACT)
+
+
+def test_problems_are_collected_and_raised_once() -> None:
+    parts = network(0, gated=True)
+    parts["down"] = parts["down"][:, :-1]
+    parts["gate_support"] = None
+    with pytest.raises(InputError, match=r"down reads 23.*must come together.*down_support"):
+        compact_mlp(**parts, activation="silu")
+    with pytest.raises(InputError, match=r"unknown activation 'sillu'.*silu"):
+        compact_mlp(**network(0, gated=True), activation="sillu")
