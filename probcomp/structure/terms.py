@@ -345,7 +345,9 @@ def removed(term: Term, gone: Mapping[Var, torch.Tensor]) -> torch.Tensor:
     if isinstance(term, Var):
         return gone[term] if term in gone else torch.zeros(term.size, dtype=torch.bool)
     if isinstance(term, Sum):
-        return torch.cat([torch.zeros(0, dtype=torch.bool), *(removed(p, gone) for p in term.parts)])
+        return torch.cat(
+            [torch.zeros(0, dtype=torch.bool), *(removed(p, gone) for p in term.parts)]
+        )
     mask = torch.zeros(1, dtype=torch.bool)
     for part in term.parts:
         mask = (mask[:, None] | removed(part, gone)[None, :]).reshape(-1)
