@@ -116,8 +116,8 @@ def sk_table(
 ) -> tuple[dict[str, Array], list[str]]:
     """Noisy observables on a grid, as columns of a run table, and the true regime of each row.
 
-    The load column is named ``density`` and holds the bias; ``noise`` is the standard deviation
-    added to each of the observables, which are then clipped to their ranges.
+    The load is the bias; ``noise`` is the standard deviation added to each of the observables,
+    which are then clipped to their ranges.
     """
     generator = np.random.default_rng(seed)
     cells = [(j, t) for t in np.asarray(temperatures, float) for j in np.asarray(biases, float)]
@@ -130,7 +130,7 @@ def sk_table(
         )
     }
     columns = {
-        "density": np.array([j for j, _ in cells]),
+        "load": np.array([j for j, _ in cells]),
         "temperature": np.array([t for _, t in cells]),
         "test_error": np.clip(values["error"], 2e-3, 0.999),
         "lmc": np.clip(values["connectivity"], -0.999, 0.0),

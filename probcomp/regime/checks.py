@@ -1,0 +1,82 @@
+"""What a run table must hold before any model is fitted to it."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from probcomp.errors import InputError
+
+if TYPE_CHECKING:
+    from probcomp.regime.table import RunTable
+
+LEAST_CELLS = 5
+"""Four corners and a centre: below that the two surfaces are not determined at all."""
+
+SIGN_SLACK = 0.02
+"""Connectivity above this (a fraction) in every run is taken for a barrier with its sign lost."""
+
+
+def check_enough(table: "RunTable") -> None:
+    """Refuse a table from which no direction can be learnt."""
+    loads = np.unique(table.load)
+    if len(loads) < 2:
+        raise InputError(
+            f"one {table.load_name} only ({loads[0]:g}); runs at two or more are needed, since the "
+            "regimes are told apart by how the effect of the knob changes with it."
+        )
+    for position, knob in enumerate(table.knobs):
+        if np.ptp(table.settings[:, position]) == 0:
+            raise InputError(
+                f"knob {knob.name!r} is constant at {table.settings[0, position]:g}; "
+                "runs at two or more settings are needed."
+            )
+    cells = len(np.unique(table.cells))
+    if cells < LEAST_CELLS:
+        raise InputError(
+            f"{cells} distinct pilot{'s' * (cells != 1)}; at least {LEAST_CELLS} are needed "
+            f"(two settings x two values of {table.load_name} and one between), 9 are advised."
+        )
+
+
+def check_directions(table: "RunTable") -> tuple[str, ...]:
+    """Refuse a load or a barrier with the wrong sign; note a knob that looks turned round.
+
+    Raises:
+        InputError: when the error falls as the network loses weights, or barriers are positive.
+    """
+    worse, pairs = _denser_is_worse(table)
+    if pairs >= 4 and worse > 0.75:
+        raise InputError(
+            f"the error rises with {table.load_name} in {worse:.0%} of {pairs} comparisons; is the "
+            "column a sparsity? Name it 'sparsity' (share removed) or 'density' (share kept)."
+        )
+    if table.connectivity.min() >= 0 and table.connectivity.max() > SIGN_SLACK:
+        raise InputError(
+            f"mode connectivity is positive in every run (up to {table.connectivity.max():.3g}); a "
+            "barrier must be negative: give (error at the ends) minus (error on the path)."
+        )
+    from scipy.stats import spearmanr
+
+    notes = []
+    barrier = np.minimum(table.connectivity, 0)
+    for position, knob in enumerate(table.knobs):
+        hot = knob.coordinate(table.settings[:, position])
+        if np.ptp(barrier) > 0:
+            rank, chance = spearmanr(hot, barrier)
+            if rank < 0 and chance < 0.01:
+                notes.append(
+                    f"barriers grow as {knob.name} gets hotter ({knob.hotter}): check its "
+                    "direction, or the runs are all too hot to be connected."
+                )
+    return tuple(notes)
+
+
+def _denser_is_worse(table: "RunTable") -> tuple[float, int]:
+    """Share of pairs of runs at equal knobs, with different loads, where the denser is worse."""
+    same = (table.settings[:, None] == table.settings[None]).all(-1)
+    denser = table.load[:, None] > table.load[None]
+    pairs = same & denser
+    if pairs.sum() < 4:  # no two runs share their knobs: compare all
+        pairs = denser
+    worse = (table.error[:, None] > table.error[None]) & pairs
+    return float(worse.sum() / max(pairs.sum(), 1)), int(pairs.sum())

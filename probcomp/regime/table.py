@@ -1,0 +1,236 @@
+"""The run table: one row per retrained model or cell, read from any source and checked once."""
+
+import csv
+import gzip
+import lzma
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probcomp.errors import InputError
+from probcomp.regime.checks import check_directions, check_enough
+from probcomp.regime.knobs import KNOWN, Array, Knob, known_name, parse_knob
+
+LOADS = ("density", "sparsity", "load", "width", "params", "para_amount")
+ERRORS = ("test_error", "test_error_refined", "retrain_test_err", "error", "err")
+ACCURACIES = ("test_acc", "test_accuracy", "accuracy", "acc")
+CONNECTIVITIES = (
+    *("lmc", "lmc_barrier", "lmc_trerr", "connectivity"),
+    *("mode_connectivity", "mode_conn_train", "mc"),
+)
+SIMILARITIES = ("cka", "cka_softmax", "cka_last", "similarity")
+
+
+@dataclass(frozen=True)
+class RunTable:
+    """Checked runs.
+
+    Attributes:
+        knobs: The temperature-like knobs.
+        settings: Their values, [rows, knobs].
+        load: Density, width or number of weights, [rows]; sparsity is turned into density.
+        load_name: What the load is called.
+        error: Test error after pruning and retraining, as a fraction, [rows].
+        connectivity: Mode connectivity in train error, as a fraction; negative at a barrier.
+        similarity: CKA of the outputs, at most one, [rows].
+        cost: Seconds of each run where the table tells, else NaN, [rows].
+        notes: What was assumed when the table was read, one sentence each.
+    """
+
+    knobs: tuple[Knob, ...]
+    settings: Array
+    load: Array
+    load_name: str
+    error: Array
+    connectivity: Array
+    similarity: Array
+    cost: Array
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.error)
+
+    @property
+    def cells(self) -> NDArray[np.int64]:
+        """Index of the (settings, load) of each row; rows that share one are replicates."""
+        rows = np.column_stack([self.settings, self.load])
+        return np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
+
+    def take(self, rows: Any) -> "RunTable":
+        """The rows of an index or a mask, without checking that they suffice for a fit."""
+        names = ("settings", "load", "error", "connectivity", "similarity", "cost")
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+
+    def knob(self, name: str | None = None) -> int:
+        """Position of a knob by name; the first one without a name."""
+        names = [knob.name for knob in self.knobs]
+        if name is None:
+            return 0
+        if name in names:
+            return names.index(name)
+        raise InputError(f"no knob {name!r} in these runs; there are: {', '.join(names)}.")
+
+
+def read_runs(
+    source: "RunTable | Mapping[str, Any] | Path | str",
+    *,
+    knobs: Sequence[str | Knob] | None = None,
+    load: str | None = None,
+    check: bool = True,
+) -> RunTable:
+    """Read and check runs.
+
+    Args:
+        source: A CSV file (``.gz`` and ``.xz`` too), a mapping from column to values (a data frame
+            is one), or a table already read.
+        knobs: Columns that act as temperature, ``"name"`` ``"name:up"`` or ``"name:down"``.
+            Without it, every known knob whose value varies.
+        load: The load column: density, sparsity, width or number of weights.
+        check: False to skip the test that there are enough runs for a fit.
+
+    Errors and connectivities above 1 in size are read as per cent, otherwise as fractions, and
+    ``notes`` says which.
+
+    Raises:
+        InputError: one line naming what is missing or wrong, and the least that is needed.
+    """
+    if isinstance(source, RunTable):
+        table = source
+    else:
+        if isinstance(source, str | Path):
+            columns: Mapping[str, Any] = _read_csv(Path(source))
+        else:
+            columns = source
+        table = _from_columns(columns, knobs, load)
+    if check:
+        check_enough(table)
+        table = replace(table, notes=table.notes + check_directions(table))
+    return table
+
+
+def _from_columns(
+    columns: Mapping[str, Any], knobs: Sequence[str | Knob] | None, load: str | None
+) -> RunTable:
+    names = [str(name) for name in columns]
+    folded = {name.lower(): name for name in names}
+
+    def pick(what: str, candidates: Sequence[str]) -> str | None:
+        return next((folded[name] for name in candidates if name in folded), None)
+
+    found = {
+        "a load": load if load in names else pick("load", LOADS),
+        "test_error": pick("error", ERRORS) or pick("accuracy", ACCURACIES),
+        "lmc (mode connectivity)": pick("connectivity", CONNECTIVITIES),
+        "cka (output similarity)": pick("similarity", SIMILARITIES),
+    }
+    if load is not None and load not in names:
+        raise InputError(f"no load column {load!r}; the table has: {', '.join(names)}.")
+    auto = [name for name in names if known_name(name) in KNOWN]
+    if not knobs and not auto:
+        found["a knob"] = None
+    missing = [what for what, column in found.items() if column is None]
+    if missing:
+        raise InputError(
+            f"missing column{'s' * (len(missing) > 1)}: {'; '.join(missing)}. Least needed: one "
+            f"knob ({', '.join(sorted(KNOWN))}), one load (density, sparsity, width, params), "
+            f"test_error, lmc, cka. The table has: {', '.join(names) or 'no columns'}."
+        )
+    chosen = [parse_knob(knob, names) for knob in (knobs or auto)]
+    values = {knob.name: _numbers(columns[knob.name], knob.name) for knob in chosen}
+    for knob in chosen:
+        knob.check(values[knob.name])
+    chosen = _varying(chosen, values, named=bool(knobs))
+    load_column, error_column, lmc_column, cka_column = (str(column) for column in found.values())
+    notes: list[str] = []
+    loads, load_name = _numbers(columns[load_column], load_column), load_column
+    if load_column.lower() == "sparsity":
+        loads, load_name = 1 - loads, "density"
+        notes.append("sparsity was turned into density = 1 - sparsity.")
+    ceiling = 1.0 if load_name.lower() == "density" else np.inf
+    if not np.all((loads > 0) & (loads <= ceiling)):
+        raise InputError(
+            f"{load_column} must lie in (0, {ceiling:g}]; got {loads.min():g} to {loads.max():g}."
+        )
+    error = _fraction(columns, error_column, notes)
+    if error_column.lower() in ACCURACIES:
+        error = 1 - error
+    lmc = _fraction(columns, lmc_column, notes)
+    cka = _numbers(columns[cka_column], cka_column)
+    for name, v, low in (
+        (error_column, error, 0.0),
+        (lmc_column, lmc, -1.0),
+        (cka_column, cka, 0.0),
+    ):
+        if v.min() < low or v.max() > 1:
+            raise InputError(f"{name} runs from {v.min():g} to {v.max():g}; expected {low:g} to 1.")
+    cost = (
+        _numbers(columns["wall_s"], "wall_s") if "wall_s" in names else np.full(len(error), np.nan)
+    )
+    settings = np.column_stack([values[knob.name] for knob in chosen])
+    return RunTable(tuple(chosen), settings, loads, load_name, error, lmc, cka, cost, tuple(notes))
+
+
+def _varying(chosen: list[Knob], values: Mapping[str, Array], *, named: bool) -> list[Knob]:
+    """Drop knobs found by name that never move; refuse them where the user asked for them."""
+    constant = [knob.name for knob in chosen if np.ptp(values[knob.name]) == 0]
+    moving = [knob for knob in chosen if knob.name not in constant]
+    if constant and (named or not moving):
+        raise InputError(
+            f"knob {constant[0]!r} is constant at {values[constant[0]][0]:g}; "
+            "runs at two or more settings are needed (three or more to find the best one)."
+        )
+    return moving
+
+
+def _fraction(columns: Mapping[str, Any], name: str, notes: list[str]) -> Array:
+    values = _numbers(columns[name], name)
+    if np.max(np.abs(values), initial=0.0) <= 1:
+        return values
+    notes.append(f"{name} was read as per cent.")
+    return values / 100
+
+
+def _numbers(values: Any, name: str) -> Array:
+    raw = list(values)
+    if not raw:
+        raise InputError(f"column {name!r} is empty: the table has no rows.")
+    out = np.empty(len(raw))
+    for row, value in enumerate(raw):
+        try:
+            out[row] = float(value) if value not in ("", None) else np.nan
+        except (TypeError, ValueError):
+            raise InputError(
+                f"column {name!r}, row {row + 1}: {value!r} is not a number."
+            ) from None
+    bad = np.flatnonzero(~np.isfinite(out))
+    if bad.size:
+        rows = ", ".join(str(row + 1) for row in bad[:5]) + (", ..." if bad.size > 5 else "")
+        raise InputError(
+            f"column {name!r} has {bad.size} missing or non-finite value(s), in row {rows}; "
+            "leave such runs out of the table."
+        )
+    return out
+
+
+def _read_csv(path: Path) -> dict[str, list[str]]:
+    openers: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
+    opener = openers.get(path.suffix, open)
+    try:
+        stream: IO[str]
+        with opener(path, "rt", encoding="utf-8", newline="") as stream:
+            lines = list(csv.reader(stream))
+    except (OSError, lzma.LZMAError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+    if not lines:
+        raise InputError(f"{path} is empty; it needs a header line and one line a run.")
+    header = [name.strip() for name in lines[0]]
+    for number, line in enumerate(lines[1:], start=2):
+        if len(line) != len(header):
+            raise InputError(
+                f"{path}, line {number}: {len(line)} values for {len(header)} columns."
+            )
+    return {name: [line[i] for line in lines[1:]] for i, name in enumerate(header)}

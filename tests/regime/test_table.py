@@ -1,0 +1,128 @@
+"""What is read, what is refused, and in which words."""
+
+import numpy as np
+import pytest
+
+from probcomp.errors import InputError
+from probcomp.regime.knobs import Knob
+from probcomp.regime.table import read_runs
+
+
+def runs(**change):
+    """Nine good runs in fractions, colder = more epochs, with columns replaced by ``change``."""
+    epochs, density = np.meshgrid([20.0, 80.0, 160.0], [0.05, 0.2, 0.8], indexing="ij")
+    columns = {
+        "epochs": epochs.ravel(),
+        "density": density.ravel(),
+        "test_error": 0.1 / density.ravel() ** 0.2,
+        "lmc": -0.3 * (epochs.ravel() > 100) * (density.ravel() < 0.1),
+        "cka": 0.9 + 0.1 * density.ravel(),
+    }
+    columns.update(change)
+    return {name: value for name, value in columns.items() if value is not None}
+
+
+def test_units_and_spellings_make_no_difference():
+    plain = read_runs(runs())
+    other = runs(density=None, test_error=None, lmc=None, epochs=None, cka=None)
+    base = runs()
+    other |= {
+        "Train_Epochs": base["epochs"],
+        "sparsity": 1 - base["density"],
+        "test_acc": 100 * (1 - base["test_error"]),
+        "lmc_barrier": 100 * base["lmc"],
+        "CKA": base["cka"],
+    }
+    table = read_runs(other)
+    np.testing.assert_allclose(table.error, plain.error, atol=1e-12)
+    np.testing.assert_allclose(table.load, plain.load, atol=1e-12)
+    np.testing.assert_allclose(table.connectivity, plain.connectivity, atol=1e-12)
+    assert table.knobs[0].hotter == "down"
+    assert any("per cent" in note for note in table.notes)
+
+
+def test_a_csv_file_reads_like_its_columns(tmp_path):
+    columns = runs()
+    lines = [",".join(columns)] + [
+        ",".join(map(repr, map(float, row))) for row in zip(*columns.values())
+    ]
+    (tmp_path / "runs.csv").write_text("\n".join(lines) + "\n")
+    read, plain = read_runs(tmp_path / "runs.csv"), read_runs(columns)
+    np.testing.assert_array_equal(read.settings, plain.settings)
+    np.testing.assert_array_equal(read.error, plain.error)
+
+
+def test_constant_known_columns_are_dropped_when_another_knob_moves():
+    table = read_runs(runs(lr=np.full(9, 0.1)))
+    assert [knob.name for knob in table.knobs] == ["epochs"]
+
+
+def test_replicates_share_a_cell():
+    columns = {name: np.concatenate([value, value[:2]]) for name, value in runs().items()}
+    cells = read_runs(columns).cells
+    assert list(cells[9:]) == list(cells[:2])
+    assert len(set(cells)) == 9
+
+
+def test_coordinates_rise_with_heat():
+    assert np.all(np.diff(Knob("momentum", "up", "log1m").coordinate([0.5, 0.9, 0.99])) > 0)
+    assert np.all(np.diff(Knob("batch_size", "down").coordinate([256, 64, 16])) > 0)
+    for warp in (0.0, 0.5, 1.0):
+        epochs = Knob("epochs", "down", "schedule").coordinate([160, 80, 10], warp)
+        assert np.all(np.diff(epochs) > 0)
+
+
+NAN = np.where(np.arange(9) == 4, np.nan, 0.1)
+BAD = {
+    "too few": (lambda: {k: v[:4] for k, v in runs().items()}, {}, "4 distinct pilots; at least 5"),
+    "one density": (lambda: runs(density=np.full(9, 0.1)), {}, "one density only"),
+    "no error": (lambda: runs(test_error=None), {}, "missing column: test_error"),
+    "no lmc, no cka": (lambda: runs(lmc=None, cka=None), {}, "missing columns: lmc"),
+    "no knob": (lambda: runs(epochs=None), {}, "a knob"),
+    "nan": (lambda: runs(test_error=NAN), {}, "row 5"),
+    "constant": (lambda: runs(epochs=np.full(9, 80.0)), {}, "constant at 80"),
+    "constant named": (lambda: runs(lr=np.full(9, 0.1)), {"knobs": ["lr"]}, "constant at 0.1"),
+    "wrong way": (lambda: runs(), {"knobs": ["epochs:up"]}, "the direction is 'down'"),
+    "no direction": (
+        lambda: runs(noise=np.arange(9.0)),
+        {"knobs": ["noise"]},
+        "which way is hotter",
+    ),
+    "absent knob": (lambda: runs(), {"knobs": ["epoch"]}, "Did you mean"),
+    "sparsity as density": (
+        lambda: runs(density=1 - runs()["density"]),
+        {},
+        "is the column a sparsity",
+    ),
+    "barrier sign": (lambda: runs(lmc=-runs()["lmc"]), {}, "must be negative"),
+    "text": (lambda: runs(cka=["high"] * 9), {}, "'high' is no number"),
+    "range": (lambda: runs(cka=np.full(9, 3.0)), {}, "expected 0 to 1"),
+    "density above one": (lambda: runs(density=runs()["density"] * 100), {}, "must lie in"),
+    "negative batch": (lambda: runs(bs=np.arange(-1.0, 8.0)), {}, "logarithm"),
+    "empty": (lambda: {k: [] for k in runs()}, {}, "no rows"),
+    "absent load": (lambda: runs(), {"load": "depth"}, "no load column"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_tables_are_refused_in_one_line(case):
+    columns, options, words = BAD[case]
+    with pytest.raises(InputError, match=words) as caught:
+        read_runs(columns(), **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_unreadable_files_are_named(tmp_path):
+    with pytest.raises(InputError, match="nowhere"):
+        read_runs(tmp_path / "nowhere.csv")
+    (tmp_path / "ragged.csv").write_text("a,b\n1\n")
+    with pytest.raises(InputError, match="line 2"):
+        read_runs(tmp_path / "ragged.csv")
+
+
+def test_a_knob_that_looks_turned_round_is_noted():
+    hot = Knob("noise", "down", "linear")
+    columns = runs(epochs=None, noise=np.repeat([3.0, 2.0, 1.0], 3))
+    columns["lmc"] = -0.1 * np.repeat([0.0, 1.0, 2.0], 3) - 0.01 * np.tile([1.0, 0, 0], 3)
+    table = read_runs(columns, knobs=[hot])
+    assert any("check its direction" in note for note in table.notes)
