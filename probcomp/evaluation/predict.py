@@ -1,6 +1,6 @@
 """Predictions of a classifier on a test set: collected once, then measured in many ways."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from probcomp.errors import InputError
 
-Samples = tuple[Tensor, Tensor] | Mapping[str, Tensor]
-"""A data set: ``(inputs, targets)`` or named tensors with ``"labels"``."""
+Samples = Sequence[Tensor] | Mapping[str, Tensor]
+"""A data set: ``(inputs, targets)``, several inputs allowed, or named tensors with ``labels``."""
 
 
 @dataclass(frozen=True)
@@ -69,19 +69,19 @@ def predict(model: nn.Module, samples: Samples, *, batch_size: int = 512) -> Pre
     return Predictions(scores, targets.long().cpu())
 
 
-def _split(samples: Samples) -> tuple[Tensor | dict[str, Tensor], Tensor]:
+def _split(samples: Samples) -> tuple[Sequence[Tensor] | dict[str, Tensor], Tensor]:
     if isinstance(samples, Mapping):
         if "labels" not in samples:
             raise InputError(f"named samples need 'labels'; got {', '.join(samples) or 'nothing'}")
         return {k: v for k, v in samples.items() if k != "labels"}, samples["labels"]
-    return samples[0], samples[1]
+    return samples[:-1], samples[-1]
 
 
 def _forward(model: nn.Module, inputs: Any, rows: slice, place: torch.device) -> Tensor:
     if isinstance(inputs, Mapping):
         output = model(**{name: value[rows].to(place) for name, value in inputs.items()})
     else:
-        output = model(inputs[rows].to(place))
+        output = model(*(tensor[rows].to(place) for tensor in inputs))
     if isinstance(output, Mapping):
         output = output.get("logits")
     return output if isinstance(output, Tensor) else output.logits

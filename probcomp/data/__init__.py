@@ -1,0 +1,6 @@
+"""Data sets: embedded, read from files, and cut into seeded batches."""
+
+from probcomp.data.batches import Batches as Batches
+from probcomp.data.dataset import Data as Data
+from probcomp.data.digits import load_digits as load_digits
+from probcomp.data.files import read_data as read_data
