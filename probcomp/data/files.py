@@ -1,6 +1,7 @@
 """Data sets in files: NumPy archives, and directories in MNIST's or CIFAR-10's formats."""
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -49,12 +50,15 @@ def read_data(path: Path | str) -> Data:
 def _read_archive(path: Path) -> Data:
     tensors: dict[str, Tensor] = {}
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here, since numpy leaves the file open when the archive is damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise InputError(f"{path.name} is a single array, not an archive; use numpy.savez")
             for key in archive.files:
                 tensors[key] = _tensor(archive[key], f"{path.name}: {key!r}")
     except InputError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         if "pickle" in str(error):
             raise InputError(
                 f"{path.name} holds Python objects, which are not read; save plain arrays"
