@@ -51,9 +51,11 @@ def _read_archive(path: Path) -> Data:
     tensors: dict[str, Tensor] = {}
     try:
         # Opened here, since numpy leaves the file open when the archive is damaged.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise InputError(f"{path.name} is a single array, not an archive; use numpy.savez")
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise InputError(f"{path} is not a readable .npz file; write it by numpy.savez")
+            file.seek(0)
+            archive = np.load(file, allow_pickle=False)
             for key in archive.files:
                 tensors[key] = _tensor(archive[key], f"{path.name}: {key!r}")
     except InputError:

@@ -69,7 +69,7 @@ def test_refuses_what_is_no_data(tmp_path) -> None:
         read_data(tmp_path / "a.csv")
     with (tmp_path / "one.npz").open("wb") as file:
         np.save(file, X)
-    with pytest.raises(InputError, match="single array|not a readable"):
+    with pytest.raises(InputError, match="not a readable"):
         read_data(tmp_path / "one.npz")
     whole = archive(tmp_path, x=X, y=Y).read_bytes()
     for broken in (b"", b"not a zip", whole[:-40], whole[: len(whole) // 2]):
