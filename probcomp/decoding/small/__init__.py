@@ -1,0 +1,1 @@
+"""The embedded masked-diffusion model, its tasks and its training script."""

@@ -1,0 +1,151 @@
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from probcomp.decoding import schedule
+from probcomp.decoding.coupled import coupled, decay_coupling, markov_cut
+from tests.decoding.enumeration import random_rows, subsets
+
+SEEDS = st.integers(0, 10**6)
+
+
+def row(seed, width=7):
+    value = random_rows(seed, 1, width).sigmoid()
+    eligible = random_rows(seed + 1, 1, width) > -0.8
+    return value, eligible
+
+
+def chosen(mask):
+    return [i for i, on in enumerate(mask[0].tolist()) if on]
+
+
+def places(eligible):
+    return chosen(eligible)
+
+
+@settings(max_examples=40)
+@given(SEEDS, st.floats(0.05, 2.0))
+def test_budget_is_the_largest_set_within_it(seed, allowance):
+    error, eligible = row(seed)
+    found = chosen(schedule.budget(error, eligible, torch.tensor([allowance])))
+    fits = [s for s in subsets(places(eligible)) if sum(float(error[0, i]) for i in s) <= allowance]
+    if places(eligible):
+        assert len(found) == max(1, max(map(len, fits)))
+        assert set(found) <= set(places(eligible))
+    else:
+        assert found == []
+
+
+@settings(max_examples=40)
+@given(SEEDS, st.floats(0.05, 2.0))
+def test_entropy_is_the_largest_set_under_the_bound(seed, gamma):
+    value, eligible = row(seed)
+    found = chosen(schedule.entropy(value, eligible, gamma))
+    bound = {
+        s: sum(h := [float(value[0, i]) for i in s]) - max(h)
+        for s in subsets(places(eligible))
+        if s
+    }
+    if bound:
+        assert len(found) == max(len(s) for s, b in bound.items() if b <= gamma or len(s) == 1)
+
+
+@settings(max_examples=40)
+@given(SEEDS, st.floats(0.3, 3.0))
+def test_factor_is_the_largest_n(seed, f):
+    confidence, eligible = row(seed)
+    ranked = sorted((float(confidence[0, i]) for i in places(eligible)), reverse=True)
+    good = [n for n, c in enumerate(ranked, 1) if (n + 1) * (1 - c) < f]
+    want = max(good, default=1) if ranked else 0
+    assert len(chosen(schedule.factor(confidence, eligible, f))) == want
+
+
+def test_threshold_and_quota_on_a_known_row():
+    confidence = torch.tensor([[0.95, 0.5, 0.91, 0.99], [0.2, 0.4, 0.4, 0.1], [0.9, 0.9, 0.9, 0.9]])
+    eligible = torch.tensor([[True, True, True, False], [True] * 4, [False] * 4])
+    found = schedule.threshold(confidence, eligible, 0.9)
+    assert found.tolist() == [
+        [True, False, True, False],
+        [False, True, False, False],  # the best, and the lower place of two equals
+        [False] * 4,
+    ]
+    two = schedule.quota(confidence, eligible, torch.tensor([2, 3, 2]))
+    assert two.sum(1).tolist() == [2, 3, 0]
+    assert two[1].tolist() == [True, True, True, False]
+
+
+def test_llada_quota_spreads_the_remainder_first():
+    assert schedule.llada_quota(torch.tensor([7, 4]), 4).tolist() == [[2, 2, 2, 1], [1, 1, 1, 1]]
+
+
+@settings(max_examples=40)
+@given(SEEDS, st.floats(0.05, 2.0), st.booleans())
+def test_coupled_is_the_best_of_all_subsets(seed, gamma, with_own):
+    _, eligible = row(seed)
+    width = eligible.shape[1]
+    pair = random_rows(seed + 5, 1, width, width).abs()
+    own = (
+        random_rows(seed + 6, 1, width).abs() * 0.3 if with_own else torch.zeros(1, width).double()
+    )
+    found = chosen(coupled(pair, eligible, gamma, own))
+
+    def cost(s):
+        return sum(float(own[0, i]) for i in s) + sum(
+            float(pair[0, i, j]) for i, j in itertools.pairwise(s)
+        )
+
+    options = [s for s in subsets(places(eligible)) if s]
+    if not options:
+        assert found == []
+        return
+    fits = [s for s in options if cost(s) <= gamma]
+    size = max(map(len, fits), default=1)
+    assert len(found) == size
+    assert cost(tuple(found)) == pytest.approx(min(cost(s) for s in options if len(s) == size))
+
+
+def test_coupling_decays_and_is_cut_by_visible_tokens():
+    h = torch.tensor([[1.0, 2.0, 0.5, 1.0]])
+    pair = decay_coupling(h, 2.0)
+    assert float(pair[0, 0, 1]) == pytest.approx(1.0)
+    assert float(pair[0, 0, 3]) == pytest.approx(math.exp(-1.0))
+    cut = markov_cut(pair, torch.tensor([[True, True, False, True]]))
+    assert float(cut[0, 0, 1]) > 0
+    assert float(cut[0, 1, 3]) == float(cut[0, 0, 3]) == 0.0
+
+
+def joint(seed):
+    p = random_rows(seed, 3, 3, 3).exp()
+    return p / p.sum()
+
+
+@settings(max_examples=20)
+@given(SEEDS)
+def test_total_correlation_is_below_the_entropy_bound(seed):
+    p = joint(seed)
+    single = [p.sum((1, 2)), p.sum((0, 2)), p.sum((0, 1))]
+    entropies = [float(-(q * q.log()).sum()) for q in single]
+    total = float(-(p * p.log()).sum())
+    assert sum(entropies) - total <= sum(entropies) - max(entropies) + 1e-12
+
+
+def test_pairwise_information_misses_parity():
+    """Three bits of even parity: every pair is independent, the triple is not."""
+    p = torch.zeros(2, 2, 2, dtype=torch.float64)
+    for a in range(2):
+        for b in range(2):
+            p[a, b, a ^ b] = 0.25
+    pair = p.sum(2)
+    information = float((pair * (pair / (pair.sum(1)[:, None] * pair.sum(0))).log()).sum())
+    total_correlation = 3 * math.log(2) - 2 * math.log(2)
+    zero = torch.full((1, 3, 3), information, dtype=torch.float64)
+    taken = coupled(zero, torch.ones(1, 3, dtype=torch.bool), 0.1)
+    assert information == pytest.approx(0.0)
+    assert taken.all()
+    assert total_correlation > 0.1  # the coupled rule is no bound here; the entropy rule holds
+    h = torch.full((1, 3), math.log(2), dtype=torch.float64)
+    assert schedule.entropy(h, torch.ones(1, 3, dtype=torch.bool), 0.1).sum() == 1
