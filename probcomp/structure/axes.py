@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from probcomp.errors import InputError, unknown
+from probcomp.errors import unknown
 from probcomp.structure.ir import Program
 from probcomp.structure.terms import Term, Var
 
@@ -27,7 +27,7 @@ Keep = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Cost:
-    """What something costs: ``params`` (count) and ``macs`` (multiply-adds at the example inputs)."""
+    """What something costs: ``params`` (a count) and ``macs`` (multiply-adds, example inputs)."""
 
     params: float
     macs: float
