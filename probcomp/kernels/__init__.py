@@ -9,10 +9,14 @@ from probcomp.kernels.blocks import BlockWeight
 from probcomp.kernels.compact import CompactWeight
 from probcomp.kernels.compact_mlp import CompactMLP, compact_mlp
 from probcomp.kernels.int8 import Int8Weight, quantise
+from probcomp.kernels.linear import masked_linear
+from probcomp.kernels.module import MaskedLinear
 from probcomp.kernels.nm import GroupWeight
 from probcomp.kernels.packed import PackedWeight
 from probcomp.kernels.packing import pack
+from probcomp.kernels.planning import Plan
 from probcomp.kernels.runs import RunWeight
+from probcomp.kernels.tuning import tune
 
 __all__ = [
     "BlockWeight",
@@ -20,9 +24,13 @@ __all__ = [
     "CompactWeight",
     "GroupWeight",
     "Int8Weight",
+    "MaskedLinear",
     "PackedWeight",
+    "Plan",
     "RunWeight",
     "compact_mlp",
+    "masked_linear",
     "pack",
     "quantise",
+    "tune",
 ]

@@ -1,0 +1,181 @@
+"""Packed kernels on a CPU against the best dense product: the table that the documentation quotes.
+
+The network is an MLP, K -> H -> K with GELU, float32. Every variant runs once in each round, in
+turn, so load on the machine meets all of them; a ratio is taken within a round and the median over
+rounds is reported with its 20 and 80 % quantiles. The best dense product is the faster of MKL
+(``F.linear``) and oneDNN prepacked, each measured here. Inputs are random, never zeros.
+
+    python benchmarks/kernels.py --threads 2 --out benchmarks/results/kernels_cpu.json
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from probcomp.errors import InputError
+from probcomp.kernels import PackedWeight, compact_mlp, cpp, masked_linear, pack
+from probcomp.kernels.fast_dense import frozen_linear, onednn_linear
+from probcomp.storage import write_json
+
+Run = Callable[[Tensor], Tensor]
+Cases = dict[str, tuple[Run, Run, float]]
+ALLOWED = 1e-4  # float32 sums of up to 3072 terms in another order
+
+
+def blocks_of(shape: tuple[int, int], block: tuple[int, int], density: float, seed: int) -> Tensor:
+    """A support with the same number of live blocks in each block row, at random columns."""
+    rows, columns = shape[0] // block[0], shape[1] // block[1]
+    score = torch.rand(rows, columns, generator=torch.Generator().manual_seed(seed))
+    live = score.argsort(1).argsort(1) < max(1, round(density * columns))
+    return live.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
+
+
+def dense_pair(up: Tensor, down: Tensor, product: Callable[..., Tensor]) -> Run:
+    """The whole MLP with one kind of dense product."""
+    return lambda x: product(functional.gelu(product(x, up, None)), down, None)
+
+
+def packed_pair(up: PackedWeight, down: PackedWeight, backend: str) -> Run:
+    """The whole MLP with packed weights on one backend."""
+
+    def run(x: Tensor) -> Tensor:
+        hidden = masked_linear(x, up, activation="gelu", backend=backend)
+        return masked_linear(hidden, down, backend=backend)
+
+    return run
+
+
+def variants(k: int, h: int, density: float, seed: int) -> Cases:
+    """Each variant: how it runs, its dense twin as a reference, and its stored density."""
+    rng = torch.Generator().manual_seed(seed)
+    up = torch.randn(h, k, generator=rng) / k**0.5
+    down = torch.randn(k, h, generator=rng) / h**0.5
+    mkl = dense_pair(up, down, functional.linear)
+    found = {
+        "dense MKL": (mkl, mkl, 1.0),
+        "dense oneDNN": (dense_pair(up, down, onednn_linear), mkl, 1.0),
+    }
+    keep = torch.zeros(h, dtype=torch.bool)
+    keep[torch.randperm(h, generator=rng)[: max(1, round(density * h))]] = True
+    small = compact_mlp(
+        up,
+        down,
+        keep[:, None].expand(h, k),
+        keep[None].expand(k, h),
+        activation="gelu",
+        multiple=16,
+    )
+    twin = dense_pair(up * keep[:, None], down * keep, functional.linear)
+    found["compact"] = (
+        dense_pair(small.up, small.down, frozen_linear),
+        twin,
+        small.up.shape[0] / h,
+    )
+    shapes = {"32x32": (32, 32), "64x64": (64, 64), "256x64": (256, 64)}
+    for name, block in shapes.items():
+        supports = [
+            blocks_of((h, k), block, density, seed + 1),
+            blocks_of((k, h), block, density, seed + 2),
+        ]
+        pair = [pack(w, s, block=block, format="blocks") for w, s in zip((up, down), supports)]
+        twin = dense_pair(up * supports[0], down * supports[1], functional.linear)
+        backends = ["panels"] if block[0] >= 128 else ["gather"]
+        for backend in [*backends, *(["cpp"] if cpp.available() else []), "auto"]:
+            run = packed_pair(pair[0], pair[1], backend)
+            found[f"{backend} {name}"] = (run, twin, pair[0].density)
+    return found
+
+
+def measure(cases: Cases, x: Tensor, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each variant in each round, after a check against its dense twin."""
+    for name, (run, twin, _) in cases.items():
+        error = float((run(x) - twin(x)).norm() / twin(x).norm())
+        if not error <= ALLOWED:
+            raise InputError(f"{name} differs from its dense twin: relative error {error:.2e}")
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    repeats = max(1, 64 // x.shape[0])
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(rounds):
+        for name, (run, _, _) in cases.items():
+            run(x)  # brings the variant's own weights into the caches, as in steady use
+            start = clock()
+            for _ in range(repeats):
+                run(x)
+            times[name].append((clock() - start) / repeats)
+    return times
+
+
+def quantiles(values: list[float]) -> dict[str, float]:
+    """Median and 20 to 80 % range."""
+    cuts = statistics.quantiles(values, n=5)
+    return {"median": statistics.median(values), "p20": cuts[0], "p80": cuts[-1]}
+
+
+def table(arguments: argparse.Namespace) -> list[dict]:
+    """One row for each density, batch and variant."""
+    rows = []
+    print(f"{'M':>5} {'d':>5}  {'variant':<16} {'us':>9}  ratio to best dense [20%, 80%]")
+    for density in arguments.densities:
+        cases = variants(arguments.inputs, arguments.hidden, density, arguments.seed)
+        for m in arguments.batches:
+            x = torch.randn(m, arguments.inputs, generator=torch.Generator().manual_seed(m))
+            with torch.inference_mode():
+                times = measure(cases, x, arguments.rounds)
+            dense = min(
+                ("dense MKL", "dense oneDNN"), key=lambda name: statistics.median(times[name])
+            )
+            for name, seconds in times.items():
+                ratio = quantiles([d / s for d, s in zip(times[dense], seconds)])
+                us = quantiles([1e6 * s for s in seconds])
+                rows.append(
+                    {"M": m, "density": density, "stored": cases[name][2], "variant": name,
+                     "best_dense": dense, "us": us, "ratio": ratio}
+                )  # fmt: skip
+                spread = f"{ratio['median']:.2f} [{ratio['p20']:.2f}, {ratio['p80']:.2f}]"
+                case = f"{m:>5} {density:>5} {name:<17}"
+                print(f"{case} {us['median']:>9.0f}  {spread}", flush=True)
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--inputs", type=int, default=768)
+    parser.add_argument("--hidden", type=int, default=3072)
+    parser.add_argument("--densities", type=float, nargs="+", default=[1.0, 0.5, 0.25, 0.1])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 128])
+    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-build", action="store_true", help="do not compile the C++ kernel")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if not arguments.no_build:
+        cpp.build()
+    rows = table(arguments)
+    if arguments.out:
+        machine = {
+            "cpu": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "capability": torch.backends.cpu.get_cpu_capability(),
+            "cpp": cpp.instruction_set(),
+            "torch": torch.__version__,
+            "threads": arguments.threads,
+            "load": os.getloadavg(),
+        }
+        command = "python benchmarks/kernels.py " + " ".join(sys.argv[1:])
+        write_json(arguments.out, {"command": command, "machine": machine, "rows": rows})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

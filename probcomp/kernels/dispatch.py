@@ -1,0 +1,150 @@
+"""Which backend multiplies: a request, the environment, a measured table, or a rule; dense always.
+
+The rules come from measured ratios against the best dense product (CPU) and from a roofline (GPU,
+not yet measured); a table made by `probcomp.kernels.tuning` takes their place on its device.
+"""
+
+import functools
+import logging
+import os
+from typing import NamedTuple
+
+import torch
+
+from probcomp.errors import InputError, unknown
+from probcomp.kernels import cpp, tables
+
+VARIABLE = "PROBCOMP_KERNEL_BACKEND"
+BACKENDS = ("auto", "dense", "gather", "panels", "cpp", "triton")
+M_BUCKETS = (1, 16, 64, 256, 1024)
+_log = logging.getLogger("probcomp.kernels")
+
+
+class Problem(NamedTuple):
+    """What a choice depends on. ``rows`` is the number of input rows, M."""
+
+    kind: str
+    device: torch.device
+    dtype: torch.dtype
+    shape: tuple[int, int]
+    block: tuple[int, int]
+    density: float
+    rows: int
+    frozen: bool  # the weight does not change, so copies derived from it may be kept
+
+
+class Choice(NamedTuple):
+    """A backend, and the reason in words."""
+
+    backend: str
+    reason: str
+
+
+def m_bucket(rows: int) -> int:
+    """The bucket of a batch: the largest M it stands for; above 1024 the bucket is 0."""
+    return next((top for top in M_BUCKETS if rows <= top), 0)
+
+
+def candidates(problem: Problem) -> tuple[str, ...]:
+    """Backends that can run the problem; dense is always the first."""
+    found = ["dense"]
+    if problem.kind in ("blocks", "int8", "runs"):
+        found.append("gather")
+    if problem.kind == "blocks" and problem.frozen and problem.device.type == "cpu":
+        found.append("panels")
+        if cpp.usable(problem.block, problem.dtype, problem.device):
+            found.append("cpp")
+    if problem.device.type == "cuda" and problem.kind != "compact" and triton_installed():
+        found.append("triton")
+    return tuple(found)
+
+
+@functools.cache
+def triton_installed() -> bool:
+    """Whether Triton can be imported, without importing it."""
+    import importlib.util
+
+    return importlib.util.find_spec("triton") is not None
+
+
+def choose(problem: Problem, requested: str = "auto") -> Choice:
+    """The backend for a problem: argument, then environment, then table, then rule.
+
+    Raises:
+        InputError: The requested backend does not exist or cannot run this problem.
+    """
+    name = requested if requested != "auto" else os.environ.get(VARIABLE, "auto")
+    if name not in BACKENDS:
+        raise unknown("kernel backend", name, BACKENDS)
+    if name != "auto":
+        able = candidates(problem)
+        # Interpreted Triton kernels run on CPU tensors, for tests.
+        interpreted = name == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
+        if name not in able and not interpreted:
+            raise InputError(
+                f"backend {name!r} cannot run {problem.kind} weights of {problem.dtype} on "
+                f"{problem.device.type}; it can run: {', '.join(able)}"
+            )
+        return Choice(name, "requested" if requested != "auto" else f"{VARIABLE} is set")
+    bucketed = problem._replace(rows=m_bucket(problem.rows))
+    return _decide(bucketed, torch.are_deterministic_algorithms_enabled())
+
+
+def forget_choices() -> None:
+    """Forget choices made, after a build or a new table."""
+    _decide.cache_clear()
+
+
+@functools.lru_cache(maxsize=4096)
+def _decide(problem: Problem, deterministic: bool) -> Choice:
+    able = candidates(problem)
+    choice = None
+    # Another winner is another order of summation: with deterministic algorithms asked for, only
+    # the fixed rule decides.
+    if not deterministic:
+        entry = tables.lookup(problem)
+        if entry is not None and entry.winner in able:
+            choice = Choice(entry.winner, f"table: {entry.source}")
+    choice = choice or _rule(problem, able)
+    shape, rows = "x".join(map(str, problem.shape)), problem.rows or "over 1024"
+    _log.info(
+        "%s %s at density %.2f, up to %s rows on %s: %s (%s)",
+        *(problem.kind, shape, problem.density, rows, problem.device.type, *choice),
+    )
+    return choice
+
+
+def break_even(problem: Problem, backend: str) -> float:
+    """The density below which a backend beats the best dense product, by rule.
+
+    CPU: float32, 768-3072-768, measured. GPU: from copy and matrix ceilings, 4096 x 14336.
+    """
+    tall, rows = problem.block[0], problem.rows or 2048
+    if backend == "cpp":
+        return 0.75 if rows <= 16 else 0.7
+    if backend == "panels":
+        return (0.4 if rows <= 16 else 0.5) if tall >= 128 else 0.0
+    if backend == "gather":
+        if problem.device.type != "cpu" or tall < 32:
+            return 0.0
+        return 0.2 if 1 < rows <= 16 else 0.12
+    if rows <= 1:
+        return 0.7
+    by_height = {16: (0.5, 0.12, 0.09), 32: (0.6, 0.22, 0.17), 64: (0.6, 0.37, 0.29)}
+    small, middle, large = by_height.get(tall, (0.6, 0.5, 0.44) if tall >= 128 else (0.4, 0.1, 0.0))
+    return small if rows <= 16 else middle if rows <= 256 else large
+
+
+def _rule(problem: Problem, able: tuple[str, ...]) -> Choice:
+    for backend in ("triton", "cpp", "panels", "gather"):
+        if backend in able:
+            limit = break_even(problem, backend)
+            if problem.density < limit:
+                reason = f"density {problem.density:.2f} is under its break-even, {limit:.2f}"
+                return Choice(backend, reason)
+    others = [f"{name} {break_even(problem, name):.2f}" for name in able if name != "dense"]
+    if not others:
+        return Choice("dense", "the only backend for this weight here")
+    return Choice(
+        "dense", f"density {problem.density:.2f} is over the break-even of {', '.join(others)}"
+    )

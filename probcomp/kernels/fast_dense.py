@@ -1,0 +1,39 @@
+"""The fastest dense product on this machine: MKL as PyTorch calls it, or oneDNN prepacked."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from probcomp.kernels.derived import derived
+
+# oneDNN reorders its input at each call, which a single row does not pay back.
+ONEDNN_ROWS = 8
+
+
+def onednn_usable(weight: Tensor) -> bool:
+    """Whether oneDNN can hold this weight prepacked: a float32 or bfloat16 matrix on a CPU."""
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype in (torch.float32, torch.bfloat16)
+        and weight.numel() > 0
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
+
+
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``x W^T + b`` with W reordered once, for about this many rows, and kept."""
+    rows = 1 << max(x.shape[0] - 1, 0).bit_length()
+
+    def reorder() -> Tensor:
+        return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
+
+    packed = derived(weight, ("onednn", rows), reorder)
+    return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+
+
+def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``x W^T + b`` for a weight that does not change and needs no gradient; x is ``[M, K]``."""
+    if x.shape[0] >= ONEDNN_ROWS and onednn_usable(weight):
+        return onednn_linear(x, weight, bias)
+    return functional.linear(x, weight, bias)

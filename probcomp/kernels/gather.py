@@ -1,0 +1,67 @@
+"""Block products in plain PyTorch: gather, multiply, add up. Any device, and the reference.
+
+Symbols: M rows of input, R x C blocks of [BN, BK], nnz of them live.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+
+def _columns(x: Tensor, width: int, count: int) -> Tensor:
+    """``[M, K]`` as ``[count, width, M]``, padded with zeros."""
+    return pad(x, (0, count * width - x.shape[1])).t().reshape(count, width, x.shape[0])
+
+
+def block_forward(
+    x: Tensor, val: Tensor, crow: Tensor, col: Tensor, erow: Tensor, ccol: Tensor, n: int
+) -> Tensor:
+    """y[:, r] = sum over live blocks e of row r of x[:, col[e]] val[e]^T; ``[M, n]``."""
+    _, bn, bk = val.shape
+    rows, columns = crow.shape[0] - 1, ccol.shape[0] - 1
+    blocks = _columns(x, bk, columns).index_select(0, col)  # [nnz, BK, M]
+    products = torch.bmm(val, blocks)  # [nnz, BN, M]
+    total = products.new_zeros(rows, bn, x.shape[0]).index_add_(0, erow, products)
+    return total.view(rows * bn, x.shape[0])[:n].t().contiguous()
+
+
+def block_backward_input(
+    grad: Tensor, val: Tensor, crow: Tensor, ccol: Tensor, trow: Tensor, perm: Tensor, k: int
+) -> Tensor:
+    """dx[:, c] = sum over live blocks e of column c of grad[:, row[e]] val[e]; ``[M, k]``."""
+    nnz, bn, bk = val.shape
+    rows, columns = crow.shape[0] - 1, ccol.shape[0] - 1
+    owner = torch.repeat_interleave(
+        torch.arange(columns, device=grad.device), ccol.diff().long(), output_size=nnz
+    )
+    blocks = _columns(grad, bn, rows).index_select(0, trow)  # [nnz, BN, M]
+    products = torch.bmm(val.index_select(0, perm).transpose(1, 2), blocks)  # [nnz, BK, M]
+    total = products.new_zeros(columns, bk, grad.shape[0]).index_add_(0, owner, products)
+    return total.view(columns * bk, grad.shape[0])[:k].t().contiguous()
+
+
+def block_backward_weight(
+    grad: Tensor, x: Tensor, erow: Tensor, col: Tensor, grid: tuple[int, int, int, int]
+) -> Tensor:
+    """dval[e] = grad[:, row[e]]^T x[:, col[e]], for live blocks only; ``[nnz, BN, BK]``.
+
+    ``grid`` is (R, C, BN, BK).
+    """
+    rows, columns, bn, bk = grid
+    left = _columns(grad, bn, rows).index_select(0, erow)  # [nnz, BN, M]
+    right = _columns(x, bk, columns).index_select(0, col)  # [nnz, BK, M]
+    return torch.bmm(left, right.transpose(1, 2))
+
+
+def run_forward(x: Tensor, val: Tensor, ptr: Tensor, seg: Tensor, inverse: Tensor) -> Tensor:
+    """Products of clustered runs: panels of rows over gathered segments of 16 columns."""
+    segments, width, panel = val.shape
+    panels = ptr.shape[0] - 1
+    count = -(-x.shape[1] // width)
+    pieces = _columns(x, width, count).index_select(0, seg // width)  # [S, SEG, M]
+    products = torch.bmm(val.transpose(1, 2), pieces)  # [S, BN, M]
+    owner = torch.repeat_interleave(
+        torch.arange(panels, device=x.device), ptr.diff().long(), output_size=segments
+    )
+    total = products.new_zeros(panels, panel, x.shape[0]).index_add_(0, owner, products)
+    return total.view(panels * panel, x.shape[0]).index_select(0, inverse).t().contiguous()

@@ -1,0 +1,233 @@
+"""The block operators as PyTorch sees them: custom ops with fake, gradient, autocast and FLOPs.
+
+They take flat tensors, so `torch.compile` and `torch.export` see one opaque node and need no sparse
+layout. Which backend runs is decided inside, at run time, so a dynamic batch size works.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.library import custom_op, register_autocast
+from torch.nn import functional
+from torch.utils.flop_counter import register_flop_formula
+
+from probcomp.kernels import gather
+from probcomp.kernels.activations import activation_function
+from probcomp.kernels.blocks import from_blocks
+from probcomp.kernels.cpp import cpp_forward
+from probcomp.kernels.derived import derived
+from probcomp.kernels.dispatch import Problem, choose
+from probcomp.kernels.fast_dense import frozen_linear
+from probcomp.kernels.panels import panel_forward
+
+
+def _values(val: Tensor, scale: Tensor | None) -> Tensor:
+    return val if scale is None else val.to(scale.dtype) * scale.unsqueeze(-1)
+
+
+def _expanded(
+    val: Tensor, scale: Tensor | None, erow: Tensor, col: Tensor, shape: tuple[int, int], keep: bool
+) -> Tensor:
+    """The dense weight; kept beside ``val`` when the weight does not change."""
+
+    def build() -> Tensor:
+        with torch.no_grad():
+            return from_blocks(_values(val, scale), erow, col, shape)
+
+    return derived(val, ("dense", shape), build) if keep else build()
+
+
+def _backend(
+    x: Tensor, val: Tensor, shape: tuple[int, int], kind: str, frozen: bool, ask: str
+) -> str:
+    block = (val.shape[1], val.shape[2])
+    density = val.numel() / (shape[0] * shape[1])
+    return choose(
+        Problem(kind, x.device, x.dtype, shape, block, density, x.shape[0], frozen), ask
+    ).backend
+
+
+@custom_op("probcomp::block_linear", mutates_args=())
+def block_linear(
+    x: Tensor,
+    val: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    erow: Tensor,
+    ccol: Tensor,
+    trow: Tensor,
+    perm: Tensor,
+    row_order: Tensor,
+    bitmap: Tensor | None,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    n: int,
+    activation: str,
+    backend: str,
+    frozen: bool,
+) -> Tensor:
+    """act(x W^T + b) with x ``[M, K]`` and W in live blocks; ``[M, n]``.
+
+    The arguments after ``x`` are the fields of `probcomp.kernels.BlockWeight` (``scale``: of
+    `Int8Weight`). ``frozen`` promises that ``val`` does not change, so copies of it may be kept.
+    """
+    kind = "blocks" if scale is None else "int8"
+    shape = (n, x.shape[1])
+    if x.shape[0] == 0:
+        return x.new_empty(0, n)
+    name = _backend(x, val, shape, kind, frozen, backend)
+    if name == "triton":
+        from probcomp.kernels.gpu.launch import block_linear as launch
+
+        return launch(x, val, crow, col, row_order, scale, bias, n, activation)
+    width = (ccol.shape[0] - 1) * val.shape[2]
+    if name == "cpp":
+        relu = activation == "relu"
+        y = cpp_forward(x, val, crow, col, row_order, bias, n, width, relu)
+        return y if relu else activation_function(activation)(y)
+    if name == "dense":
+        weight = _expanded(val, scale, erow, col, shape, frozen)
+        product = frozen_linear if frozen else functional.linear
+        y = product(x, weight, bias)
+        return activation_function(activation)(y)
+    if name == "panels":
+        y = panel_forward(x, val, crow, col, n, width)
+    else:
+        y = gather.block_forward(x, _values(val, scale), crow, col, erow, ccol, n)
+    return activation_function(activation)(y if bias is None else y.add_(bias))
+
+
+@block_linear.register_fake
+def _(x: Tensor, *args: Any) -> Tensor:
+    n = args[11]
+    return x.new_empty(x.shape[0], n)
+
+
+@custom_op("probcomp::block_backward_input", mutates_args=())
+def block_backward_input(
+    grad: Tensor,
+    val: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    erow: Tensor,
+    ccol: Tensor,
+    trow: Tensor,
+    perm: Tensor,
+    scale: Tensor | None,
+    k: int,
+    backend: str,
+    frozen: bool,
+) -> Tensor:
+    """dx = dy W over the live blocks, walked by column; ``[M, k]``."""
+    if grad.shape[0] == 0:
+        return grad.new_empty(0, k)
+    shape = (grad.shape[1], k)
+    kind = "blocks" if scale is None else "int8"
+    # Training has no kept copies: the product that reads the blocks as they are, or dense.
+    name = _backend(grad, val, shape, kind, False, backend if backend == "triton" else "auto")
+    if name == "triton" and scale is None:
+        from probcomp.kernels.gpu.launch import block_backward_input as launch
+
+        return launch(grad, val, ccol, trow, perm, k)
+    if name == "dense":
+        return grad @ _expanded(val, scale, erow, col, shape, frozen)
+    return gather.block_backward_input(grad, _values(val, scale), crow, ccol, trow, perm, k)
+
+
+@block_backward_input.register_fake
+def _(grad: Tensor, *args: Any) -> Tensor:
+    return grad.new_empty(grad.shape[0], args[8])
+
+
+@custom_op("probcomp::block_backward_weight", mutates_args=())
+def block_backward_weight(
+    grad: Tensor,
+    x: Tensor,
+    erow: Tensor,
+    col: Tensor,
+    bitmap: Tensor | None,
+    rows: int,
+    columns: int,
+    bn: int,
+    bk: int,
+    backend: str,
+) -> Tensor:
+    """dval = dy^T x on the live blocks (and live entries) only; ``[nnz, bn, bk]``."""
+    if grad.shape[0] == 0:
+        return grad.new_zeros(erow.shape[0], bn, bk)
+    if backend == "triton" or (backend == "auto" and grad.device.type == "cuda"):
+        from probcomp.kernels.gpu.launch import block_backward_weight as launch
+
+        out = launch(grad, x, erow, col, (rows, columns, bn, bk))
+    else:
+        out = gather.block_backward_weight(grad, x, erow, col, (rows, columns, bn, bk))
+    return out if bitmap is None else out * bitmap
+
+
+@block_backward_weight.register_fake
+def _(
+    grad: Tensor,
+    x: Tensor,
+    erow: Tensor,
+    col: Tensor,
+    bitmap: Tensor | None,
+    rows: int,
+    columns: int,
+    bn: int,
+    bk: int,
+    backend: str,
+) -> Tensor:
+    return grad.new_empty(erow.shape[0], bn, bk)
+
+
+def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    (x, val, crow, col, erow, ccol, trow, perm, _, bitmap, scale, bias, _, activation, *how) = (
+        inputs
+    )
+    if activation != "none":
+        raise NotImplementedError(
+            "block_linear has no gradient with an activation; masked_linear applies it outside"
+        )
+    ctx.save_for_backward(x, val, crow, col, erow, ccol, trow, perm, bitmap, scale)
+    ctx.backend, ctx.frozen = how
+    ctx.biased = bias is not None
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, val, crow, col, erow, ccol, trow, perm, bitmap, scale = ctx.saved_tensors
+    dx = dval = dbias = None
+    if ctx.needs_input_grad[0]:
+        dx = block_backward_input(
+            grad, val, crow, col, erow, ccol, trow, perm, scale, x.shape[1], ctx.backend, ctx.frozen
+        )
+    if ctx.needs_input_grad[1]:
+        grid = (crow.shape[0] - 1, ccol.shape[0] - 1, val.shape[1], val.shape[2])
+        # A backend of the forward that has no weight gradient leaves the choice to the device.
+        backend = ctx.backend if ctx.backend in ("triton", "gather") else "auto"
+        dval = block_backward_weight(grad, x, erow, col, bitmap, *grid, backend)
+    if ctx.biased and ctx.needs_input_grad[11]:
+        dbias = grad.sum(0)
+    return (dx, dval, *([None] * 9), dbias, None, None, None, None)
+
+
+block_linear.register_autograd(_backward, setup_context=_setup_context)
+for _device in ("cpu", "cuda"):
+    register_autocast("probcomp::block_linear", _device, torch.bfloat16)
+
+
+@register_flop_formula(torch.ops.probcomp.block_linear)
+def _forward_flops(x_shape: Any, val_shape: Any, *args: Any, **kwargs: Any) -> int:
+    return 2 * x_shape[0] * val_shape[0] * val_shape[1] * val_shape[2]
+
+
+@register_flop_formula(torch.ops.probcomp.block_backward_input)
+def _input_flops(grad_shape: Any, val_shape: Any, *args: Any, **kwargs: Any) -> int:
+    return 2 * grad_shape[0] * val_shape[0] * val_shape[1] * val_shape[2]
+
+
+@register_flop_formula(torch.ops.probcomp.block_backward_weight)
+def _weight_flops(
+    grad_shape: Any, x_shape: Any, erow_shape: Any, *args: Any, out_shape: Any = None, **kwargs: Any
+) -> int:
+    return 2 * grad_shape[0] * out_shape[0] * out_shape[1] * out_shape[2]

@@ -1,0 +1,129 @@
+"""`masked_linear`: multiply by a packed weight, of any format, on the backend that is fastest."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from probcomp.errors import InputError
+from probcomp.kernels.activations import activation_function
+from probcomp.kernels.blocks import BlockWeight
+from probcomp.kernels.compact import CompactWeight
+from probcomp.kernels.fast_dense import frozen_linear
+from probcomp.kernels.library import block_linear
+from probcomp.kernels.library_packed import group_linear, run_linear
+from probcomp.kernels.nm import GroupWeight
+from probcomp.kernels.packed import PackedWeight
+from probcomp.kernels.runs import RunWeight
+
+
+def masked_linear(
+    x: Tensor, packed: PackedWeight, *, activation: str = "none", backend: str = "auto"
+) -> Tensor:
+    r"""act(x W^T + b) for a packed weight W.
+
+    Args:
+        x: ``[..., K]`` in the dtype of the packed weight (any floating dtype under autocast).
+        packed: From `pack`. Its tensors may require gradients (`BlockWeight`, `CompactWeight`):
+            then gradients reach live blocks and live entries only.
+        activation: A name in `probcomp.kernels.activations.ACTIVATIONS`.
+        backend: ``"auto"``, or a name in `probcomp.kernels.dispatch.BACKENDS`.
+
+    Returns:
+        ``[..., N]``.
+
+    Raises:
+        InputError: ``x`` does not fit, or the backend cannot run this weight here.
+
+    Notes:
+        A NaN or infinity in an input column that no live block reads does not reach the output on
+        the sparse backends; on ``dense`` it meets a zero weight and gives NaN.
+    """
+    return apply_packed(x, type(packed), packed.tensors(), sizes_of(packed), activation, backend)
+
+
+def sizes_of(packed: PackedWeight) -> dict[str, int]:
+    """The sizes that `apply_packed` needs beside the tensors."""
+    n, k = packed.shape
+    scalars = {"N": n, "K": k}
+    if isinstance(packed, GroupWeight):
+        scalars.update(n=packed.n, m=packed.m)
+    return scalars
+
+
+def apply_packed(
+    x: Tensor,
+    kind: type[PackedWeight],
+    t: dict[str, Tensor],
+    scalars: dict[str, int],
+    activation: str,
+    backend: str,
+) -> Tensor:
+    """`masked_linear` from the tensors of a format; modules call it with their own parameters."""
+    n, k = scalars["N"], scalars["K"]
+    value = t["weight"] if issubclass(kind, CompactWeight) else t["val"]
+    scale, bias = t.get("scale"), t.get("bias")
+    _check(x, k, value if scale is None else scale)
+    act = activation_function(activation)
+    flat = x.reshape(-1, k)
+    held = (flat, value, bias)
+    learns = torch.is_grad_enabled() and any(z is not None and z.requires_grad for z in held)
+    # Copies derived from the weight are kept only where it can not be about to change.
+    frozen = not (torch.is_grad_enabled() and value.requires_grad) and not _autocast(x)
+    # The operators have no gradient through an activation, so it is applied outside where needed.
+    inside = "none" if learns else activation
+    if issubclass(kind, CompactWeight):
+        y = _compact(flat, value, t.get("in_index"), t.get("out_index"), bias, n, frozen, learns)
+        inside = "none"
+    elif issubclass(kind, BlockWeight):
+        index = (t[name] for name in ("crow", "col", "erow", "ccol", "trow", "perm", "row_order"))
+        y = block_linear(
+            flat, value, *index, t.get("bitmap"), scale, bias, n, inside, backend, frozen
+        )
+    elif issubclass(kind, RunWeight):
+        y = run_linear(flat, value, t["ptr"], t["seg"], t["inverse"], bias, inside, backend)
+    else:
+        pattern = (scalars["n"], scalars["m"])
+        y = group_linear(flat, value, t["code"], bias, *pattern, inside, backend)
+    y = y if inside == activation else act(y)
+    return y.view(*x.shape[:-1], n)
+
+
+def _compact(
+    x: Tensor,
+    weight: Tensor,
+    in_index: Tensor | None,
+    out_index: Tensor | None,
+    bias: Tensor | None,
+    n: int,
+    frozen: bool,
+    learns: bool,
+) -> Tensor:
+    """A dense product over the kept rows and columns, by the vendor's library."""
+    if in_index is not None:
+        x = x.index_select(1, in_index)
+    kept = bias if bias is None or out_index is None else bias.index_select(0, out_index)
+    # Under a compiler the plain product is better: it can be fused and prepacked by it.
+    if frozen and not learns and not torch.compiler.is_compiling():
+        y = frozen_linear(x, weight, kept)
+    else:
+        y = functional.linear(x, weight, kept)
+    if out_index is None:
+        return y
+    # Rows that are dead still output their bias.
+    base = y.new_zeros(n) if bias is None else bias.to(y.dtype)
+    return base.expand(x.shape[0], n).index_copy(1, out_index, y)
+
+
+def _autocast(x: Tensor) -> bool:
+    return torch.is_autocast_enabled(x.device.type)
+
+
+def _check(x: Tensor, k: int, value: Tensor) -> None:
+    if x.dim() < 1 or x.shape[-1] != k:
+        raise InputError(f"x has shape {list(x.shape)}, expected [..., {k}]")
+    if x.device != value.device:
+        raise InputError(f"x is on {x.device}, the packed weight on {value.device}")
+    if x.dtype != value.dtype and not (x.is_floating_point() and _autocast(x)):
+        raise InputError(
+            f"x is {x.dtype}, the packed weight {value.dtype}: convert one, or use autocast"
+        )

@@ -1,0 +1,100 @@
+"""`MaskedLinear`: a linear layer over a packed weight, trainable under its mask."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from probcomp.errors import InputError
+from probcomp.kernels.blocks import BlockWeight
+from probcomp.kernels.compact import CompactWeight
+from probcomp.kernels.linear import apply_packed, sizes_of
+from probcomp.kernels.packed import PackedWeight
+from probcomp.kernels.packing import pack
+
+
+class MaskedLinear(nn.Module):
+    """``nn.Linear`` whose weight is packed; only live weights are stored, moved and trained.
+
+    The values are a parameter where the format has a gradient (blocks, compact), so an optimizer's
+    state scales with the live blocks; everything else is a buffer. The bias is a parameter.
+
+    Args:
+        packed: From `pack`.
+        activation: Applied to the output.
+        backend: As in `masked_linear`.
+    """
+
+    def __init__(
+        self, packed: PackedWeight, *, activation: str = "none", backend: str = "auto"
+    ) -> None:
+        super().__init__()
+        self.out_features, self.in_features = packed.shape
+        self.activation, self.backend = activation, backend
+        self.live = packed.live
+        self._kind, self._sizes = type(packed), sizes_of(packed)
+        # An exact type: an int8 weight is a kind of blocks, and has no gradient.
+        trainable = {BlockWeight: "val", CompactWeight: "weight"}.get(type(packed))
+        self._names = tuple(packed.tensors())
+        for name, tensor in packed.tensors().items():
+            if name in (trainable, "bias"):
+                self.register_parameter(name, nn.Parameter(tensor.clone()))
+            else:
+                self.register_buffer(name, tensor)
+
+    @classmethod
+    def from_posterior(
+        cls,
+        layer: nn.Linear,
+        posterior: Any,
+        *,
+        threshold: float = 0.5,
+        block: tuple[int, int] | str = "auto",
+        format: str = "auto",
+        **options: Any,
+    ) -> "MaskedLinear":
+        """Pack a layer by the posterior inclusion probabilities of its weights.
+
+        Args:
+            layer: The dense layer.
+            posterior: Probabilities ``[N, K]``, or an object whose ``probability`` holds them (one
+                entry of ``Posterior.weights``).
+            threshold: Weights with a probability of at least this live, 0 to 1.
+            block, format: As in `pack`.
+            **options: ``activation`` and ``backend``.
+
+        Raises:
+            InputError: Not a linear layer, or probabilities that do not fit it.
+        """
+        if not isinstance(layer, nn.Linear):
+            raise InputError(f"from_posterior takes an nn.Linear, got {type(layer).__name__}")
+        probability = getattr(posterior, "probability", posterior)
+        if not isinstance(probability, Tensor) or probability.shape != layer.weight.shape:
+            raise InputError(
+                f"the posterior must hold probabilities of shape {list(layer.weight.shape)}"
+            )
+        if not 0.0 <= threshold <= 1.0:
+            raise InputError(f"threshold must be a probability, got {threshold}")
+        support = probability.to(layer.weight.device) >= threshold
+        packed = pack(layer.weight, support, block=block, format=format, bias=layer.bias)
+        return cls(packed, **options)
+
+    def packed(self) -> PackedWeight:
+        """The packed weight, checked, sharing this module's tensors."""
+        n, k = self.out_features, self.in_features
+        sizes = {name: size for name, size in self._sizes.items() if name not in ("N", "K")}
+        tensors = {name: getattr(self, name).detach() for name in self._names}
+        fields = {"bias": None, "shape": (n, k), "live": self.live, **sizes, **tensors}
+        return self._kind(**fields)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., K]`` to ``[..., N]``."""
+        tensors = {name: getattr(self, name) for name in self._names}
+        return apply_packed(x, self._kind, tensors, self._sizes, self.activation, self.backend)
+
+    def extra_repr(self) -> str:
+        stored = getattr(self, "weight" if issubclass(self._kind, CompactWeight) else "val")
+        share = stored.numel() / (self.out_features * self.in_features)
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"format={self._kind.kind}, stored={share:.3f}"
+        )

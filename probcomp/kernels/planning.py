@@ -1,0 +1,96 @@
+"""`plan`: which backend a packed weight would run on at each batch size, and why."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+
+from probcomp.errors import InputError
+from probcomp.kernels import tables
+from probcomp.kernels.dispatch import candidates, choose, m_bucket
+from probcomp.kernels.packed import PackedWeight
+from probcomp.kernels.tuning import problem_of, time_backends
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanRow:
+    """One batch size. Times are medians in microseconds; empty where nothing was measured."""
+
+    rows: int
+    backend: str
+    reason: str
+    microseconds: dict[str, float]
+
+    @property
+    def speedup(self) -> float | None:
+        """Time of dense over the chosen backend's, or None without measurements."""
+        mine, dense = self.microseconds.get(self.backend), self.microseconds.get("dense")
+        return None if mine is None or dense is None else dense / mine
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The choices for a packed weight, and what it stores."""
+
+    format: str
+    shape: tuple[int, int]
+    device: str
+    density: float
+    fill: float
+    nbytes: int
+    rows: tuple[PlanRow, ...]
+
+    def __str__(self) -> str:
+        n, k = self.shape
+        lines = [
+            f"{self.format} {n}x{k} on {self.device}: density {self.density:.3f}, "
+            f"fill {self.fill:.3f}, {self.nbytes / 2**20:.2f} MiB"
+        ]
+        for row in self.rows:
+            gain = "not measured" if row.speedup is None else f"{row.speedup:.2f}x dense"
+            lines.append(f"  M={row.rows:<6} {row.backend:<8} {gain:<14} {row.reason}")
+        return "\n".join(lines)
+
+
+def plan(
+    packed: PackedWeight,
+    M: Sequence[int] = (1, 16, 128, 2048),
+    *,
+    device: torch.device | str | None = None,
+    measure: bool = False,
+) -> Plan:
+    """What `masked_linear` would run at each batch size.
+
+    Args:
+        packed: The weight.
+        M: Numbers of input rows.
+        device: Plan for this device instead of the weight's own (by table or rule).
+        measure: Time every backend here and now, and say which is fastest; the choice of
+            `masked_linear` changes only through `probcomp.kernels.tuning.tune`.
+
+    Raises:
+        InputError: ``M`` is empty or not positive, or ``measure`` for another device.
+    """
+    where = packed.device if device is None else torch.device(device)
+    if not M or min(M) < 1:
+        raise InputError(f"M must be positive batch sizes, got {list(M)}")
+    if measure and where.type != packed.device.type:
+        raise InputError(f"cannot measure on {where}: the weight is on {packed.device}")
+    found = []
+    for rows in M:
+        problem = problem_of(packed, rows, where)
+        choice = choose(problem)
+        times: dict[str, float] = {}
+        entry = tables.lookup(problem._replace(rows=m_bucket(rows)))
+        if measure:
+            times = time_backends(packed, rows)
+            best = min(times, key=lambda name: times[name])
+            note = "fastest here" if best == choice.backend else f"{best} is fastest here"
+            choice = choice._replace(reason=f"{choice.reason}; {note}")
+        elif entry is not None and entry.winner in candidates(problem):
+            times = entry.microseconds
+        found.append(PlanRow(rows, choice.backend, choice.reason, times))
+    return Plan(
+        packed.kind, packed.shape, str(where), packed.density, packed.fill, packed.nbytes,
+        tuple(found),
+    )  # fmt: skip

@@ -1,0 +1,133 @@
+"""Our own tuner: every backend timed in turn on this machine, dense among them, winners kept."""
+
+import platform
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from probcomp.errors import InputError
+from probcomp.kernels import cpp, tables
+from probcomp.kernels.dispatch import M_BUCKETS, Problem, candidates, forget_choices, m_bucket
+from probcomp.kernels.linear import masked_linear
+from probcomp.kernels.packed import PackedWeight
+from probcomp.storage import read_json
+
+ROUNDS = 15
+SLICE = 2e-3  # seconds of one timing: long against the clock, short against the load of others
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+
+
+def problem_of(packed: PackedWeight, rows: int, device: torch.device | None = None) -> Problem:
+    """The dispatch problem of a packed weight that does not change."""
+    block = tuple(getattr(packed, "block", (0, 0)))
+    panel = getattr(packed, "panel", None)
+    if panel is not None:
+        block = (int(panel), int(packed.tensors()["val"].shape[1]))
+    where = packed.device if device is None else device
+    return Problem(
+        packed.kind, where, packed.weight_dtype, packed.shape, (int(block[0]), int(block[1])),
+        packed.density, rows, True,
+    )  # fmt: skip
+
+
+def time_backends(
+    packed: PackedWeight, rows: int, *, rounds: int = ROUNDS, seed: int = 0
+) -> dict[str, float]:
+    """Median microseconds of each backend that can run the weight at ``rows`` input rows.
+
+    Backends take turns in every round, so a busy machine slows all of them alike. Inputs are
+    random (zeros are faster on some hardware). Each result is checked against dense first.
+
+    Raises:
+        InputError: A backend's result differs from dense by more than its dtype allows.
+    """
+    able = candidates(problem_of(packed, rows))
+    rng = torch.Generator(device="cpu").manual_seed(seed)
+    x = torch.randn(rows, packed.shape[1], generator=rng).to(packed.device, packed.weight_dtype)
+    spent: dict[str, list[float]] = {name: [] for name in able}
+    with torch.inference_mode():
+        expected = masked_linear(x, packed, backend="dense").double()
+        repeats = {}
+        for name in able:
+            got = masked_linear(x, packed, backend=name).double()
+            error = float((got - expected).norm() / expected.norm().clamp_min(1e-30))
+            if not error <= TOLERANCE[packed.weight_dtype]:
+                raise InputError(f"backend {name!r} is off by {error:.1e} against dense: not timed")
+            once = _seconds(packed, x, name, 1)
+            repeats[name] = max(1, min(200, int(SLICE / max(once, 1e-7))))
+        for _ in range(rounds):
+            for name in able:
+                spent[name].append(_seconds(packed, x, name, repeats[name]))
+    return {name: 1e6 * statistics.median(values) for name, values in spent.items()}
+
+
+def _seconds(packed: PackedWeight, x: torch.Tensor, backend: str, repeats: int) -> float:
+    wait = torch.cuda.synchronize if x.device.type == "cuda" else _nothing
+    masked_linear(x, packed, backend=backend)  # the backend's own working set into the caches
+    wait()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        masked_linear(x, packed, backend=backend)
+    wait()
+    return (time.perf_counter() - start) / repeats
+
+
+def _nothing() -> None:
+    """A CPU has nothing to wait for."""
+
+
+def tune(
+    weights: Sequence[PackedWeight],
+    M: Sequence[int] = (1, 16, 64, 256, 1024),
+    *,
+    folder: Path | None = None,
+    rounds: int = ROUNDS,
+) -> Path:
+    """Time every backend for these weights and keep the times where `masked_linear` finds them.
+
+    A table is merged into the one that exists. Build the C++ kernel first
+    (`probcomp.kernels.cpp.build`) for it to be a candidate.
+
+    Args:
+        weights: Packed weights, all on one device; shapes, blocks and densities like the model's.
+        M: Batch sizes, each the largest of its bucket; one beyond the last bucket stands for all
+            larger ones.
+        folder: Where the table goes; the user's cache folder by default.
+        rounds: Timings of each backend.
+
+    Returns:
+        The path of the table.
+
+    Raises:
+        InputError: No weights, weights on several devices, or a backend that is wrong.
+    """
+    devices = {packed.device for packed in weights}
+    if len(devices) != 1:
+        raise InputError(f"tune needs weights on one device, got {len(devices)} devices")
+    device = devices.pop()
+    folder = tables.user_folder() if folder is None else folder
+    slug = tables.device_slug(device.type, device.index or 0)
+    path = folder / f"{slug}.json"
+    cases = read_json(path)["cases"] if path.is_file() else {}
+    for packed in weights:
+        for rows in M:
+            if rows < 1:
+                raise InputError(f"M must be positive, got {rows}")
+            problem = problem_of(packed, m_bucket(rows))
+            bucket = tables.density_bucket(problem.density)
+            key = tables.case_key(problem.kind, problem.dtype, problem.block, problem.rows, bucket)
+            times = time_backends(packed, rows, rounds=rounds)
+            cases.setdefault(key, {})["x".join(map(str, packed.shape))] = times
+    meta = {
+        "torch": torch.__version__,
+        "cpp": cpp.instruction_set(),
+        "machine": platform.machine(),
+        "date": time.strftime("%Y-%m-%d"),
+        "buckets": list(M_BUCKETS),
+    }
+    written = tables.save_table(folder, slug, meta, cases)
+    forget_choices()
+    return written

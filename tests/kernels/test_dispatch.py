@@ -1,0 +1,84 @@
+"""The choice of a backend: request, environment, table, rule."""
+
+import pytest
+import torch
+
+from probcomp.errors import InputError
+from probcomp.kernels import cpp, dispatch
+from probcomp.kernels.dispatch import Problem, candidates, choose, m_bucket
+
+CPU = torch.device("cpu")
+
+
+def problem(density=0.1, rows=16, block=(64, 32), kind="blocks", device=CPU, frozen=True, **other):
+    dtype = other.get("dtype", torch.float32)
+    return Problem(kind, device, dtype, (3072, 768), block, density, rows, frozen)
+
+
+@pytest.fixture(autouse=True)
+def no_tables(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv(dispatch.VARIABLE, raising=False)
+    monkeypatch.setattr(cpp, "available", lambda: False)
+    monkeypatch.setattr(dispatch.tables, "_SHIPPED", tmp_path)
+    dispatch.forget_choices()
+    yield
+    dispatch.forget_choices()
+
+
+def test_buckets_hold_up_to_their_name() -> None:
+    pairs = {0: 1, 1: 1, 2: 16, 16: 16, 17: 64, 128: 256, 1024: 1024, 1025: 0}
+    assert {rows: m_bucket(rows) for rows in pairs} == pairs
+
+
+@pytest.mark.parametrize("device", [CPU, torch.device("cuda")])
+@pytest.mark.parametrize("kind", ["blocks", "runs", "nm", "int8", "compact"])
+def test_dense_is_a_candidate_in_every_choice(kind: str, device: torch.device) -> None:
+    assert candidates(problem(kind=kind, device=device))[0] == "dense"
+
+
+def test_a_dense_support_runs_dense_and_says_why() -> None:
+    choice = choose(problem(density=0.95))
+    assert choice.backend == "dense"
+    assert "break-even" in choice.reason
+
+
+def test_without_a_compiler_sparse_blocks_gather_and_tall_ones_use_panels() -> None:
+    assert choose(problem(density=0.08)).backend == "gather"
+    assert choose(problem(density=0.3, block=(256, 64))).backend == "panels"
+    assert choose(problem(density=0.3)).backend == "dense"
+
+
+def test_with_the_compiled_kernel_it_is_chosen(monkeypatch) -> None:
+    monkeypatch.setattr(cpp, "available", lambda: True)
+    assert choose(problem(density=0.5)).backend == "cpp"
+    assert choose(problem(density=0.5, dtype=torch.float64)).backend != "cpp"
+
+
+def test_training_uses_only_what_needs_no_copy_of_the_weight(monkeypatch) -> None:
+    monkeypatch.setattr(cpp, "available", lambda: True)
+    assert set(candidates(problem(frozen=False))) == {"dense", "gather"}
+
+
+def test_a_taller_block_breaks_even_at_a_higher_density_on_a_gpu() -> None:
+    gpu = torch.device("cuda")
+    limits = [
+        dispatch.break_even(problem(rows=256, block=(tall, 32), device=gpu), "triton")
+        for tall in (16, 32, 64, 128)
+    ]
+    assert limits == sorted(limits)
+    assert limits[0] < limits[-1]
+
+
+def test_the_environment_is_obeyed_and_an_argument_beats_it(monkeypatch) -> None:
+    monkeypatch.setenv(dispatch.VARIABLE, "gather")
+    assert choose(problem(density=0.9)).backend == "gather"
+    assert choose(problem(density=0.9), "dense").backend == "dense"
+    monkeypatch.setenv(dispatch.VARIABLE, "gahter")
+    with pytest.raises(InputError, match="gather"):
+        choose(problem())
+
+
+def test_a_backend_that_cannot_run_is_refused() -> None:
+    with pytest.raises(InputError, match="can run: dense"):
+        choose(problem(kind="nm"), "panels")

@@ -1,0 +1,92 @@
+"""Plans and the tuner, on small weights."""
+
+import pytest
+import torch
+
+from probcomp.errors import InputError
+from probcomp.kernels import masked_linear, pack, tables, tuning
+from probcomp.kernels.dispatch import candidates, choose, forget_choices
+from probcomp.kernels.tuning import problem_of, time_backends, tune
+from tests.kernels.supports import block_support, generator
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(tables, "_SHIPPED", tmp_path / "shipped")
+    tables._read.cache_clear()
+    forget_choices()
+    yield
+    tables._read.cache_clear()
+    forget_choices()
+
+
+def example(density=0.1):
+    weight = torch.randn(256, 256, generator=generator(0))
+    support = block_support((256, 256), (64, 32), density, 1)
+    return pack(weight, support, block=(64, 32), format="blocks")
+
+
+def test_a_plan_names_a_backend_and_a_reason_for_each_batch() -> None:
+    packed = example()
+    plan = packed.plan(M=[1, 16, 128, 2048])
+    assert [row.rows for row in plan.rows] == [1, 16, 128, 2048]
+    for row in plan.rows:
+        assert row.backend == choose(problem_of(packed, row.rows)).backend
+        assert row.reason
+        assert row.speedup is None
+    text = str(plan)
+    assert f"density {packed.density:.3f}" in text
+    assert "not measured" in text
+    assert "M=2048" in text
+
+
+def test_a_plan_for_a_gpu_needs_no_gpu() -> None:
+    plan = example(density=0.2).plan(M=[1], device="cuda")
+    assert plan.device == "cuda"
+    assert plan.rows[0].backend in ("triton", "dense")
+    with pytest.raises(InputError, match="cannot measure"):
+        example().plan(M=[1], device="cuda", measure=True)
+
+
+def test_measuring_times_every_candidate() -> None:
+    packed = example()
+    times = time_backends(packed, 4, rounds=3)
+    assert set(times) == set(candidates(problem_of(packed, 4)))
+    assert all(value > 0 for value in times.values())
+    row = packed.plan(M=[4], measure=True).rows[0]
+    assert "fastest here" in row.reason
+    assert row.speedup is not None
+
+
+def test_a_wrong_backend_is_not_timed(monkeypatch) -> None:
+    def broken(x, packed, backend="auto"):
+        y = masked_linear(x, packed, backend=backend)
+        return y + 1 if backend == "gather" else y
+
+    monkeypatch.setattr(tuning, "masked_linear", broken)
+    with pytest.raises(InputError, match="'gather' is off by"):
+        time_backends(example(), 4, rounds=1)
+
+
+def test_tuning_writes_a_table_that_decides_the_next_choice() -> None:
+    packed = example()
+    path = tune([packed], M=[16], rounds=3)
+    assert path.parent == tables.user_folder()
+    choice = choose(problem_of(packed, 16))
+    assert choice.reason.startswith("table: measured here")
+    times = packed.plan(M=[16]).rows[0].microseconds
+    assert choice.backend == min(times, key=times.get)
+    tune([packed], M=[1], rounds=3)  # merged, not replaced
+    assert choose(problem_of(packed, 16)).reason.startswith("table: measured here")
+
+
+@pytest.mark.parametrize("sizes", [[], [0], [4, -1]])
+def test_bad_batches_are_refused(sizes) -> None:
+    with pytest.raises(InputError, match="M must be positive"):
+        example().plan(M=sizes)
+
+
+def test_tuning_nothing_is_refused() -> None:
+    with pytest.raises(InputError, match="one device"):
+        tune([])
