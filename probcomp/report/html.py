@@ -1,5 +1,7 @@
 """The report as one page that needs no other file and no network."""
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 
 from probcomp.report import words
@@ -10,14 +12,21 @@ from probcomp.report.plots import (
     plot_inclusion,
     plot_latency,
     plot_reliability,
-    plot_sizes,
     plot_units,
 )
+from probcomp.report.style import Picture
 from probcomp.report.summary import Report
 from probcomp.storage import write_text
 
 PICTURES = 12
 """Most pictures of one sort on the page; report.json has the numbers of all."""
+
+BARS = 24
+"""Most layers in the picture of what is left; the table below it has every tensor."""
+FILTERS = (
+    "chance", "count", "interval", "moment", "number", "percent", "points", "seconds", "shape",
+    "size", "times",
+)  # fmt: skip
 
 
 def render_page(report: Report) -> str:
@@ -31,9 +40,8 @@ def render_page(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("count", "times", "percent", "points", "size", "number", "seconds", "interval"):
+    for name in FILTERS:
         environment.filters[name] = getattr(words, name)
-    environment.filters["shape"] = words.shape
     return environment.get_template("template.html").render(
         report=report,
         headline=words.headline(report),
@@ -42,9 +50,12 @@ def render_page(report: Report) -> str:
         regularity=words.regularity_sentence(report.regularity),
         ratios=report.ratios,
         quality=_quality(report),
-        sizes=plot_sizes(report.layers) if report.layers else None,
+        bars=_bars(report),
         masks=[
-            (mask, [draw_mask(mask, which) for which in ("ours", "magnitude")[: _sides(mask)]])
+            (
+                mask,
+                [draw_mask(mask, which) for which in ("ours", "magnitude") if getattr(mask, which)],
+            )
             for mask in report.pictures[:PICTURES]
         ],
         inclusion=[plot_inclusion(entry) for entry in report.inclusion[:PICTURES]],
@@ -54,6 +65,7 @@ def render_page(report: Report) -> str:
             "mask pictures": len(report.pictures) - PICTURES,
             "histograms": len(report.inclusion) - PICTURES,
             "axes": len(report.units) - PICTURES,
+            "layers": sum(len(layer.before) > 1 for layer in report.layers) - BARS,
         },
     )
 
@@ -63,11 +75,43 @@ def write_page(report: Report, path: Path | str) -> None:
     write_text(path, render_page(report))
 
 
-def _sides(mask) -> int:
-    return 2 if mask.magnitude else 1
+@dataclass(frozen=True)
+class Bar:
+    """One layer in the picture of what is left: counts, and shares of the dense layer."""
+
+    name: str
+    dense: int
+    stored: int
+    nonzero: int
+
+    @property
+    def stored_share(self) -> float:
+        """Numbers in the new tensor over those in the old one."""
+        return self.stored / max(1, self.dense)
+
+    @property
+    def nonzero_share(self) -> float:
+        """Non-zeros in the new tensor over the numbers in the old one."""
+        return self.nonzero / max(1, self.dense)
 
 
-def _quality(report: Report):
+def _bars(report: Report) -> list[Bar]:
+    """The largest weight matrices, in the order of the model."""
+    matrices = [layer for layer in report.layers if len(layer.before) > 1] or list(report.layers)
+    largest = sorted(matrices, key=lambda layer: -layer.nonzero_before)[:BARS]
+    return [
+        Bar(
+            layer.name,
+            math.prod(layer.before),
+            0 if layer.after is None else math.prod(layer.after),
+            layer.nonzero_after,
+        )
+        for layer in matrices
+        if layer in largest
+    ]
+
+
+def _quality(report: Report) -> list[Picture]:
     pictures = [plot_accuracy(report.accuracy)] if report.accuracy else []
     if report.latency:
         pictures.append(plot_latency(report.latency))

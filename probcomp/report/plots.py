@@ -2,13 +2,13 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from probcomp.evaluation.accuracy import Reliability
 from probcomp.evaluation.estimate import Comparison
 from probcomp.evaluation.latency import Latency
-from probcomp.evaluation.sizes import LayerSize
 from probcomp.report.pieces import Histogram, MaskPicture, UnitSummary
 from probcomp.report.style import (
     DENSE,
@@ -16,15 +16,13 @@ from probcomp.report.style import (
     MAGNITUDE,
     OURS,
     QUIET,
-    STORED,
     Picture,
     canvas,
     data_address,
 )
-from probcomp.report.words import count, interval, percent, times
+from probcomp.report.words import chance, count, interval, percent, times
 
-LAYERS_SHOWN = 24
-"""Most layers in the size picture; the table below it has them all."""
+NO_METADATA: Any = {"Software": None}  # the library version would make equal pictures unequal
 SERIES = {
     "nll": ("Loss on the training data", "nats per sample"),
     "kl": ("Distance from the prior (KL)", "nats"),
@@ -53,7 +51,7 @@ def plot_accuracy(comparison: Comparison) -> Picture:
         axes.set_ylim(-1.5, 0.75)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("test samples classified correctly, %")
-    level = f"{comparison.dense.level:.0%}".replace("%", " %")
+    level = chance(comparison.dense.level)
     note = f"Bars: {level} intervals over {count(comparison.dense.n)} test samples."
     return Picture(target.source, "Accuracy, dense and compressed", note)
 
@@ -68,48 +66,18 @@ def plot_latency(latency: Latency) -> Picture:
             axes.plot((spread.low, spread.high), (-y, -y), color=INK, linewidth=1.4)
         axes.set_yticks((0, -1), [name for name, _, _ in rows], fontsize=9, color=INK)
         axes.set_xlim(left=0)
+        axes.locator_params(axis="x", nbins=5)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(f"milliseconds per batch of {latency.batch}")
     ratio = latency.ratio
     threads = f"{latency.threads} thread{'s' * (latency.threads != 1)}"
     note = (
-        f"{times(ratio.value)} ({ratio.level:.0%} interval {interval(ratio, 1, 2)}) on "
+        f"Dense over compressed {times(ratio.value)} ({chance(ratio.level)} interval "
+        f"{interval(ratio, 1, 2)}) on "
         f"{latency.device}, {threads}, {latency.repeats} alternating runs. Lines: 20 to 80 %. "
         "Masked zeros still cost time here; removed units do not."
     )
-    return Picture(target.source, "Time per batch, dense over compressed", note)
-
-
-def plot_sizes(layers: Sequence[LayerSize]) -> Picture:
-    """Share of each weight matrix that is stored, and that is not zero."""
-    matrices = [layer for layer in layers if len(layer.before) > 1] or list(layers)
-    largest = sorted(matrices, key=lambda layer: -layer.nonzero_before)[:LAYERS_SHOWN]
-    shown = [layer for layer in matrices if layer in largest]
-    with canvas(width=7.6, height=0.75 + 0.3 * len(shown)) as target:
-        axes = target.axes
-        for y, layer in enumerate(shown):
-            whole = max(1, int(np.prod(layer.before)))
-            stored = 0 if layer.after is None else int(np.prod(layer.after))
-            axes.barh(-y, 100, 0.66, color="#eef1f4")
-            axes.barh(-y, 100 * stored / whole, 0.66, color=STORED, label="stored" if not y else "")
-            axes.barh(
-                -y, 100 * layer.nonzero_after / whole, 0.66, color=OURS,
-                label="of that, not zero" if not y else "",
-            )  # fmt: skip
-            text = f"{count(whole)} → {count(stored)} → {count(layer.nonzero_after)}"
-            axes.annotate(
-                text, (100, -y), (-5, 0), textcoords="offset points", ha="right", va="center",
-                fontsize=8, color=INK,
-            )  # fmt: skip
-        axes.set_yticks([-y for y in range(len(shown))], [layer.name for layer in shown], color=INK)
-        axes.set_xlim(0, 100)
-        axes.grid(visible=False)
-        axes.set_xlabel("% of the dense layer")
-        axes.figure.legend(loc="outside upper right", ncols=2)
-    note = "Numbers: weights in the dense layer → stored after removal of units → not zero."
-    if len(shown) < len(matrices):
-        note += f" The {len(shown)} largest of {len(matrices)} layers are shown."
-    return Picture(target.source, "What remains of each layer", note)
+    return Picture(target.source, "Time per batch", note)
 
 
 def plot_inclusion(histogram: Histogram) -> Picture:
@@ -146,7 +114,7 @@ def plot_units(unit: UnitSummary) -> Picture:
     with canvas() as target:
         axes = target.axes
         axes.axvspan(0.5, unit.kept + 0.5, color=OURS, alpha=0.12, linewidth=0)
-        style = {"marker": "o", "markersize": 3} if unit.size <= 40 else {}
+        style: dict[str, Any] = {"marker": "o", "markersize": 3} if unit.size <= 40 else {}
         if unit.probability:
             axes.plot(rank, unit.probability, color=OURS, **style)
         axes.axhline(0.5, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
@@ -169,12 +137,13 @@ def plot_history(history: Mapping[str, Sequence[float]]) -> list[Picture]:
         steps = np.asarray(history.get("step", range(1, len(values) + 1)), float)
         with canvas(height=2.0) as target:
             axes = target.axes
-            style = {"marker": "o", "markersize": 3} if len(values) < 30 else {}
+            style: dict[str, Any] = {"marker": "o", "markersize": 3} if len(values) < 30 else {}
             axes.plot(steps, series, color=OURS, **style)
             positive = series[np.isfinite(series) & (series > 0)]
             wide = len(positive) == len(series) and positive.max() > 50 * positive.min()
             if wide:
                 axes.set_yscale("log")
+            axes.locator_params(axis="x", integer=True, nbins=6)
             axes.set_xlabel("outer iteration")
             axes.set_ylabel(unit + (", log scale" if wide and unit else ""))
         pictures.append(Picture(target.source, title))
@@ -209,11 +178,15 @@ def draw_mask(picture: MaskPicture, which: str = "ours") -> Picture:
 
     colour = np.array(to_rgb(OURS if which == "ours" else MAGNITUDE))
     density = picture.pixels(which)[:, :, None]
-    if density.shape[0] > 1.5 * density.shape[1]:  # lay tall matrices down, to fit the page
-        density = density.transpose(1, 0, 2)
+    notes = []
+    if picture.cell > 1:
+        notes.append(f"each dot averages {picture.cell} × {picture.cell} weights")
+    if density.shape[0] > 1.5 * density.shape[1]:
+        density = density.transpose(1, 0, 2)  # a tall matrix would fill the page
+        notes.append("laid on its side: outputs run from left to right")
     paper = np.array(to_rgb("#f3f5f7"))
     image = np.round(255 * (paper + density * (colour - paper))).astype(np.uint8)
     buffer = io.BytesIO()
-    imsave(buffer, image, format="png", metadata={"Software": None})
+    imsave(buffer, image, format="png", metadata=NO_METADATA)
     title = "probcomp" if which == "ours" else "magnitude pruning"
-    return Picture(data_address(buffer.getvalue(), "image/png"), title)
+    return Picture(data_address(buffer.getvalue(), "image/png"), title, "; ".join(notes))

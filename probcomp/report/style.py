@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Okabe and Ito (2008): apart under all common colour-vision deficiencies, and in grey print.
-OURS, DENSE, MAGNITUDE, STORED = "#0072B2", "#666f7a", "#D55E00", "#8fc4e4"
+OURS, DENSE, MAGNITUDE = "#0072B2", "#666f7a", "#D55E00"
 INK, QUIET, GRID = "#1c2430", "#5b6472", "#e3e7ec"
 
-RC: dict[str, Any] = {
+RC: Any = {  # matplotlib 3.11 has a type of its own for these keys, older ones do not
     "font.size": 9,
     "font.family": "sans-serif",
     "axes.edgecolor": QUIET,

@@ -30,9 +30,9 @@ def print_report(report: Report, console: "Console") -> None:
         console.print(f"Note: {warning}", style="yellow", markup=False, highlight=False)
 
 
-def _rows(report: Report) -> list[tuple[str, str, str, str]]:
+def _rows(report: Report) -> list[tuple[str, ...]]:
     dense, small, ratios = report.dense, report.compressed, report.ratios
-    rows = []
+    rows: list[tuple[str, ...]] = []
     if report.accuracy is not None:
         a = report.accuracy
         rows.append(

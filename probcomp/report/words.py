@@ -27,7 +27,12 @@ def percent(share: float | None, digits: int = 1) -> str:
     """A share of one in percent."""
     if share is None or not math.isfinite(share):
         return ABSENT
-    return f"{100 * share:.{digits}f} %"
+    return f"{100 * share:.{digits}f}\u00a0%"
+
+
+def chance(level: float) -> str:
+    """An interval's probability: ``95 %``."""
+    return f"{100 * level:g}\u00a0%"
 
 
 def points(difference: float) -> str:
@@ -70,23 +75,21 @@ def shape(sides: Sequence[int] | None) -> str:
     return " × ".join(str(side) for side in sides) or "1"
 
 
+def moment(iso: str) -> str:
+    """``2026-01-31T12:30:00+00:00`` as ``2026-01-31 12:30 UTC``."""
+    return f"{iso[:16].replace('T', ' ')} UTC" if iso.endswith("+00:00") else iso
+
+
 def headline(report: Report) -> str:
     """What came out, in one sentence."""
     ratios = report.ratios
     smaller = f"{times(ratios.get('nonzero'))} fewer non-zero parameters"
     if report.accuracy is not None:
-        lost = report.accuracy.difference
-        if lost.low <= 0 <= lost.high:
-            return f"{smaller}, with no measurable loss of accuracy."
-        if lost.value < 0:
-            return f"{smaller}, at {100 * -lost.value:.1f} points less accuracy."
-        return f"{smaller}, and {100 * lost.value:.1f} points more accuracy."
+        before, after = report.accuracy.dense.value, report.accuracy.compressed.value
+        return f"{smaller} at {percent(after)} accuracy (dense: {percent(before)})."
     if report.nll is not None:
-        change = report.nll.difference
-        if change.low <= 0 <= change.high:
-            return f"{smaller}, with no measurable change of the loss."
-        word = "more" if change.value > 0 else "less"
-        return f"{smaller}, at {abs(change.value):.3g} nats {word} loss per sample."
+        before, after = report.nll.dense.value, report.nll.compressed.value
+        return f"{smaller} at {after:.3f} nats per sample (dense: {before:.3f})."
     return f"{smaller}."
 
 
@@ -108,27 +111,30 @@ def explanation(report: Report) -> str:
     if report.accuracy is None:
         return text
     after, lost = report.accuracy.compressed, report.accuracy.difference
+    verdict = ", so these samples cannot tell it from none" if lost.low <= 0 <= lost.high else ""
     return (
         f"{text} The compressed model gets {percent(after.value)} of {count(after.n)} test samples "
-        f"right; that is {points(lost.value)} points against the dense model "
-        f"({lost.level:.0%} interval {interval(lost)})."
+        f"right: a difference of {points(lost.value)} points to the dense model "
+        f"({chance(lost.level)} interval {interval(lost)}{verdict})."
     )
 
 
 def budget_sentence(report: Report) -> str:
     """Requested and achieved, one clause per budgeted quantity."""
     clauses = []
+    names = {"params": "parameters", "macs": "multiplications"}
     for line in report.budget:
+        unit = names.get(line.unit, line.unit)
         if line.unit == "latency_ms":
             clauses.append(f"asked for {line.requested:g} ms, got {line.achieved:.3g} ms")
         elif line.requested <= 1:
             clauses.append(
-                f"asked for at most {percent(line.requested)} of the {line.unit}, got "
+                f"asked for at most {percent(line.requested)} of the {unit}, got "
                 f"{percent(line.achieved, 2)}"
             )
         else:
             clauses.append(
-                f"asked for at most {count(line.requested)} {line.unit}, got {count(line.achieved)}"
+                f"asked for at most {count(line.requested)} {unit}, got {count(line.achieved)}"
             )
         clauses[-1] += f" ({line.note.rstrip('.')})" if line.note else ""
     text = "; ".join(clauses)

@@ -72,7 +72,11 @@ def make_report(hidden: tuple[int, int] = (60, 30)) -> Report:
         regularity=tuple(regularity),
         pictures=tuple(pictures),
         inclusion=tuple(inclusion),
-        units=(UnitSummary.of("fc1", "neuron", torch.sigmoid(9 * (strength - 3)), keep),),
+        units=(
+            UnitSummary.of(
+                "fc1", "neuron", torch.sigmoid(12 * (strength / strength.quantile(0.4) - 1)), keep
+            ),
+        ),
         history={
             "step": [1, 2, 3, 4],
             "nll": [0.9, 0.4, 0.2, 0.1],
