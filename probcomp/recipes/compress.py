@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from probcomp.allocation import Budget
 from probcomp.allocation.counts import check_finite, weight_macs
+from probcomp.data import Data
 from probcomp.data.batches import Batches
 from probcomp.errors import BudgetError, InputError, SurgeryError
 from probcomp.progress import progress as progress_bar
@@ -53,8 +54,8 @@ def compress(
 
     Args:
         model: Any module that `torch.export` can read; it is not changed. Trained or fresh.
-        data: Training data: ``(inputs, targets)``, a dict of tensors with ``labels``, a Dataset or
-            a DataLoader.
+        data: Training data: ``(inputs, targets)``, a dict of tensors with ``labels``, a Dataset, a
+            DataLoader, or `probcomp.data.Data` with its own test part.
         budget: What may remain, as in ``Budget(params=0.1)`` or ``"params=0.1"``.
         prior: Prior of the supports inside each weight matrix; by default the method's own.
         method: Name of the method; ``probcomp methods`` lists them.
@@ -89,6 +90,10 @@ def compress(
         )
     clock = Clock()
     warnings: list[str] = []
+    if isinstance(data, Data):
+        test = data.test if test is None else test
+        data_name = data_name or data.name
+        data = data.train
     train, held, note = _data(data, test, seed)
     warnings += note
     task = Task(loss)

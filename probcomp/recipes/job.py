@@ -58,6 +58,8 @@ class Outcome:
         prior: The prior in words.
         history: Series over the steps.
         warnings: Sentences the reader of the report must know.
+        orders: Axis name to the original numbers of its units in the model's order, where the
+            method put them in another.
     """
 
     model: nn.Module
@@ -67,3 +69,4 @@ class Outcome:
     prior: str = ""
     history: Mapping[str, list[float]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    orders: Mapping[str, Tensor] = field(default_factory=dict)

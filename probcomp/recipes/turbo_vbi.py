@@ -1,0 +1,141 @@
+"""Turbo-VBI at training time, as a recipe."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from scipy.optimize import brentq
+from torch import Tensor
+
+from probcomp.data.batches import Batches
+from probcomp.errors import InputError
+from probcomp.inference.training import Info, TurboConfig, fit
+from probcomp.recipes.job import Job, Outcome
+from probcomp.recipes.methods import Method
+
+BATCH_SIZE = 64
+VALUE_BITS = 32
+
+
+def run(job: Job) -> Outcome:
+    """Train under the three-layer prior, and decide every support at the budget.
+
+    Raises:
+        InputError: Settings of another method.
+        BudgetError, DivergenceError: See `probcomp.inference.training.fit`.
+    """
+    config = job.config or TurboConfig()
+    if not isinstance(config, TurboConfig):
+        raise InputError(f"config must be a TurboConfig, got {type(config).__name__}")
+    cost, share = cost_and_share(job)
+    history: list[Info] = []
+
+    def on_step(info: Info) -> None:
+        history.append(info)
+        text = f"nll {info.nll:.3f}  kept {info.keep:.1%}"
+        job.on_step(info.round, config.rounds, text)
+
+    result = fit(
+        job.model,
+        Batches(job.train, batch_size=BATCH_SIZE, seed=job.seed),
+        loss=job.task.loss,
+        units=job.units,
+        prior=job.prior,
+        cost=cost,
+        target=share,
+        config=config,
+        seed=job.seed,
+        checkpoint=job.checkpoint,
+        on_step=on_step,
+    )
+    warnings = []
+    if not all(info.bp_converged for info in result.history[-3:]):
+        warnings.append(
+            "Message passing over the supports did not fully converge in the last rounds; the "
+            "probabilities are approximate."
+        )
+    if result.price < 0:
+        warnings.append(
+            "The budget is looser than what the posterior would keep by itself: the price is "
+            f"{result.price:.2g} nats, so some weights stay that are probably not needed."
+        )
+    prior = repr(job.prior) if job.prior is not None else words(config)
+    meta = {**result.posterior.meta, "prior": prior, "budget": str(job.budget)}
+    return Outcome(
+        model=result.model,
+        masks=result.masks,
+        keep=result.keep,
+        posterior=replace(result.posterior, meta=meta),
+        prior=prior,
+        history=_series(result.history),
+        warnings=tuple(warnings),
+        orders=result.orders,
+    )
+
+
+def words(config: TurboConfig) -> str:
+    """The default prior in words."""
+    return (
+        f"three-layer Gamma hierarchy, lattice of supports (field {config.field:g}, coupling "
+        f"{config.coupling:g}), unit gates (log-odds {config.gate_field:g})"
+    )
+
+
+def cost_and_share(job: Job) -> tuple[dict[str, Tensor | float] | None, float]:
+    """The budget as a cost for each entry of each parameter, and the share that may remain.
+
+    A budget in bits pays 32 for each value and the entropy of the mask; with a share ``d`` of
+    weights kept that is ``32 d + H2(d)`` bits a weight, which is solved for ``d``. The report
+    states the bytes of the file that is really written.
+    """
+    parameters = dict(job.model.named_parameters())
+    total = sum(p.numel() for p in parameters.values())
+    if job.budget.unit == "macs":
+        cost: dict[str, Tensor | float] = dict.fromkeys(parameters, 0.0)
+        cost |= job.uses
+        dense = sum(use * parameters[name].numel() for name, use in job.uses.items())
+        return cost, job.budget.amount(dense) / dense
+    if job.budget.unit == "bits":
+        bits = job.budget.amount(total * VALUE_BITS) / total
+        return None, density_for_bits(bits)
+    return None, job.budget.amount(total) / total
+
+
+def density_for_bits(bits: float) -> float:
+    """The share of weights kept at which a weight costs ``bits`` bits, mask included."""
+
+    def excess(d: float) -> float:
+        return VALUE_BITS * d - d * math.log2(d) - (1 - d) * math.log2(1 - d) - bits
+
+    smallest = 1e-9
+    if bits >= VALUE_BITS:
+        return 1.0
+    return brentq(excess, smallest, 1 - smallest) if excess(smallest) < 0 else smallest
+
+
+def _series(history: list[Info]) -> Mapping[str, list[float]]:
+    return {
+        "step": [float(info.round) for info in history],
+        "nll": [info.nll for info in history],
+        "kl": [float(sum(info.kl.values())) for info in history],
+        "density": [info.keep for info in history],
+        "price": [info.price for info in history],
+    }
+
+
+METHOD = Method(
+    name="turbo-vbi",
+    title="Three-layer hierarchical prior, structured Bayesian compression while training",
+    source="Xia, Tsang and Lau (2023), IEEE TSP 71:670-685",
+    run=run,
+    evidence="weight posterior with the precision integrated out (collapsed Gamma)",
+    prior="lattice over each weight matrix, a gate for each unit",
+    inference="Turbo-VBI: variational weights, sum-product over supports",
+    allocation="one price for all layers, by bisection",
+    recovery="refit of the survivors with the mask fixed",
+    speedup="structured and unstructured",
+    when="during",
+    data="training",
+    budgets=("params", "macs", "bits"),
+    probabilistic=True,
+)
