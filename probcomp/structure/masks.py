@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from probcomp.errors import InputError, unknown
 
-_ATTRIBUTE = "_probcomp_masks"
+MASKS_ATTRIBUTE = "_probcomp_masks"
 
 
 class _GradientMask:
@@ -31,7 +31,7 @@ class _GradientMask:
         return torch.where(self.mask, gradient, torch.zeros_like(gradient))
 
 
-class _MaskSet:
+class MaskSet:
     """The masks of one module, by parameter name, with the hooks that enforce them.
 
     Parameters are held so that a deep copy can find their copies: hooks do not survive a deep
@@ -53,28 +53,29 @@ class _MaskSet:
         if frozen:
             parameter.requires_grad_(False)
 
+    @classmethod
+    def of(cls, entries: Mapping[str, tuple[nn.Parameter, Tensor]]) -> "MaskSet":
+        """A new set that enforces ``entries``."""
+        masks = cls()
+        for name, (parameter, mask) in entries.items():
+            masks.put(name, parameter, mask)
+        return masks
+
     def drop(self) -> None:
         for handle in self._handles.values():
             handle.remove()
         self.entries.clear()
         self._handles.clear()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "_MaskSet":
-        twin = _MaskSet()
+    def __deepcopy__(self, memo: dict[int, Any]) -> "MaskSet":
+        twin = MaskSet()
         memo[id(self)] = twin
         for name, (parameter, mask) in self.entries.items():
             twin.put(name, copy.deepcopy(parameter, memo), mask.clone())
         return twin
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_rebuild, (self.entries,))
-
-
-def _rebuild(entries: dict[str, tuple[nn.Parameter, Tensor]]) -> _MaskSet:
-    masks = _MaskSet()
-    for name, (parameter, mask) in entries.items():
-        masks.put(name, parameter, mask)
-    return masks
+        return (MaskSet.of, (self.entries,))
 
 
 def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
@@ -112,8 +113,8 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
                 f"the parameter has {tuple(parameter.shape)}"
             )
         ready[canonical[id(parameter)]] = (parameter, mask.detach().clone().to(parameter.device))
-    held: _MaskSet = model.__dict__.get(_ATTRIBUTE) or _MaskSet()
-    setattr(model, _ATTRIBUTE, held)
+    held: MaskSet = model.__dict__.get(MASKS_ATTRIBUTE) or MaskSet()
+    setattr(model, MASKS_ATTRIBUTE, held)
     with torch.no_grad():
         for name, (parameter, mask) in ready.items():
             parameter.masked_fill_(~mask, 0)
@@ -125,8 +126,8 @@ def masks_of(model: nn.Module) -> dict[str, Tensor]:
     """The masks on a model and its parts: parameter name to boolean tensor; may be empty."""
     found: dict[str, Tensor] = {}
     for prefix, module in model.named_modules():
-        held = module.__dict__.get(_ATTRIBUTE)
-        if isinstance(held, _MaskSet):
+        held = module.__dict__.get(MASKS_ATTRIBUTE)
+        if isinstance(held, MaskSet):
             for name, (_, mask) in held.entries.items():
                 full = f"{prefix}.{name}" if prefix else name
                 found[full] = found[full] & mask if full in found else mask
@@ -136,7 +137,7 @@ def masks_of(model: nn.Module) -> dict[str, Tensor]:
 def remove_masks(model: nn.Module) -> nn.Module:
     """Forget the masks of a model and its parts. Weights keep their zeros but may move again."""
     for module in model.modules():
-        held = module.__dict__.pop(_ATTRIBUTE, None)
-        if isinstance(held, _MaskSet):
+        held = module.__dict__.pop(MASKS_ATTRIBUTE, None)
+        if isinstance(held, MaskSet):
             held.drop()
     return model

@@ -1,0 +1,107 @@
+"""The comparison that a cut module has to pass: equal outputs, on two input sizes."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probcomp.structure.axes import Structure
+from probcomp.structure.export import Inputs, _evaluating, _plain_attention, _without_cache
+from probcomp.structure.ir import hint
+
+# Two executions of the same sums in another order: a few hundred roundings, relative to the
+# largest output. Coarser than the invariants the tests hold the surgery to, fine enough that a
+# wrong head, order or scale (1e-3 and more) cannot hide.
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4, torch.float16: 5e-2, torch.bfloat16: 2e-1}
+
+
+def run(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    """The floating-point tensors a model returns, in order, without gradients or cache."""
+    with torch.no_grad(), _evaluating(model), _without_cache(model), _plain_attention():
+        if isinstance(inputs, Mapping):
+            return list(_tensors(model(**inputs)))
+        return list(_tensors(model(*inputs)))
+
+
+def _tensors(result: Any) -> Iterator[Tensor]:
+    if isinstance(result, Tensor):
+        if result.is_floating_point():
+            yield result
+    elif isinstance(result, Mapping):
+        for value in result.values():
+            yield from _tensors(value)
+    elif isinstance(result, tuple | list):
+        for value in result:
+            yield from _tensors(value)
+
+
+def difference(ours: list[Tensor], theirs: list[Tensor]) -> str | None:
+    """Why two lists of outputs differ, or None when they agree."""
+    if len(ours) != len(theirs):
+        return f"it returns {len(ours)} tensors instead of {len(theirs)}"
+    for a, b in zip(ours, theirs):
+        if a.shape != b.shape:
+            return f"its output has shape {tuple(a.shape)} instead of {tuple(b.shape)}"
+        a, b = a.double(), b.double()
+        scale = float(b[b.isfinite()].abs().max()) if b.isfinite().any() else 1.0
+        same = torch.where(a == b, 0.0, (a - b).abs())
+        error = float(same.nan_to_num(nan=torch.inf).max()) if a.numel() else 0.0
+        if bool((a.isnan() & b.isnan()).any()):
+            error = float(same[~(a.isnan() & b.isnan())].nan_to_num(nan=torch.inf).max())
+        if error > _TOLERANCE.get(theirs[0].dtype, 1e-9) * max(scale, 1e-30):
+            return f"its output differs by {error / max(scale, 1e-30):.1e} relative"
+    return None
+
+
+def two_sizes(structure: Structure, model: nn.Module) -> list[Inputs]:
+    """The example inputs, and inputs of another batch size and length where the model allows.
+
+    Dimensions the export kept symbolic grow by one or two; entries repeat, so that token ids and
+    masks stay valid. Example inputs on the meta device are replaced by small valid numbers.
+    """
+    first = structure.inputs
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    placeholders = [i.value for i in structure.typing.program.inputs]
+    given = list(first.values()) if isinstance(first, Mapping) else list(first)
+    real = [_real(t).to(device) for t in given]
+    sizes: list[list[Tensor]] = [real]
+    if structure.dynamic and len(placeholders) == len(given):
+        symbols: dict[str, int] = {}
+        grown = []
+        for tensor, fake in zip(real, placeholders):
+            for dim, n in enumerate(fake.shape):
+                if isinstance(n, torch.SymInt):
+                    new = _grow(n, symbols)
+                    tensor = tensor.index_select(dim, torch.arange(new, device=device) % hint(n))
+            grown.append(tensor)
+        if any(a.shape != b.shape for a, b in zip(real, grown)):
+            sizes.append(grown)
+    if isinstance(first, Mapping):
+        return [dict(zip(first, tensors)) for tensors in sizes]
+    return [tuple(tensors) for tensors in sizes]
+
+
+def _grow(n: torch.SymInt, symbols: dict[str, int]) -> int:
+    """The same new size for the same symbol; different symbols grow by different amounts."""
+    expression = n.node.expr
+    if expression.is_number:
+        return int(expression)
+    values = {}
+    for symbol in sorted(expression.free_symbols, key=str):
+        if str(symbol) not in symbols:
+            symbols[str(symbol)] = 1 + len(symbols) % 2
+        old = n.node.shape_env.backed_var_to_val.get(symbol)
+        values[symbol] = int(old if old is not None else hint(n)) + symbols[str(symbol)]
+    return int(expression.subs(values))
+
+
+def _real(tensor: Tensor) -> Tensor:
+    if tensor.device.type != "meta":
+        return tensor.detach().clone()
+    generator = torch.Generator().manual_seed(0)
+    if tensor.is_floating_point():
+        return torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
+    if tensor.dtype == torch.bool:
+        return torch.ones(tensor.shape, dtype=torch.bool)
+    return torch.randint(0, 2, tensor.shape, generator=generator).to(tensor.dtype)
