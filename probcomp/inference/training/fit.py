@@ -1,0 +1,313 @@
+"""Turbo-VBI from a dense network to masks, units and refitted weights."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probcomp.errors import InputError
+from probcomp.inference.posterior import Posterior, UnitPosterior, WeightPosterior
+from probcomp.inference.training.build import (
+    Cost,
+    build_graph,
+    check_target,
+    reorder,
+    tensor_shapes,
+)
+from probcomp.inference.training.checkpoint import load_checkpoint, save_checkpoint
+from probcomp.inference.training.config import TurboConfig
+from probcomp.inference.training.engine import BatchSource, Info, Loss, Run, State, init, remove_orphans, step
+from probcomp.inference.training.evidence import CollapsedGamma, WeightEvidence
+from probcomp.inference.training.gates import Graph, beliefs, expected_cost
+from probcomp.inference.training.layers import Noise, from_bayesian, to_bayesian
+from probcomp.inference.training.permute import PERMUTABLE, permute_model, permuted
+from probcomp.inference.training.readout import decide, unit_masks
+from probcomp.inference.training.refit import apply_masks, refit
+from probcomp.inference.training.steering import steer
+from probcomp.inference.training.units import Slot, UnitGroup, slots
+
+FINAL_TRIALS = 20
+"""Prices tried before the decision; rounds use few, since the next one corrects them."""
+
+ORPHAN_ROUNDS = 30
+FULL = 0.99
+"""Most times that orphaned units are removed to spend what they cost on the weights of others,
+and the share of the budget that counts as spent."""
+
+SAME_LOSS = 1e-4
+"""Relative change of the loss below which a permutation of units counts as exact (float32)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurboResult:
+    """What Turbo-VBI found.
+
+    Attributes:
+        model: Dense-shaped, with means, masked and refitted; its units stand in the order of
+            ``orders``.
+        posterior: Inclusion probabilities and moments before the refit, in the model's order.
+        masks: Weight name to booleans of its shape.
+        keep: Group name to booleans [size].
+        history: One entry for each round.
+        refit_history: Mean training loss of each refit epoch, nats for each sample.
+        orders: Group name to the original numbers of its units, in the model's order; groups that
+            kept their order are absent.
+        achieved: Cost of what stays over the dense model's.
+        expected: Expected cost under the posterior over the dense model's.
+        price: Price of a unit of cost, nats; negative where the budget is looser than what the
+            posterior would keep by itself.
+        converged: Whether the rounds ended because nothing moved any more.
+    """
+
+    model: nn.Module
+    posterior: Posterior
+    masks: dict[str, Tensor]
+    keep: dict[str, Tensor]
+    history: list[Info]
+    refit_history: list[float]
+    orders: dict[str, Tensor]
+    achieved: float
+    expected: float
+    price: float
+    converged: bool
+
+
+def fit(
+    model: nn.Module,
+    batches: BatchSource,
+    *,
+    loss: Loss,
+    units: Sequence[UnitGroup] = (),
+    prior: Any = None,
+    evidence: WeightEvidence | None = None,
+    cost: Cost | None = None,
+    target: float | None = None,
+    config: TurboConfig | None = None,
+    seed: int = 0,
+    checkpoint: Path | str | None = None,
+    on_step: Callable[[Info], None] | None = None,
+) -> TurboResult:
+    """Train a network under a structured sparse prior, and read off what it needs.
+
+    Args:
+        model: Pretrained or fresh; not changed.
+        batches: ``batches(epoch)`` iterates over seeded batches; ``samples`` is their number.
+        loss: ``loss(model, batch)``, mean negative log-likelihood in nats for each sample.
+        units: Groups of units that may be removed; an `Axis` of the structure is one.
+        prior: Prior over the supports of each weight matrix, or parameter name to prior. By
+            default a lattice with the field and coupling of ``config``.
+        evidence: Form of the weight posterior; `CollapsedGamma` by default.
+        cost: Parameter name to cost of its entries; by default each parameter costs 1.
+        target: Share of the total cost that may remain, or ``None`` for what the posterior keeps.
+        config: Settings.
+        seed: Seed of all noise. The same seed gives the same masks.
+        checkpoint: Directory to continue from and to write to after every round.
+        on_step: Called after every round.
+
+    Raises:
+        InputError: Something does not fit; raised before training starts.
+        BudgetError: The target leaves some layer without a connection.
+        DivergenceError: Training produced a value that is not finite. The checkpoint, if any,
+            still holds the last good round.
+    """
+    config = config or TurboConfig()
+    evidence = evidence or CollapsedGamma()
+    if batches.samples < 1:
+        raise InputError("batches hold no samples")
+    dense, model = model, copy.deepcopy(model)
+    device = next(model.parameters()).device
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        noise = Noise(torch.Generator(device).manual_seed(seed))
+        to_bayesian(
+            model,
+            noise,
+            linear=config.linear_draw,
+            convolution=config.convolution_draw,
+            sigma_ratio=config.sigma_ratio,
+        )
+        graph = build_graph(model, units, prior or default_prior(config), cost, config)
+        goal = check_target(graph, target)
+        run = Run(model, batches, loss, evidence, config, noise, goal)
+        state, history = init(run, graph), []
+        identity = {"seed": seed, "config": asdict(config), "prior": repr(prior)}
+        identity |= {"evidence": repr(evidence), "target": target, "samples": batches.samples}
+        if checkpoint is not None:
+            loaded = load_checkpoint(checkpoint, run, state, identity)
+            state, history = loaded or (state, history)
+        while state.round < config.rounds and not _settled(state, config):
+            state, info = step(run, state)
+            history.append(info)
+            if checkpoint is not None:
+                save_checkpoint(checkpoint, run, state, history, identity)
+            if on_step is not None:
+                on_step(info)
+        return _finish(run, state, history, dense, units, seed)
+
+
+def default_prior(config: TurboConfig) -> Any:
+    """The lattice that ``fit`` uses when no prior is named."""
+    from probcomp.priors import Lattice
+
+    return Lattice(field=config.field, coupling=config.coupling)
+
+
+def _settled(state: State, config: TurboConfig) -> bool:
+    return config.stop_change > 0 and state.calm >= 3
+
+
+def _finish(
+    run: Run,
+    state: State,
+    history: list[Info],
+    dense: nn.Module,
+    units: Sequence[UnitGroup],
+    seed: int,
+) -> TurboResult:
+    """Decide, permute, refit."""
+    config, graph = run.config, state.graph
+    sites = {n: graph.matrices[n].sites.collect(l) for n, l in state.log_odds.items()}
+    messages = steer(
+        graph,
+        sites,
+        state.messages,
+        run.target,
+        sweeps=2 * config.sweeps,
+        trials=FINAL_TRIALS,
+        reach=0.1,
+    )
+    decision = decide(graph, sites, messages, units, run.target)
+    for _ in range(ORPHAN_ROUNDS):
+        if run.target is None or decision.cost >= FULL * run.target:
+            break
+        graph = remove_orphans(graph, sites, messages)
+        messages = steer(graph, sites, messages, run.target, sweeps=config.sweeps)
+        decision = decide(graph, sites, messages, units, run.target)
+    posterior = _posterior(run, graph, sites, messages, seed)
+    model = from_bayesian(run.model).eval()
+    masks, keep = dict(decision.masks), dict(decision.keep)
+    shapes = tensor_shapes(model)
+    gates = slots(units, shapes)
+    apply_masks(model, _all_masks(model, masks, keep, gates))
+    orders = {}
+    if config.permute and units:
+        orders = _order(run, graph, model, masks, keep, units, gates)
+        masks = {n: permuted(m, gates[n], orders) for n, m in masks.items()}
+        keep = {n: k[orders[n]] if n in orders else k for n, k in keep.items()}
+        posterior = _permute_posterior(posterior, gates, orders)
+    refit_history = refit(
+        model,
+        run.batches,
+        loss=run.loss,
+        masks=_all_masks(model, masks, keep, gates),
+        epochs=config.refit_epochs,
+        learning_rate=config.refit_rate,
+        weight_decay=config.refit_decay,
+        first_epoch=config.rounds * config.epochs,
+    )
+    model.train(dense.training)
+    return TurboResult(
+        model=model,
+        posterior=posterior,
+        masks=masks,
+        keep=keep,
+        history=history,
+        refit_history=refit_history,
+        orders=orders,
+        achieved=decision.cost / graph.total,
+        expected=expected_cost(graph, sites, messages) / graph.total,
+        price=messages.price,
+        converged=_settled(state, config),
+    )
+
+
+def _all_masks(
+    model: nn.Module,
+    masks: dict[str, Tensor],
+    keep: dict[str, Tensor],
+    gates: dict[str, tuple[Slot, ...]],
+) -> dict[str, Tensor]:
+    """Masks of the weights and of everything that goes with a unit."""
+    parameters = {name for name, _ in model.named_parameters()}
+    whole = unit_masks(keep, gates, tensor_shapes(model))
+    return {n: m for n, m in whole.items() if n in parameters} | masks
+
+
+def _order(
+    run: Run,
+    graph: Graph,
+    model: nn.Module,
+    masks: dict[str, Tensor],
+    keep: dict[str, Tensor],
+    units: Sequence[UnitGroup],
+    gates: dict[str, tuple[Slot, ...]],
+) -> dict[str, Tensor]:
+    """Permute the model so that its masks are clustered; nothing if its function would change."""
+    chosen = {
+        n: (graph.matrices[n].sites.collect(m.float()) > 0).float() for n, m in masks.items()
+    }
+    _, orders = reorder(graph, chosen)
+    orders = {
+        g.name: _kept_first(orders[g.name], keep[g.name])
+        for g in units
+        if g.name in orders
+        and getattr(g, "exact", False)
+        and getattr(g, "kind", PERMUTABLE[0]) in PERMUTABLE
+    }
+    if not orders:
+        return {}
+    batch = next(iter(run.batches(0)))
+    with torch.no_grad():
+        before = float(run.loss(model, batch))
+        permute_model(model, gates, orders)
+        after = float(run.loss(model, batch))
+    if abs(after - before) <= SAME_LOSS * max(abs(before), 1e-3):
+        return orders
+    back = {name: torch.argsort(order) for name, order in orders.items()}
+    permute_model(model, gates, back)
+    return {}
+
+
+def _kept_first(order: Tensor, keep: Tensor) -> Tensor:
+    return torch.cat([order[keep[order]], order[~keep[order]]])
+
+
+def _posterior(run: Run, graph: Graph, sites: Any, messages: Any, seed: int) -> Posterior:
+    belief = beliefs(graph, sites, messages)
+    weights = {}
+    for name, layer in run.layers.items():
+        odds = graph.matrices[name].sites.expand(belief[name]).contiguous()
+        weights[name] = WeightPosterior(
+            log_odds=odds,
+            probability=torch.sigmoid(odds),
+            mean=layer.weight.detach().clone(),
+            variance=torch.exp(2 * layer.weight_log_sigma.detach()),
+        )
+    groups = {n: UnitPosterior(t, torch.sigmoid(t)) for n, t in messages.units.items()}
+    meta = {
+        "method": "turbo-vbi",
+        "evidence": repr(run.evidence),
+        "seed": seed,
+        "samples": run.batches.samples,
+        "price_nats": messages.price,
+    }
+    return Posterior(weights, groups, meta)
+
+
+def _permute_posterior(
+    posterior: Posterior, gates: dict[str, tuple[Slot, ...]], orders: dict[str, Tensor]
+) -> Posterior:
+    weights = {
+        n: WeightPosterior(**{k: permuted(v, gates[n], orders) for k, v in vars(w).items()})
+        for n, w in posterior.weights.items()
+    }
+    groups = {
+        n: UnitPosterior(u.log_odds[orders[n]], u.probability[orders[n]]) if n in orders else u
+        for n, u in posterior.units.items()
+    }
+    return Posterior(weights, groups, posterior.meta)

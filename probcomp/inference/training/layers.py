@@ -1,0 +1,237 @@
+r"""Layers whose weights have a Gaussian posterior, in place of a model's own.
+
+A Bayesian layer keeps its module object, its hooks and its state-dict names; it gains one
+parameter, ``weight_log_sigma``, and draws noise in training mode. In evaluation mode it computes
+with the posterior means.
+
+Two ways to draw, both unbiased for the expected loss:
+
+``outputs``
+    Local reparameterisation (Kingma, Salimans and Welling 2015, eq. 6): a linear output is
+    Gaussian with mean :math:`x\mu` and variance :math:`x^2\sigma^2`, so one number is drawn for
+    each output and sample. Its gradient has the smaller variance, for a second product with
+    :math:`x^2`. For a convolution the draws of different positions should be correlated, since
+    they share the weights; this form has the right marginals and drops that correlation.
+``weights``
+    One draw :math:`w = \mu + \sigma\epsilon` for each weight and mini-batch (Blundell et al.
+    2015, section 3.2). Exact for a convolution as well, at the cost of the weights alone.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from probcomp.errors import InputError
+
+Draw = Literal["outputs", "weights"]
+
+VARIANCE_FLOOR = 1e-10
+"""Added to output variances: the square root has no finite slope at zero."""
+
+SIGMA_RATIO = 0.1
+"""Initial standard deviation over the root mean square of the layer's weights."""
+
+LOG_SIGMA = "weight_log_sigma"
+
+
+@dataclass
+class Noise:
+    """The source of noise that the layers of one model share.
+
+    Attributes:
+        generator: Random numbers; its state is part of a checkpoint.
+        active: Whether layers in training mode draw at all.
+    """
+
+    generator: torch.Generator = field(default_factory=torch.Generator)
+    active: bool = True
+
+
+class _AddNoise(torch.autograd.Function):
+    """``mean + sqrt(variance + floor) * noise`` with the closed-form gradient.
+
+    One saved tensor instead of the four that autograd would keep for a feature map.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, mean: Tensor, variance: Tensor, noise: Tensor) -> Tensor:
+        deviation = (variance + VARIANCE_FLOOR).sqrt_()
+        output = torch.addcmul(mean, deviation, noise)
+        # d output / d variance = noise / (2 sqrt(variance))
+        ctx.save_for_backward(noise.div(deviation).mul_(0.5))
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        return gradients[0], gradients[0] * slope, None
+
+
+class _Draw(torch.autograd.Function):
+    """``mean + exp(log_sigma) * noise``; the noise term itself is the gradient of log_sigma."""
+
+    @staticmethod
+    def forward(ctx: Any, mean: Tensor, log_sigma: Tensor, noise: Tensor) -> Tensor:
+        scaled = log_sigma.exp().mul_(noise)
+        ctx.save_for_backward(scaled)
+        return mean + scaled
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        (scaled,) = ctx.saved_tensors
+        return gradients[0], gradients[0] * scaled, None
+
+
+def _normal(like: Tensor, noise: Noise) -> Tensor:
+    return torch.empty_like(like).normal_(generator=noise.generator)
+
+
+class _Bayesian:
+    """What all Bayesian layers share; mixed in before the plain class."""
+
+    plain: type[nn.Module]
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    weight_log_sigma: nn.Parameter
+    training: bool
+    noise: Noise
+    draw: Draw
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The layer's linear map with the given weight."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's output: a draw in training mode, the posterior mean otherwise."""
+        if not (self.training and self.noise.active):
+            return self.product(x, self.weight, self.bias)
+        if self.draw == "weights":
+            noise = _normal(self.weight, self.noise)
+            weight = _Draw.apply(self.weight, self.weight_log_sigma, noise)
+            return self.product(x, weight, self.bias)
+        mean = self.product(x, self.weight, self.bias)
+        variance = self.product(x * x, torch.exp(2 * self.weight_log_sigma), None)
+        return _AddNoise.apply(mean, variance, _normal(mean, self.noise))
+
+
+class BayesLinear(_Bayesian, nn.Linear):
+    """`torch.nn.Linear` with a Gaussian posterior over its weight."""
+
+    plain = nn.Linear
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return nn.functional.linear(x, weight, bias)
+
+
+class BayesConv1d(_Bayesian, nn.Conv1d):
+    """`torch.nn.Conv1d` with a Gaussian posterior over its weight."""
+
+    plain = nn.Conv1d
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return self._conv_forward(x, weight, bias)
+
+
+class BayesConv2d(_Bayesian, nn.Conv2d):
+    """`torch.nn.Conv2d` with a Gaussian posterior over its weight."""
+
+    plain = nn.Conv2d
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return self._conv_forward(x, weight, bias)
+
+
+class BayesConvTranspose2d(_Bayesian, nn.ConvTranspose2d):
+    """`torch.nn.ConvTranspose2d` (without ``output_size``) with a Gaussian posterior."""
+
+    plain = nn.ConvTranspose2d
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return nn.functional.conv_transpose2d(
+            x,
+            weight,
+            bias,
+            self.stride,  # type: ignore[arg-type]
+            self.padding,  # type: ignore[arg-type]
+            self.output_padding,  # type: ignore[arg-type]
+            self.groups,
+            self.dilation,  # type: ignore[arg-type]
+        )
+
+
+_BAYESIAN: dict[type[nn.Module], type[_Bayesian]] = {
+    kind.plain: kind for kind in (BayesLinear, BayesConv1d, BayesConv2d, BayesConvTranspose2d)
+}
+
+
+def bayesian_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Name and module of every Bayesian layer."""
+    for name, module in model.named_modules():
+        if isinstance(module, _Bayesian):
+            yield name, module
+
+
+def to_bayesian(
+    model: nn.Module,
+    noise: Noise,
+    *,
+    linear: Draw = "outputs",
+    convolution: Draw = "weights",
+    sigma_ratio: float = SIGMA_RATIO,
+) -> list[str]:
+    """Give the linear and convolution layers of ``model`` a Gaussian posterior, in place.
+
+    Left as they are: subclasses of the plain layers (they may compute something else), layers whose
+    weight another module shares (an output head tied to its embedding) or is frozen, and all other
+    kinds, embeddings among them.
+
+    Args:
+        model: Changed in place.
+        noise: Source of noise, shared by all layers.
+        linear: How linear layers draw.
+        convolution: How convolutions draw.
+        sigma_ratio: Initial sigma over the root mean square of the layer's weight.
+
+    Returns:
+        Names of the layers that were changed.
+
+    Raises:
+        InputError: No layer could be changed, or a weight is not finite.
+    """
+    users: dict[int, int] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            users[id(parameter)] = users.get(id(parameter), 0) + 1
+    changed = []
+    for name, module in model.named_modules():
+        kind = _BAYESIAN.get(type(module))
+        if kind is None or users[id(module.weight)] > 1 or not module.weight.requires_grad:
+            continue
+        weight = module.weight.detach()
+        scale = float(weight.square().mean().sqrt())
+        if not math.isfinite(scale):
+            raise InputError(f"the weight of layer {name!r} holds NaN or infinite values")
+        log_sigma = math.log(sigma_ratio * max(scale, 1e-8))
+        module.__class__ = kind  # type: ignore[assignment]
+        module.register_parameter(LOG_SIGMA, nn.Parameter(torch.full_like(weight, log_sigma)))
+        module.noise = noise  # type: ignore[assignment]
+        module.draw = linear if kind is BayesLinear else convolution  # type: ignore[assignment]
+        changed.append(name)
+    if not changed:
+        raise InputError(
+            "the model has no trainable linear or convolution layer of its own: "
+            f"found {sorted({type(m).__name__ for m in model.modules()})}"
+        )
+    return changed
+
+
+def from_bayesian(model: nn.Module) -> nn.Module:
+    """Undo `to_bayesian`: the plain classes again, with the posterior means as weights."""
+    for _, module in list(bayesian_layers(model)):
+        del module._parameters[LOG_SIGMA], module.noise, module.draw
+        module.__class__ = module.plain
+    return model

@@ -1,0 +1,72 @@
+"""The price that steers the expected cost to a target while messages keep passing."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from probcomp.inference.training.gates import Graph, Messages, expected_cost, sweep
+
+TOLERANCE = 0.01
+"""Share of the target by which the expected cost may miss it between rounds."""
+
+
+def steer(
+    graph: Graph,
+    evidence: Mapping[str, Tensor],
+    messages: Messages,
+    target: float | None,
+    *,
+    sweeps: int = 3,
+    trials: int = 6,
+    reach: float = 0.5,
+) -> Messages:
+    r"""Pass messages, with the price moved until the expected cost is near the target.
+
+    For fixed evidence :math:`dE[c]/d\lambda = -\mathrm{Var}(c) \le 0`, so a bracket around the
+    last price and a few secant steps inside it suffice. Each trial continues from the messages of
+    the one before it.
+
+    Args:
+        graph: The factor graph.
+        evidence: Parameter name to evidence of its sites, nats.
+        messages: Where to start; its price is the first guess.
+        target: Expected cost to reach, in the cost's unit, or ``None`` to keep the price.
+        sweeps: Sweeps for each trial.
+        trials: Most prices tried.
+        reach: First step of the price, nats.
+
+    Returns:
+        The messages of the trial that came nearest.
+    """
+
+    def passes(price: float, current: Messages) -> tuple[Messages, float]:
+        for _ in range(sweeps):
+            current = sweep(graph, evidence, current, price)
+        return current, expected_cost(graph, evidence, current)
+
+    price = messages.price
+    messages, cost = passes(price, messages)
+    if target is None:
+        return messages
+    best, miss = messages, abs(cost - target)
+    low: tuple[float, float] | None = None  # price too low: cost above the target
+    high: tuple[float, float] | None = None
+    for _ in range(trials - 1):
+        if miss <= TOLERANCE * target:
+            break
+        if cost > target:
+            low = (price, cost)
+        else:
+            high = (price, cost)
+        if low is None or high is None:
+            price += reach if cost > target else -reach
+            reach *= 2
+        else:
+            (p0, c0), (p1, c1) = low, high
+            share = (c0 - target) / (c0 - c1) if c0 > c1 else 0.5
+            # Kept off the ends: the cost may fall in steps, where a secant would stand still.
+            price = p0 + min(max(share, 0.1), 0.9) * (p1 - p0)
+        messages, cost = passes(price, messages)
+        if abs(cost - target) < miss:
+            best, miss = messages, abs(cost - target)
+    return best
