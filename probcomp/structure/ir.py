@@ -8,7 +8,7 @@ assertions and other dead nodes removed, and parameters become ``get_attr`` node
 
 import operator
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,15 +19,6 @@ from torch.export.graph_signature import InputKind
 
 from probcomp.errors import TraceError
 from probcomp.structure.terms import Site
-
-# Operators that only check or annotate; removing them changes no value.
-_NO_VALUE = {
-    "_assert_tensor_metadata",
-    "_assert_async",
-    "_assert_scalar",
-    "sym_constrain_range",
-    "sym_constrain_range_for_size",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +55,11 @@ class Instr:
     @property
     def inputs(self) -> list[fx.Node]:
         return self.node.all_input_nodes
+
+    @property
+    def writes(self) -> bool:
+        """Whether the operator writes into one of its arguments."""
+        return mutates(self.node)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -158,7 +154,7 @@ def flatten(exported: ExportedProgram, model: torch.nn.Module) -> Program:
             holders[name].meta = dict(node.meta)
         env[node] = holders[name]
     graph.output(_inline(exported.graph_module, graph, env))
-    _remove_dead(graph)
+    remove_dead(graph)
     holders = {name: node for name, node in holders.items() if node.users}
     return Program(graph, holders, {n: t for n, t in constants.items() if n in holders}, aliases)
 
@@ -210,13 +206,60 @@ def _attribute(module: torch.nn.Module, path: Any) -> Any:
     return value
 
 
-def _remove_dead(graph: fx.Graph) -> None:
-    """Drop assertions and everything no output or in-place write depends on."""
-    for node in reversed(list(graph.nodes)):
-        if node.op in ("placeholder", "output") or node.users:
-            continue
-        if node.op == "get_attr" or not mutates(node) or short_name(node) in _NO_VALUE:
+def remove_dead(graph: fx.Graph) -> None:
+    """Drop assertions and everything no output depends on, in-place writes included."""
+    nodes = list(graph.nodes)
+    live = live_nodes(nodes)
+    for node in reversed(nodes):
+        if node not in live:
             graph.erase_node(node)
+
+
+def live_nodes(
+    nodes: Sequence[fx.Node], instead: Mapping[fx.Node, fx.Node] | None = None
+) -> set[fx.Node]:
+    """Nodes the outputs depend on, when each node of ``instead`` is replaced by its value."""
+    instead = instead or {}
+    depends = dependencies(nodes)
+    place = {node: i for i, node in enumerate(nodes)}
+    live: set[fx.Node] = set()
+    stack = [node for node in nodes if node.op in ("output", "placeholder")]
+    while stack:
+        node = stack.pop()
+        if node in live:
+            continue
+        live.add(node)
+        needs = [instead[node]] if node in instead else (nodes[i] for i in depends[place[node]])
+        stack.extend(needs)
+    return live
+
+
+def dependencies(nodes: Sequence[fx.Node]) -> list[set[int]]:
+    """For each node, those it reads from; an in-place write is read through every alias."""
+    place = {node: i for i, node in enumerate(nodes)}
+    root: dict[fx.Node, fx.Node] = {}
+    written: dict[fx.Node, list[int]] = {}
+    depends: list[set[int]] = []
+    for index, node in enumerate(nodes):
+        needs = {place[source] for source in node.all_input_nodes}
+        for source in node.all_input_nodes:
+            needs.update(written.get(root.get(source, source), ()))
+        depends.append(needs)
+        first = node.args[0] if node.args else None
+        if isinstance(first, fx.Node) and _may_alias(node):
+            root[node] = root.get(first, first)
+            if mutates(node):
+                written.setdefault(root[node], []).append(index)
+    return depends
+
+
+def _may_alias(node: fx.Node) -> bool:
+    """Whether the result may share memory with the first argument."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return node.target is operator.getitem
+    views = ("reshape", "contiguous", "to", "flatten", "expand_as", "view_as", "reshape_as")
+    return short_name(node) in views or any(a.alias_info is not None for a in schema.arguments)
 
 
 def mutates(node: fx.Node) -> bool:

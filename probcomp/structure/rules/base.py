@@ -84,6 +84,7 @@ class Typing:
     minima: list[Minimum] = field(default_factory=list)
     attention: list[Attention] = field(default_factory=list)
     activations: set[fx.Node] = field(default_factory=set)
+    never_zero: set[tuple[fx.Node, Term]] = field(default_factory=set)
     unknown: set[str] = field(default_factory=set)
 
     def run(self) -> "Typing":

@@ -49,6 +49,8 @@ def _convolve(op: Op, first: Term, second: Term, *, transposed: bool) -> list[Te
         op.argument("groups", group)
     if op.has("bias"):
         op.unify(op.dims("bias")[0], leaving)
+    op.mark(x[at], "conv")
+    op.mark(leaving, "conv")
     return [*x[:at], norm(leaving), *_space(op, space)]
 
 

@@ -73,4 +73,13 @@ def prelu(op: Op) -> Result:
     "less_equal", "not_equal", "lerp", "addcmul", "addcdiv", "xlogy", "exp", "log", "special_xlogy",
 )  # fmt: skip
 def pointwise(op: Op) -> Result:
-    return op.join(*(typed.dims for typed in op.tensors()))
+    out = op.join(*(typed.dims for typed in op.tensors()))
+    if op.instr.op.strip("_") in ("add", "sub", "iadd") and _both_activations(op):
+        for term in out:
+            op.mark(term, "added")
+    return out
+
+
+def _both_activations(op: Op) -> bool:
+    """Whether two streams of the model meet (and not a stream and a bias)."""
+    return all(n in op.typing.activations for n in op.instr.inputs) and len(op.instr.inputs) == 2

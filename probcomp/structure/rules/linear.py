@@ -164,9 +164,7 @@ def weight_norm(op: Op) -> Result:
     v, g = op.dims("v"), op.dims("g")
     kept = op.integer(op.get("dim", 0)) % len(v)
     op.join(v, g)
-    for i, term in enumerate(v):
-        if i != kept:
-            op.statistic(term, "a weight norm over it")
+    op.typing.never_zero.add((op["v"], norm(v[kept])))  # g / |v| at v = 0 is no number
     return v
 
 

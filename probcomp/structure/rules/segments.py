@@ -151,4 +151,3 @@ def pad(op: Op) -> Result:
         else:
             x[at] = norm(Sum((fixed(before), x[at], fixed(after))))
     return x
-

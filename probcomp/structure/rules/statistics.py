@@ -24,16 +24,16 @@ def _rest(x: Sequence[Term], dims: Sequence[int], keep: bool) -> list[Term]:
     return [term for i, term in enumerate(x) if i not in dims]
 
 
-@rule("sum", "nansum")
+@rule("sum", "nansum", "norm", "linalg_vector_norm", "frobenius_norm")
 def total(op: Op) -> Result:
-    """A zero adds nothing, so a sum over units is no obstacle."""
+    """A zero adds nothing, so a sum (or a Euclidean norm) over units is no obstacle."""
     x, dims, keep = _reduced(op)
     return _rest(x, dims, keep)
 
 
 @rule(
     "mean", "nanmean", "var", "std", "prod", "logsumexp", "amax", "amin", "argmax", "argmin", "max",
-    "min", "norm", "linalg_vector_norm", "frobenius_norm", "all", "any", "count_nonzero", "median",
+    "min", "all", "any", "count_nonzero", "median",
     "nanmedian", "var_mean", "std_mean", "aminmax", "mode", "kthvalue",
 )  # fmt: skip
 def statistic(op: Op) -> Result:
