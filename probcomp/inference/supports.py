@@ -8,7 +8,7 @@ from torch import Tensor
 from probcomp.errors import InputError
 
 # Each module enters its solver in the table on import.
-from probcomp.inference import chain, gated, independent, lattice  # noqa: F401
+from probcomp.inference import blocks, chain, counting, gated, independent, lattice, tree  # noqa: F401
 from probcomp.inference.solver import Marginals, Options, solve
 from probcomp.priors.base import SupportPrior, check_dims
 
