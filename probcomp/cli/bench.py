@@ -1,0 +1,66 @@
+"""``probcomp bench``: run a benchmark script of a source checkout."""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from probcomp.cli.options import Json, Seed, print_json
+from probcomp.errors import InputError, unknown
+
+
+def bench(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="structure, training, compress, kernels ...")],
+    json: Json = False,
+    seed: Seed = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="File for the JSON result.", show_default=False)
+    ] = None,
+) -> None:
+    """Run benchmarks/NAME.py of the source checkout; further options go to the script."""
+    raise typer.Exit(run_script(name, context.args, json=json, seed=seed, out=out))
+
+
+def run_script(
+    name: str, extra: list[str], *, json: bool = False, seed: int = 0, out: Path | None = None
+) -> int:
+    """Run one script and return its exit status. Scripts take ``--seed`` and ``--out FILE``.
+
+    Raises:
+        InputError: no checkout, no such script, or a script that wrote no result.
+    """
+    scripts = find_scripts()
+    if name not in scripts:
+        raise unknown("benchmark", name, scripts)
+    with tempfile.TemporaryDirectory() as temporary:
+        target = Path(temporary) / "result.json" if json and out is None else out
+        command = [sys.executable, str(scripts[name]), "--seed", str(seed), *extra]
+        command += ["--out", str(target)] if target else []
+        status = subprocess.run(
+            command, stdout=sys.stderr if json else None, check=False
+        ).returncode
+        if json and status == 0:
+            from probcomp.storage import read_json
+
+            if target is None or not target.is_file():
+                raise InputError(f"{scripts[name].name} wrote no result to --out")
+            print_json(read_json(target))
+    return status
+
+
+def find_scripts() -> dict[str, Path]:
+    """The benchmark scripts by name; they are part of the source, not of the installed package."""
+    import probcomp
+
+    root = Path(probcomp.__file__).resolve().parents[1]
+    folder = root / "benchmarks"
+    if not (root / "pyproject.toml").is_file() or not folder.is_dir():
+        raise InputError(
+            f"benchmarks run from a source checkout, and {root} is none; clone the repository and "
+            "install it with pip install -e ."
+        )
+    return {path.stem: path for path in sorted(folder.glob("*.py")) if path.stem[0] != "_"}

@@ -1,0 +1,145 @@
+"""``probcomp compress``: a network and data become a smaller network and a report."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from probcomp.cli.options import Json, Seed, note, print_json, quiet_stdout
+from probcomp.errors import InputError
+
+if TYPE_CHECKING:
+    from probcomp.report import Report
+
+
+def compress(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="file.py:function, a Hugging Face model directory, or a directory that probcomp "
+            "wrote. Without it, a small network is trained on handwritten digits.",
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="digits, an .npz file (x, y, x_test, y_test; or named inputs and labels), a "
+            "directory of MNIST or CIFAR-10 files, or file.py:function.",
+            show_default=False,
+        ),
+    ] = None,
+    budget: Annotated[
+        str, typer.Option(help="What may remain: params=0.1, macs=50%, bits=80000 ...")
+    ] = "params=0.1",
+    method: Annotated[
+        str, typer.Option(help="How it is done; 'probcomp methods' lists them.")
+    ] = "turbo-vbi",
+    prior: Annotated[
+        str | None,
+        typer.Option(
+            help="Prior of the supports, such as lattice:field=0,coupling=1.2; by default the "
+            "method's own.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Directory for the report, the model and the posterior.")
+    ] = Path("probcomp-out"),
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="Directory for checkpoints; a stopped run goes on from there.", show_default=False
+        ),
+    ] = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Compress a network to a budget, and write a report, the smaller model and the posterior.
+
+    Writes report.html, report.json, the model and the posterior to --out. With --json, the content
+    of report.json goes to standard output.
+    """
+    with quiet_stdout(json):
+        report, files = _work(model, data, budget, method, prior, out, checkpoint, seed)
+    if json:
+        print_json({**report.to_json(), "out": str(out), "files": files})
+        return
+    from rich.console import Console
+
+    from probcomp.report import print_report
+
+    console = Console()
+    print_report(report, console)
+    console.print(
+        f"\nWritten to {out}: {', '.join(files)}. Open {out / 'report.html'}.",
+        markup=False, highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def _work(
+    model: str | None,
+    data: str | None,
+    budget: str,
+    method: str,
+    prior: str | None,
+    out: Path,
+    checkpoint: Path | None,
+    seed: int,
+) -> "tuple[Report, list[str]]":
+    """Refuse what can be refused at once, then load, compress and save."""
+    from probcomp.allocation import Budget
+    from probcomp.cli.destination import check_destination
+    from probcomp.cli.sources import EMBEDDED, default_model, load_data, load_model
+
+    wanted = Budget.parse(budget)
+    check_destination(out)
+    if checkpoint is not None:
+        check_destination(checkpoint)
+    if model is None and data not in (None, EMBEDDED):
+        raise InputError(f"--data {data} needs a MODEL; without one, the digits are used")
+    if model is not None and data is None:
+        raise InputError(f"MODEL {model} needs --data: digits, a file, or file.py:function")
+    from probcomp.priors import parse_prior
+    from probcomp.recipes import METHODS
+    from probcomp.recipes import compress as run
+
+    METHODS[method]
+    belief = None if prior is None else parse_prior(prior)
+    note("reading the data")
+    samples = load_data(data or EMBEDDED, seed)
+    if model is None:
+        note("training the dense network on handwritten digits")
+        network, name = default_model(samples, seed, progress=True)
+    else:
+        note("reading the model")
+        network, name = load_model(model)
+        check_destination(out, 3 * sum(p.numel() * p.element_size() for p in network.parameters()))
+    note(f"compressing {name} to {wanted} with {method}")
+    result = run(
+        network,
+        samples.train,
+        budget=wanted,
+        prior=belief,
+        method=method,
+        seed=seed,
+        test=samples.test,
+        checkpoint=checkpoint,
+        progress=True,
+        name=name,
+        data_name=samples.name,
+        command=_command(
+            model, data=data, budget=wanted, method=method, prior=prior, seed=seed, out=out
+        ),
+    )
+    result.save(out)
+    return result.report, sorted(entry.name for entry in out.iterdir() if entry.name[0] != ".")
+
+
+def _command(model: str | None, **options: object) -> str:
+    """The command that makes this result again, every choice written out."""
+    parts = ["probcomp", "compress", *([model] if model else [])]
+    for name, value in options.items():
+        parts += [f"--{name}", str(value)] if value is not None else []
+    return shlex.join(parts)

@@ -1,0 +1,184 @@
+"""What MODEL and --data stand for: files and directories become modules and tensors."""
+
+import importlib.util
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from probcomp.errors import InputError, ProbcompError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from probcomp.data import Data
+
+EMBEDDED = "digits"
+DENSE_EPOCHS = 40
+FORMS = (
+    "file.py:function that returns a torch module, a directory with a Hugging Face model "
+    "(config.json and safetensors), or a directory written by probcomp"
+)
+_OWN_FILE = "probcomp.json"
+
+
+def load_model(source: str) -> "tuple[nn.Module, str]":
+    """The module that MODEL stands for, and its name for the report.
+
+    Nothing is downloaded, nothing is unpickled, and no code from a model directory is run.
+
+    Raises:
+        InputError: no such thing, or one that does not load, with the cause.
+    """
+    if _is_call(source):
+        from torch import nn
+
+        model = call(source)
+        if not isinstance(model, nn.Module):
+            raise InputError(f"{source} returned {type(model).__name__}; expected a torch module")
+        return model, type(model).__name__
+    path = Path(source)
+    if not path.exists():
+        raise InputError(f"no model at {source}: no such file or directory; expected {FORMS}")
+    if path.is_file():
+        hint = "name the function, as in file.py:build" if path.suffix == ".py" else "expected "
+        raise InputError(f"{source} is a file; {hint}{'' if path.suffix == '.py' else FORMS}")
+    if (path / _OWN_FILE).is_file():
+        from probcomp.structure import load
+
+        return load(path), path.resolve().name
+    if (path / "config.json").is_file():
+        return _hugging_face(path), path.resolve().name
+    raise InputError(f"{source} holds neither config.json nor {_OWN_FILE}; expected {FORMS}")
+
+
+def load_data(source: str, seed: int) -> "Data":
+    """The data that --data stands for: ``digits``, a file, a directory, or ``file.py:function``.
+
+    A function returns a `probcomp.data.Data`, samples, or a pair (training, test) of samples, where
+    samples are ``(inputs, targets)`` or a dict of tensors with ``labels``.
+    """
+    from probcomp.data import load_digits, read_data
+
+    if source == EMBEDDED:
+        return load_digits(seed)
+    if _is_call(source):
+        return _as_data(call(source), source)
+    return read_data(source)
+
+
+def default_model(data: "Data", seed: int, progress: bool) -> "tuple[nn.Module, str]":
+    """A LeNet-300-100-shaped network for the embedded digits, trained on the spot."""
+    import torch
+
+    from probcomp.data import Batches
+    from probcomp.models import LeNet300100, train
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LeNet300100(64)
+    batches = Batches(data.train, 64, seed)
+    title = "training the dense network"
+    train(model, batches, epochs=DENSE_EPOCHS, seed=seed, progress=progress, title=title)
+    return model, "64-300-100-10"
+
+
+def call(source: str) -> Any:
+    """Run ``file.py:function`` and return what the function returns.
+
+    The file's own directory can be imported from while it runs.
+
+    Raises:
+        InputError: no such file or function, or an error inside it, with its line.
+    """
+    file, _, name = source.rpartition(":")
+    path = Path(file)
+    if not path.is_file():
+        raise InputError(f"no file {file} (from {source!r})")
+    spec = importlib.util.spec_from_file_location(f"probcomp_user_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+        function = getattr(module, name, None)
+        if not callable(function):
+            found = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+            raise InputError(
+                f"{file} has no function {name!r}; it has {', '.join(found) or 'none'}"
+            )
+        return function()
+    except ProbcompError:
+        raise
+    except Exception as error:
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+        lines = lines or [getattr(error, "lineno", None)]
+        where = f" at line {lines[-1]}" if lines[-1] else ""
+        raise InputError(f"{source} raised {type(error).__name__}{where}: {error}") from error
+    finally:
+        sys.path.remove(str(path.resolve().parent))
+
+
+def _is_call(source: str) -> bool:
+    return ".py:" in source
+
+
+def _hugging_face(path: Path) -> "nn.Module":
+    """The class that the configuration names, from local files alone."""
+    from probcomp.storage import read_json
+
+    names = read_json(path / "config.json").get("architectures") or []
+    if not list(path.glob("*.safetensors")):
+        raise InputError(f"{path} has no *.safetensors file; other weight formats are not read")
+    import transformers
+
+    classes = [c for c in (getattr(transformers, str(n), None) for n in names) if c is not None]
+    if not classes:
+        raise InputError(
+            f"{path}/config.json names the architectures {names}; transformers "
+            f"{transformers.__version__} has none of them, and code from model directories is not "
+            "run"
+        )
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        return classes[0].from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # every model class fails in its own way on damaged files
+        raise InputError(f"{path} does not load as {names[0]}: {error}") from error
+
+
+def _as_data(value: Any, source: str) -> "Data":
+    from probcomp.data import Data
+    from probcomp.data.dataset import count_classes
+
+    if isinstance(value, Data):
+        return value
+    train: Any
+    test: Any
+    if _is_samples(value):
+        train, test = value, None
+    elif isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_samples, value)):
+        train, test = value
+    else:
+        raise InputError(
+            f"{source} returned {type(value).__name__}; expected (inputs, targets), a dict of "
+            "tensors with labels, or a pair (training, test) of those"
+        )
+    train, test = (tuple(s) if isinstance(s, list) else s for s in (train, test))
+    targets = train.get("labels") if isinstance(train, Mapping) else train[-1]
+    if targets is None:
+        raise InputError(f"{source} returned tensors without 'labels': {', '.join(train)}")
+    return Data(train, test, Path(source.rpartition(":")[0]).stem, count_classes(targets))
+
+
+def _is_samples(value: Any) -> bool:
+    import torch
+
+    if isinstance(value, Mapping):
+        return bool(value) and all(isinstance(v, torch.Tensor) for v in value.values())
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        return False
+    return all(isinstance(v, torch.Tensor) for v in value)
