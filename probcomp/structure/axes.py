@@ -13,6 +13,7 @@ from probcomp.structure.terms import Term, Var, size_after
 
 if TYPE_CHECKING:
     from probcomp.structure.branches import Branch
+    from probcomp.structure.export import Inputs
     from probcomp.structure.rules import Typing
 
 KINDS = (
@@ -100,6 +101,7 @@ class Structure:
         parameters: name -> shape of every parameter, each tensor once.
         layout: how the result of forward is put together from the graph's outputs.
         dynamic: whether the program keeps batch and sequence sizes symbolic.
+        inputs: the example inputs, as they were given.
     """
 
     axes: tuple[Axis, ...]
@@ -108,6 +110,7 @@ class Structure:
     parameters: Mapping[str, tuple[int, ...]]
     layout: Any
     dynamic: bool
+    inputs: "Inputs"
 
     @property
     def program(self) -> Program:

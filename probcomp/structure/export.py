@@ -53,8 +53,7 @@ def export_program(
     args, kwargs = _checked(model, inputs)
     layout: list[Any] = []
     with ExitStack() as stack:
-        for context in (_evaluating(model), _without_cache(model), _plain_attention()):
-            stack.enter_context(context)
+        stack.enter_context(inference(model))
         stack.enter_context(_flat_output(model, outputs, layout))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
@@ -167,6 +166,13 @@ def _line(error: Exception) -> str:
 
 
 # Temporary changes of the model, all undone ------------------------------------------------------
+
+
+@contextmanager
+def inference(model: torch.nn.Module) -> Iterator[None]:
+    """The state in which a model is traced and compared: evaluation, no cache, plain attention."""
+    with _evaluating(model), _without_cache(model), _plain_attention():
+        yield
 
 
 @contextmanager

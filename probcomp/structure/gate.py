@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from probcomp.structure.axes import Structure
-from probcomp.structure.export import Inputs, _evaluating, _plain_attention, _without_cache
+from probcomp.structure.export import Inputs, inference
 from probcomp.structure.ir import hint
 
 # Two executions of the same sums in another order: a few hundred roundings, relative to the
@@ -18,7 +18,7 @@ _TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4, torch.float16: 5e-2, tor
 
 def run(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     """The floating-point tensors a model returns, in order, without gradients or cache."""
-    with torch.no_grad(), _evaluating(model), _without_cache(model), _plain_attention():
+    with torch.no_grad(), inference(model):
         if isinstance(inputs, Mapping):
             return list(_tensors(model(**inputs)))
         return list(_tensors(model(*inputs)))

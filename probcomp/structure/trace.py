@@ -57,6 +57,7 @@ def trace(
         parameters={name: tuple(p.shape) for name, p in model.named_parameters() if p is not None},
         layout=layout,
         dynamic=symbolic,
+        inputs=example_inputs,
     )
     costs = unit_costs(structure)
     return replace(structure, axes=tuple(replace(a, cost=costs[a.name]) for a in structure.axes))
