@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from probcomp.inference.chain import solve_chain
+from probcomp.inference.chain import forward_backward
 from probcomp.inference.solver import Marginals, Options, finish, solve
 from probcomp.priors.base import as_tensor, logit
 from probcomp.priors.chain import GatedChain
@@ -17,14 +17,14 @@ from probcomp.priors.chain import GatedChain
 @solve.register
 def solve_gated(prior: GatedChain, evidence: Tensor, options: Options) -> Marginals:
     """The chain's posterior in an open row, times the posterior of the gate."""
-    row = solve_chain(prior.chain, evidence, options)
-    field = logit(as_tensor(prior.gate, evidence)).expand(row.log_z.shape)
-    opened = field + row.log_z
-    gate = Marginals(opened, torch.sigmoid(opened), None, row.log_z, field)
+    row, row_pair, row_log_z = forward_backward(prior.chain, evidence)
+    field = logit(as_tensor(prior.gate, evidence)).expand(row_log_z.shape)
+    opened = field + row_log_z
+    log_z = softplus(opened) - softplus(field)
+    gate = Marginals(opened, torch.sigmoid(opened), None, log_z, field)
     # Log-odds of the gate given that site j is off. The evidence of j cancels in it, so the
     # extrinsic part below does not depend on j's own evidence.
-    while_off = opened[..., None] - softplus(row.log_odds)
-    extrinsic = row.extrinsic - softplus(-while_off)
-    log_z = softplus(opened) - softplus(field)
-    pair = gate.probability[..., None] * row.pair
+    while_off = opened[..., None] - softplus(evidence + row)
+    extrinsic = row - softplus(-while_off)
+    pair = gate.probability[..., None] * row_pair
     return finish(evidence, extrinsic, log_z, pair=pair, gate=gate)

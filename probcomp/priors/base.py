@@ -41,7 +41,7 @@ class SupportPrior(ABC):
         """Boolean draws of shape ``[*batch, *event]``, independent over the batch."""
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self._key() == other._key()  # type: ignore[attr-defined]
+        return type(self) is type(other) and self._key() == other._key()
 
     def __hash__(self) -> int:
         return hash(self._key())

@@ -100,7 +100,7 @@ class Lattice(SupportPrior):
         check_dims(self, shape)
         shape = tuple(shape)
         if min(shape[-2:]) <= transfer.MAX_WIDTH:
-            strip = self._exact(*shape[-2:], batch=shape[:-2], generator=generator)
+            strip = self._exact(shape[-2], shape[-1], shape[:-2], generator)
             coupling = as_tensor(self.coupling, strip.log_z)
             drawn = transfer.draw(strip, coupling, generator)
             return drawn if shape[-2] >= shape[-1] else drawn.mT
