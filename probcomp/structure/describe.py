@@ -304,3 +304,10 @@ def read(description: dict[str, Any], tensors: Mapping[str, Tensor], where: str)
         if isinstance(error, InputError):
             raise
         raise InputError(f"{where}: malformed description of the model: {error!r}") from error
+
+
+def settle(model: nn.Module) -> None:
+    """Give every tensor memory of its own: where a file was mapped into memory, its alignment
+    chooses the kernels, and the last bit of a product may come out differently."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.detach().clone()

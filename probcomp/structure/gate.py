@@ -105,3 +105,37 @@ def _real(tensor: Tensor) -> Tensor:
     if tensor.dtype == torch.bool:
         return torch.ones(tensor.shape, dtype=torch.bool)
     return torch.randint(0, 2, tensor.shape, generator=generator).to(tensor.dtype)
+
+
+def cache_differs(model: Any, dense: Any, inputs: Inputs) -> str | None:
+    """Whether greedy generation with a cache differs from generation without, for models that
+    generate and for which the two agree in the dense model."""
+    able = getattr(dense, "can_generate", None)
+    if able is None or not able() or not isinstance(inputs, Mapping):
+        return None
+    if "input_ids" not in inputs or _generation_gap(dense, inputs["input_ids"]) is not None:
+        return None
+    gap = _generation_gap(model, inputs["input_ids"])
+    return None if gap is None else f"generation with a cache goes wrong: {gap}"
+
+
+def _generation_gap(model: Any, ids: Tensor) -> str | None:
+    def scores(use_cache: bool) -> list[Tensor]:
+        result = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=3,
+            min_new_tokens=3,
+            do_sample=False,
+            num_beams=1,
+            use_cache=use_cache,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        return list(result.logits)
+
+    try:
+        with torch.no_grad():
+            return difference(scores(True), scores(False))
+    except Exception as error:  # whatever the generation loop stumbles over
+        return f"{type(error).__name__}: {error}"

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from probcomp.errors import InputError
-from probcomp.storage import read_json
+from probcomp.storage import read_json, read_tensors, write_tensors
 from probcomp.structure.config_search import (
     layer_builder,
     layer_list,
@@ -27,10 +27,10 @@ from probcomp.structure.config_search import (
     search,
     shapes_of,
 )
-from probcomp.structure.describe import import_path, resolve
-from probcomp.structure.masks import MASKS_ATTRIBUTE
-from probcomp.structure.provenance import is_config
+from probcomp.structure.describe import import_path, resolve, settle
+from probcomp.structure.same import NotStock, check_same
 
+BUFFERS = "buffers.safetensors"
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -44,10 +44,6 @@ _TOKENIZER_FILES = (
     "spiece.model",
     "preprocessor_config.json",
 )
-
-
-class NotStock(Exception):
-    """The model cannot be written as a stock class with a configuration; says why."""
 
 
 def is_huggingface(model: nn.Module) -> bool:
@@ -97,14 +93,16 @@ def plan(model: Any) -> Plan:
         raise NotStock("no configuration gives the widths outside the list of layers")
     config = _with(depth, base)
     overrides: dict[int, Mapping[str, Any]] = {}
+    extras: dict[int, dict[str, int]] = {}
     for i, layer in enumerate(layers):
         make = layer_builder(layer)
         assert make is not None
+        extras[i] = readable_extras(layer, config)
         edits = search(
             lambda c, i=i, make=make: make(c, i),  # type: ignore[misc]
             config,
             shapes_of(layer),
-            extra=readable_extras(layer, config),
+            extra=extras[i],
         )
         if edits is None:
             raise NotStock(f"no configuration gives the widths of {path}.{i}")
@@ -116,14 +114,12 @@ def plan(model: Any) -> Plan:
             stock = cls(candidate)
         if shapes_of(stock) == target:
             return Plan(candidate)
-    # A field that only some layers override needs a global value to fall back on.
+    # A field that the configuration lacks has to be given for every layer.
     fields = {name for edits in overrides.values() for name in edits}
     everywhere = {
-        i: {n: edits.get(n, getattr(config, n, None)) for n in fields}
+        i: {n: edits.get(n, extras[i].get(n, getattr(config, n, None))) for n in fields}
         for i, edits in overrides.items()
     }
-    if any(value is None for edits in everywhere.values() for value in edits.values()):
-        everywhere = {i: dict(edits) for i, edits in overrides.items()}
     return Plan(config, path, everywhere)
 
 
@@ -186,8 +182,11 @@ def write(model: Any, directory: Path, tokenizer: Any = None) -> dict[str, Any]:
         "layers": planned.layers,
         "attention": getattr(model.config, "_attn_implementation", None),
     }
-    shell = _shell(type(model), planned)
     state = model.state_dict()
+    try:
+        shell = _shell(type(model), planned)
+    except (ValueError, TypeError) as error:  # the library's own checks
+        raise NotStock(f"the configuration is refused: {error}") from error
     try:
         shell.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
@@ -196,7 +195,11 @@ def write(model: Any, directory: Path, tokenizer: Any = None) -> dict[str, Any]:
         shell.generation_config = copy.deepcopy(model.generation_config)
     shell.config.dtype = next((t.dtype for t in state.values() if t.is_floating_point()), None)
     shell.save_pretrained(directory, safe_serialization=True)
-    _check_same(model, read(directory, recipe))
+    # Buffers a class computes for itself may depend on the precision they were made in.
+    computed = {n: b for n, b in model.named_buffers() if n not in state}
+    if computed:
+        write_tensors(directory / BUFFERS, computed)
+    check_same(model, read(directory, recipe))
     copy_tokenizer(model, directory, tokenizer)
     return recipe
 
@@ -263,6 +266,13 @@ def read(directory: Path, recipe: Mapping[str, Any]) -> Any:
         raise InputError(f"cannot load {directory}: {error}") from error
     if lost := [*info["missing_keys"], *info["unexpected_keys"]]:
         raise InputError(f"cannot load {directory}: tensor {sorted(lost)[0]!r} does not fit")
+    settle(model)
+    if (directory / BUFFERS).is_file():
+        held = dict(model.named_buffers())
+        for name, tensor in read_tensors(directory / BUFFERS).items():
+            if name not in held or held[name].shape != tensor.shape:
+                raise InputError(f"cannot load {directory}: buffer {name!r} does not fit")
+            held[name].data = tensor.to(held[name].device)
     return model.eval()
 
 
@@ -276,55 +286,3 @@ def copy_tokenizer(model: Any, directory: Path, tokenizer: Any) -> None:
         for name in _TOKENIZER_FILES:
             if (origin / name).is_file():
                 shutil.copyfile(origin / name, directory / name)
-
-
-# Comparing ---------------------------------------------------------------------------------------
-
-
-def _check_same(model: Any, loaded: Any) -> None:
-    """Same classes, same plain attributes, same tensors: then the same function."""
-    theirs = dict(loaded.named_modules())
-    for path, module in model.named_modules():
-        other = theirs.pop(path, None)
-        # the root may come back as the subclass that builds uneven layers
-        if other is None or (type(other) is not type(module) and path):
-            raise NotStock(f"{path} would come back as another module")
-        for name, value in vars(module).items():
-            if name in ("training", "name_or_path", MASKS_ATTRIBUTE):
-                continue
-            where = f"{path}.{name}" if path else name
-            if is_config(value):
-                _check_config(value, model.config, getattr(other, name, None), where)
-            elif isinstance(value, bool | int | float | str | tuple | torch.Size):
-                found = vars(other).get(name)
-                if found != value:
-                    raise NotStock(f"{where} would come back as {found!r}, it is {value!r}")
-    if theirs:
-        raise NotStock(f"{next(iter(theirs))} would appear in addition")
-    _check_tensors(dict(model.named_parameters()), dict(loaded.named_parameters()))
-    _check_tensors(dict(model.named_buffers()), dict(loaded.named_buffers()))
-
-
-def _check_config(value: Any, root: Any, other: Any, where: str) -> None:
-    """A private configuration's own numbers must come back; the others describe the dense model."""
-    for name, number in vars(value).items():
-        if isinstance(number, bool) or not isinstance(number, int | float):
-            continue
-        private = value is not root and vars(root).get(name) != number
-        if private and (other is None or vars(other).get(name) != number):
-            raise NotStock(f"{where}.{name} = {number!r} is in no configuration")
-
-
-def _check_tensors(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
-    for name, tensor in ours.items():
-        other = theirs.get(name)
-        same = (
-            other is not None
-            and other.shape == tensor.shape
-            and other.dtype == tensor.dtype
-            and torch.equal(other.to(tensor.device), tensor)
-        )
-        if not same:
-            raise NotStock(f"{name} would come back with another value")
-    if extra := set(theirs) - set(ours):
-        raise NotStock(f"{min(extra)} would appear in addition")

@@ -191,13 +191,12 @@ def equations(
             if name not in wanted or given is None:
                 continue
             terms = wanted[name]
-            several = isinstance(terms, tuple)
             given = list(given) if isinstance(given, tuple | list) else [given]
             terms = terms if isinstance(terms, tuple) else (terms,)
+            if name == "split_size":  # one number for all pieces but the last
+                given, terms = given * (len(terms) - 1), terms[:-1]
             if len(given) != len(terms):
-                if several or not given:
-                    continue
-                terms = terms * len(given)
+                continue
             for integer, term in zip(given, terms):
                 equation = _equation(integer, term, kept, str(instr.site))
                 if equation is not None:

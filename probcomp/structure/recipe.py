@@ -31,6 +31,8 @@ from probcomp.structure.masks import apply_masks, masks_of
 FORMAT = 1
 RECIPE, WEIGHTS, MASKS = "probcomp.json", "model.safetensors", "masks.safetensors"
 
+_STOCK_FILES = ("model.safetensors.index.json", "config.json", "generation_config.json")
+
 
 @dataclass(frozen=True)
 class Saved:
@@ -143,6 +145,8 @@ def load(directory: Path | str) -> nn.Module:
         names = recipe["masks"]
     except KeyError as error:
         raise InputError(f"{directory / RECIPE} lacks the entry {error}") from error
+    if form != "huggingface":
+        describe.settle(model)
     if names:
         masks = read_tensors(directory / MASKS)
         if sorted(masks) != sorted(names):
@@ -165,7 +169,7 @@ def _all_or_nothing(directory: Path) -> Iterator[Path]:
         raise InputError(f"cannot write {directory}: {error.strerror or error}") from error
     try:
         yield staging
-        for stale in (RECIPE, WEIGHTS, MASKS, "model.safetensors.index.json", "config.json"):
+        for stale in (RECIPE, WEIGHTS, MASKS, huggingface.BUFFERS, *_STOCK_FILES):
             (directory / stale).unlink(missing_ok=True)
         for shard in directory.glob("model-*-of-*.safetensors"):
             shard.unlink()

@@ -1,0 +1,285 @@
+"""Removing residual branches from a real module.
+
+The instructions of a branch name the modules that make it up. The module that makes the branch's
+result is replaced by one that returns zeros, the others of the branch pass their input on, and a
+block with nothing left in it is dropped from its list. Indices that number the layers (of a
+key-value cache, say) are renumbered, found as the integer attributes that count 0, 1, 2, ...
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probcomp.errors import SurgeryError
+from probcomp.structure import gate
+from probcomp.structure.axes import Structure
+from probcomp.structure.ir import Instr
+from probcomp.structure.provenance import is_config
+
+
+class Passing(nn.Module):
+    """Stands where a part of a removed branch was: returns its first input."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The first tensor among the arguments."""
+        return next(a for a in (*args, *kwargs.values()) if isinstance(a, Tensor))
+
+
+class Removed(nn.Module):
+    """Stands where the end of a residual branch was: zeros, in the shape of one of its inputs.
+
+    Args:
+        like: position or name of the argument with the shape of the result.
+        result: what to return: ``"zeros"``, ``None``, ``["argument", key]`` for an argument that
+            was passed through, or a tuple of these.
+    """
+
+    def __init__(self, like: int | str, result: Any) -> None:
+        super().__init__()
+        self.like = like
+        self.result = result
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Zeros in place of the branch."""
+        source = args[self.like] if isinstance(self.like, int) else kwargs[self.like]
+
+        def make(form: Any) -> Any:
+            if form == "zeros":
+                return torch.zeros_like(source)
+            if isinstance(form, list):
+                return args[form[1]] if isinstance(form[1], int) else kwargs.get(form[1])
+            return tuple(make(f) for f in form) if isinstance(form, tuple) else None
+
+        return make(self.result)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do with which module.
+
+    Attributes:
+        removed: path -> its replacement by zeros.
+        passing: paths of modules that pass their input on.
+        dropped: path of a list of blocks -> positions of the blocks to drop.
+    """
+
+    removed: Mapping[str, Removed] = field(default_factory=dict)
+    passing: tuple[str, ...] = ()
+    dropped: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+def plans(structure: Structure, model: nn.Module, names: list[str]) -> list[Plan]:
+    """Ways to remove layers, the most thorough first; the gate decides which one is right.
+
+    Raises:
+        SurgeryError: when the end of a branch is not the result of one module.
+    """
+    region, additions = _regions(structure, names)
+    inside = _inside(structure, model, region)
+    ends: list[str] = []
+    for name in names:
+        for addition in structure.branches[name].additions:
+            last = [
+                _path(structure.program.instrs[i])
+                for i in sorted(addition.region, reverse=True)
+                if structure.program.instrs[i].kind == "op"
+            ]
+            tops = (top for path in last if (top := _top(path, inside)) is not None)
+            end = next(tops, None)
+            if end is None:
+                raise SurgeryError(f"layer {name!r} is written inside another module's forward")
+            ends.append(end)
+    removed = _record(model, structure, ends)
+    passing = tuple(path for path in inside if path not in removed)
+    dropped = _empty_blocks(structure, model, region, additions)
+    found = [Plan(removed, passing, dropped)] if dropped else []
+    return [*found, Plan(removed, passing), Plan(removed)]
+
+
+def _path(instr: Instr) -> str:
+    return instr.module.split("@")[0]
+
+
+def _regions(structure: Structure, names: list[str]) -> tuple[set[int], set[int]]:
+    """Instructions that exist only for the branches, and the sums that end them."""
+    program = structure.program
+    region: set[int] = set()
+    additions: set[int] = set()
+    for name in names:
+        for addition in structure.branches[name].additions:
+            region |= addition.region
+            additions.add(program.of[addition.node].index)
+    for instr in reversed(program.instrs):
+        users = {program.of[user].index for user in instr.node.users}
+        if users and users <= region:
+            region.add(instr.index)
+    return region, additions
+
+
+def _below(path: str, ancestor: str) -> bool:
+    return path == ancestor or ancestor == "" or path.startswith(ancestor + ".")
+
+
+def _inside(structure: Structure, model: nn.Module, region: set[int]) -> list[str]:
+    """The largest modules all of whose instructions belong to the branches."""
+    ops = [i for i in structure.program.instrs if i.kind == "op"]
+    mine: list[str] = []
+    for path, _ in model.named_modules():
+        if path == "" or _top(path, mine) is not None:
+            continue
+        own = [i.index for i in ops if _below(_path(i), path)]
+        if own and all(index in region for index in own):
+            mine.append(path)
+    return mine
+
+
+def _top(path: str, inside: list[str]) -> str | None:
+    return next((m for m in inside if _below(path, m)), None)
+
+
+def _record(model: nn.Module, structure: Structure, ends: list[str]) -> dict[str, Removed]:
+    """Run the dense model and see what the ends of the branches take and return."""
+    found: dict[str, Removed] = {}
+    handles = []
+
+    def hook(path: str) -> Any:
+        def see(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            found[path] = _replacement(path, args, kwargs, output)
+
+        return see
+
+    for path in ends:
+        module = model.get_submodule(path)
+        handles.append(module.register_forward_hook(hook(path), with_kwargs=True))
+    try:
+        gate.run(model, gate.two_sizes(structure, model)[-1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _replacement(path: str, args: Any, kwargs: Any, output: Any) -> Removed:
+    given: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}
+    outputs = output if isinstance(output, tuple) else (output,)
+    main = next((o for o in outputs if isinstance(o, Tensor)), None)
+    like = next(
+        (
+            key
+            for key, value in given.items()
+            if isinstance(value, Tensor) and main is not None and value.shape == main.shape
+        ),
+        None,
+    )
+    if like is None:
+        like = next((key for key, value in given.items() if isinstance(value, Tensor)), None)
+    if main is None or like is None:
+        raise SurgeryError(f"{path} returns no tensor that could be replaced by zeros")
+
+    def form(value: Any) -> Any:
+        if value is main:
+            return "zeros"
+        if value is None:
+            return None
+        key = next((k for k, v in given.items() if v is value), None)
+        if key is None:
+            raise SurgeryError(f"{path} returns more than the branch")
+        return ["argument", key]
+
+    result = tuple(map(form, outputs)) if isinstance(output, tuple) else "zeros"
+    return Removed(like, result)
+
+
+def _empty_blocks(
+    structure: Structure, model: nn.Module, region: set[int], additions: set[int]
+) -> dict[str, tuple[int, ...]]:
+    """Blocks of a list in which only the sums of removed branches are left."""
+    ops = [i for i in structure.program.instrs if i.kind == "op"]
+    empty: dict[str, tuple[int, ...]] = {}
+    for path, module in model.named_modules():
+        if not isinstance(module, nn.ModuleList | nn.Sequential):
+            continue
+        gone = []
+        for i in range(len(module)):
+            own = [o.index for o in ops if _below(_path(o), f"{path}.{i}".lstrip("."))]
+            if own and set(own) <= region | additions and set(own) & additions:
+                gone.append(i)
+        if gone and len(gone) < len(module):
+            empty[path] = tuple(gone)
+    return empty
+
+
+# Doing it ----------------------------------------------------------------------------------------
+
+
+def cut_layers(model: nn.Module, plan: Plan) -> None:
+    """Carry out ``plan`` on ``model``, in place."""
+    counters = list(_counters(model))
+    for path, stand_in in plan.removed.items():
+        _replace(model, path, Removed(stand_in.like, stand_in.result))
+    for path in plan.passing:
+        _replace(model, path, Passing())
+    for path, gone in plan.dropped.items():
+        _drop(model, path, set(gone))
+    alive = {id(module) for module in model.modules()}
+    for name, modules in counters:
+        left = [module for module in modules if id(module) in alive]
+        if len(left) < len(modules):
+            for position, module in enumerate(left):
+                setattr(module, name, position)
+
+
+def _counters(model: nn.Module) -> Iterator[tuple[str, list[nn.Module]]]:
+    """Attributes that number the blocks of a list: equal to the position in every block."""
+    for module in model.modules():
+        if not isinstance(module, nn.ModuleList | nn.Sequential) or len(module) < 2:
+            continue
+        for path, part in module[0].named_modules():
+            for name, value in vars(part).items():
+                if type(value) is not int or value != 0:
+                    continue
+                parts = [_part(block, path) for block in module]
+                if all(
+                    p is not None and type(vars(p).get(name)) is int and vars(p)[name] == i
+                    for i, p in enumerate(parts)
+                ):
+                    yield name, [p for p in parts if p is not None]
+
+
+def _part(block: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return block.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def _replace(model: nn.Module, path: str, new: nn.Module) -> None:
+    """Put ``new`` in every place of the module at ``path`` (it may be shared)."""
+    old = model.get_submodule(path)
+    new.train(old.training)
+    for module in list(model.modules()):
+        for name, child in module._modules.items():
+            if child is old:
+                module._modules[name] = new
+
+
+def _drop(model: nn.Module, path: str, gone: set[int]) -> None:
+    blocks = model.get_submodule(path)
+    assert isinstance(blocks, nn.ModuleList | nn.Sequential)
+    count = len(blocks)
+    stay = [block for i, block in enumerate(blocks) if i not in gone]
+    blocks._modules.clear()
+    for i, block in enumerate(stay):
+        blocks.add_module(str(i), block)
+    for config in {
+        id(c): c for m in model.modules() for c in vars(m).values() if is_config(c)
+    }.values():
+        if getattr(config, "num_hidden_layers", None) != count:
+            continue
+        for name, value in vars(config).items():  # one entry per layer
+            if isinstance(value, list) and len(value) == count:
+                config.__dict__[name] = [v for i, v in enumerate(value) if i not in gone]
+        config.num_hidden_layers = len(stay)
