@@ -82,6 +82,8 @@ def plot_latency(latency: Latency) -> Picture:
 
 def plot_inclusion(histogram: Histogram) -> Picture:
     """Inclusion probabilities of one layer's weights, on a logarithmic scale of counts."""
+    from matplotlib.ticker import NullLocator
+
     bins = len(histogram.counts)
     edges = np.linspace(0, 1, bins + 1)
     counts = np.asarray(histogram.counts)
@@ -89,8 +91,10 @@ def plot_inclusion(histogram: Histogram) -> Picture:
         axes = target.axes
         colours = [OURS if edge >= 0.5 else DENSE for edge in edges[:-1]]
         axes.bar(edges[:-1], counts, 1 / bins, align="edge", color=colours)
-        axes.set_yscale("log")
         axes.set_ylim(0.7, 2 * max(1, counts.max()))
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: count(value))
+        axes.yaxis.set_minor_locator(NullLocator())
         axes.axvline(0.5, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         axes.set_xlim(0, 1)
         axes.set_xlabel("probability that the weight is needed")
