@@ -114,7 +114,8 @@ def call(source: str) -> Any:
     except ProbcompError:
         raise
     except Exception as error:
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f.lineno for f in frames if Path(f.filename).resolve() == path.resolve()]
         lines = lines or [getattr(error, "lineno", None)]
         where = f" at line {lines[-1]}" if lines[-1] else ""
         raise InputError(f"{source} raised {type(error).__name__}{where}: {error}") from error

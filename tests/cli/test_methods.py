@@ -1,0 +1,21 @@
+import json
+
+from probcomp.recipes import METHODS
+
+
+def test_table_is_generated_from_the_records(cli) -> None:
+    ran = cli("methods")
+    assert ran.status == 0
+    flat = " ".join(ran.out.split())
+    for name in METHODS:
+        record = METHODS[name].record()
+        assert name in ran.out
+        for key in ("title", "inference", "source"):
+            assert " ".join(str(record[key]).split())[:30] in flat
+
+
+def test_json_holds_every_record(cli, tmp_path) -> None:
+    ran = cli("methods", "--json", "--out", "methods.json", "--seed", 3)
+    records = json.loads(ran.out)
+    assert records == [METHODS[name].record() for name in METHODS]
+    assert json.loads((tmp_path / "methods.json").read_text()) == records
