@@ -32,7 +32,7 @@ PRIORS.add("n-of-m", NofM)
 PRIORS.add("exact-k", ExactK)
 PRIORS.add("tree", Tree)
 
-_EXAMPLES = {
+EXAMPLES = {
     "independent": "independent:density=0.1",
     "chain": "chain:p01=0.1,p10=0.3",
     "coupled-chain": "coupled-chain:field=-1,coupling=2",
@@ -43,6 +43,7 @@ _EXAMPLES = {
     "exact-k": "exact-k:k=100",
     "tree": "tree:parents=[-1,0,0],density=0.5,persistence=0.7",
 }
+"""A line that works for each name; error messages and the command line show it."""
 
 
 def parse_prior(text: str) -> SupportPrior:
@@ -150,5 +151,5 @@ def _keys(make: Callable[..., SupportPrior]) -> dict[str, bool]:
 
 
 def _like(name: str) -> str:
-    example = _EXAMPLES.get(name)
+    example = EXAMPLES.get(name)
     return f"; write for example {example}" if example else ""

@@ -46,6 +46,8 @@ class Tree(SupportPrior):
 
     def __post_init__(self) -> None:
         given = self.parents.tolist() if isinstance(self.parents, Tensor) else self.parents
+        if not isinstance(given, Sequence) or isinstance(given, str):
+            raise InputError(f"Tree: parents is a list of node indices, got {given!r}")
         object.__setattr__(self, "parents", tuple(int(p) for p in given))
         check_probability("Tree", "density", self.density)
         check_probability("Tree", "persistence", self.persistence, closed="1")
