@@ -8,6 +8,7 @@ a decoder needs from logits in one pass. Nothing is compiled and Triton is not i
 from probcomp.kernels.blocks import BlockWeight
 from probcomp.kernels.compact import CompactWeight
 from probcomp.kernels.compact_mlp import CompactMLP, compact_mlp
+from probcomp.kernels.gated import gated_mlp_hidden
 from probcomp.kernels.int8 import Int8Weight, quantise
 from probcomp.kernels.linear import masked_linear
 from probcomp.kernels.module import MaskedLinear
@@ -16,12 +17,14 @@ from probcomp.kernels.packed import PackedWeight
 from probcomp.kernels.packing import pack
 from probcomp.kernels.planning import Plan
 from probcomp.kernels.runs import RunWeight
+from probcomp.kernels.statistics import DecodeStats, decode_stats
 from probcomp.kernels.tuning import tune
 
 __all__ = [
     "BlockWeight",
     "CompactMLP",
     "CompactWeight",
+    "DecodeStats",
     "GroupWeight",
     "Int8Weight",
     "MaskedLinear",
@@ -29,6 +32,8 @@ __all__ = [
     "Plan",
     "RunWeight",
     "compact_mlp",
+    "decode_stats",
+    "gated_mlp_hidden",
     "masked_linear",
     "pack",
     "quantise",

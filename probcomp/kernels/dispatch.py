@@ -54,7 +54,9 @@ def candidates(problem: Problem) -> tuple[str, ...]:
         found.append("panels")
         if cpp.usable(problem.block, problem.dtype, problem.device):
             found.append("cpp")
-    if problem.device.type == "cuda" and problem.kind != "compact" and triton_installed():
+    # Interpreted Triton kernels run on CPU tensors, for tests; no rule or table chooses them.
+    on_gpu = problem.device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
+    if on_gpu and problem.kind in ("blocks", "int8", "runs") and triton_installed():
         found.append("triton")
     return tuple(found)
 
@@ -78,9 +80,7 @@ def choose(problem: Problem, requested: str = "auto") -> Choice:
         raise unknown("kernel backend", name, BACKENDS)
     if name != "auto":
         able = candidates(problem)
-        # Interpreted Triton kernels run on CPU tensors, for tests.
-        interpreted = name == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
-        if name not in able and not interpreted:
+        if name not in able:
             raise InputError(
                 f"backend {name!r} cannot run {problem.kind} weights of {problem.dtype} on "
                 f"{problem.device.type}; it can run: {', '.join(able)}"
@@ -98,6 +98,8 @@ def forget_choices() -> None:
 @functools.lru_cache(maxsize=4096)
 def _decide(problem: Problem, deterministic: bool) -> Choice:
     able = candidates(problem)
+    if problem.device.type == "cpu":
+        able = tuple(name for name in able if name != "triton")
     choice = None
     # Another winner is another order of summation: with deterministic algorithms asked for, only
     # the fixed rule decides.

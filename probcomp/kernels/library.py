@@ -1,4 +1,4 @@
-"""The block operators as PyTorch sees them: custom ops with fake, gradient, autocast and FLOPs.
+"""The block operators as PyTorch sees them: custom ops with fake, gradient and autocast.
 
 They take flat tensors, so `torch.compile` and `torch.export` see one opaque node and need no sparse
 layout. Which backend runs is decided inside, at run time, so a dynamic batch size works.
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.library import custom_op, register_autocast
 from torch.nn import functional
-from torch.utils.flop_counter import register_flop_formula
 
 from probcomp.kernels import gather
 from probcomp.kernels.activations import activation_function
@@ -77,11 +76,11 @@ def block_linear(
     if x.shape[0] == 0:
         return x.new_empty(0, n)
     name = _backend(x, val, shape, kind, frozen, backend)
+    width = (ccol.shape[0] - 1) * val.shape[2]
     if name == "triton":
         from probcomp.kernels.gpu.launch import block_linear as launch
 
-        return launch(x, val, crow, col, row_order, scale, bias, n, activation)
-    width = (ccol.shape[0] - 1) * val.shape[2]
+        return launch(x, val, crow, col, row_order, scale, bias, n, width, activation)
     if name == "cpp":
         relu = activation == "relu"
         y = cpp_forward(x, val, crow, col, row_order, bias, n, width, relu)
@@ -129,7 +128,7 @@ def block_backward_input(
     if name == "triton" and scale is None:
         from probcomp.kernels.gpu.launch import block_backward_input as launch
 
-        return launch(grad, val, ccol, trow, perm, k)
+        return launch(grad, val, ccol, trow, perm, crow.shape[0] - 1, k)
     if name == "dense":
         return grad @ _expanded(val, scale, erow, col, shape, frozen)
     return gather.block_backward_input(grad, _values(val, scale), crow, ccol, trow, perm, k)
@@ -214,20 +213,3 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 block_linear.register_autograd(_backward, setup_context=_setup_context)
 for _device in ("cpu", "cuda"):
     register_autocast("probcomp::block_linear", _device, torch.bfloat16)
-
-
-@register_flop_formula(torch.ops.probcomp.block_linear)
-def _forward_flops(x_shape: Any, val_shape: Any, *args: Any, **kwargs: Any) -> int:
-    return 2 * x_shape[0] * val_shape[0] * val_shape[1] * val_shape[2]
-
-
-@register_flop_formula(torch.ops.probcomp.block_backward_input)
-def _input_flops(grad_shape: Any, val_shape: Any, *args: Any, **kwargs: Any) -> int:
-    return 2 * grad_shape[0] * val_shape[0] * val_shape[1] * val_shape[2]
-
-
-@register_flop_formula(torch.ops.probcomp.block_backward_weight)
-def _weight_flops(
-    grad_shape: Any, x_shape: Any, erow_shape: Any, *args: Any, out_shape: Any = None, **kwargs: Any
-) -> int:
-    return 2 * grad_shape[0] * out_shape[0] * out_shape[1] * out_shape[2]

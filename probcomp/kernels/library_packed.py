@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.library import custom_op, register_autocast
-from torch.utils.flop_counter import register_flop_formula
 
 from probcomp.kernels import gather
 from probcomp.kernels.activations import activation_function
@@ -168,11 +167,3 @@ group_linear.register_autograd(_back_group, setup_context=_keep_group)
 for _device in ("cpu", "cuda"):
     register_autocast("probcomp::run_linear", _device, torch.bfloat16)
     register_autocast("probcomp::group_linear", _device, torch.bfloat16)
-
-
-@register_flop_formula([torch.ops.probcomp.run_linear, torch.ops.probcomp.group_linear])
-def _flops(x_shape: Any, val_shape: Any, *args: Any, **kwargs: Any) -> int:
-    size = 1
-    for side in val_shape:
-        size *= side
-    return 2 * x_shape[0] * size

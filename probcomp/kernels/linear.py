@@ -9,6 +9,7 @@ from probcomp.kernels.activations import activation_function
 from probcomp.kernels.blocks import BlockWeight
 from probcomp.kernels.compact import CompactWeight
 from probcomp.kernels.fast_dense import frozen_linear
+from probcomp.kernels.flops import note_counter
 from probcomp.kernels.library import block_linear
 from probcomp.kernels.library_packed import group_linear, run_linear
 from probcomp.kernels.nm import GroupWeight
@@ -63,6 +64,8 @@ def apply_packed(
     value = t["weight"] if issubclass(kind, CompactWeight) else t["val"]
     scale, bias = t.get("scale"), t.get("bias")
     _check(x, k, value if scale is None else scale)
+    if not torch.compiler.is_compiling():
+        note_counter()
     act = activation_function(activation)
     flat = x.reshape(-1, k)
     held = (flat, value, bias)

@@ -1,0 +1,92 @@
+"""Each kernel compiled for GPUs that are not here, and what the binaries must and must not hold."""
+
+import os
+
+import pytest
+
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("an interpreting process can not compile", allow_module_level=True)
+
+from probcomp.kernels.gpu.compiling import SHARED_LIMIT, Compiled, compile_kernel
+from probcomp.kernels.gpu.runtime import stages_on
+from tests.kernels.compile_cases import Case, cases
+
+LARGEST = 300_000  # bytes: a bigger binary has unrolled something it should not
+SIXTEEN = cases("bf16")
+# One of each kernel, on the two NVIDIA generations that differ most and on AMD; the rest is slow.
+QUICK = [
+    "forward-64x32-M4096", "forward-128x64-M4096", "forward-16x16-M16", "gemv", "backward-input",
+    "backward-weight", "decode", "int8", "forward-sum", "gated-M64", "runs-M64",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def fusion_as_asked(monkeypatch) -> None:
+    """Triton 3.9 warns that the default of fusion will change; the launches pass it explicitly."""
+    monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "1")
+
+
+def build(case: Case, target: str) -> Compiled:
+    return compile_kernel(
+        case.kernel, target, case.types, case.constants, warps=case.warps,
+        stages=stages_on(target.startswith("gfx"), case.stages), unaligned=case.unaligned,
+    )  # fmt: skip
+
+
+def check(case: Case, target: str) -> None:
+    built = build(case, target)
+    assert built.shared <= SHARED_LIMIT[target]
+    assert built.binary_bytes < LARGEST
+    assert built.atomics == 0
+    if built.stack is not None:
+        assert built.stack == 0, "spills to memory"
+    if "PREC" in case.constants:
+        assert built.matrix_instructions, "no matrix instruction"
+    if target == "sm_90" and case.wgmma:
+        assert "wgmma.mma_async" in built.matrix_instructions
+    if target in ("sm_80", "sm_90") and case.pipelined:
+        assert built.count(r"cp\.async|cp\.async\.bulk") > 0, "loads do not run ahead"
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_bfloat16_on_hopper(name: str) -> None:
+    check(SIXTEEN[name], "sm_90")
+
+
+@pytest.mark.parametrize("name", ["forward-128x64-M4096", "decode"])
+def test_bfloat16_on_amd(name: str) -> None:
+    check(SIXTEEN[name], "gfx942")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(SIXTEEN))
+@pytest.mark.parametrize("target", sorted(SHARED_LIMIT))
+def test_every_configuration_and_target(name: str, target: str) -> None:
+    check(SIXTEEN[name], target)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUICK)
+def test_float16_on_hopper(name: str) -> None:
+    check(cases("fp16")[name], "sm_90")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("target", ["sm_80", "sm_90"])
+def test_float32_compiles_and_fits(name: str, target: str) -> None:
+    built = build(cases("fp32")[name], target)
+    assert built.shared <= SHARED_LIMIT[target]
+    assert built.atomics == 0
+
+
+@pytest.mark.slow
+def test_more_stages_hold_more_buffers_behind_an_index_load() -> None:
+    case = SIXTEEN["forward-64x64-M4096"]
+    shared = {}
+    for stages in (3, 5, 7):
+        shared[stages] = compile_kernel(
+            case.kernel, "sm_90", case.types, case.constants, warps=4, stages=stages,
+            unaligned=case.unaligned,
+        ).shared  # fmt: skip
+    assert shared[3] < shared[5] < shared[7]
