@@ -1,27 +1,32 @@
 """Removable layers: residual branches, where a sum ``p + f(p)`` may become ``p`` alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import fx
 
 from probcomp.structure.axes import Axis, Cost, Member
-from probcomp.structure.ir import Instr, dependencies
-from probcomp.structure.rules import Typing
+from probcomp.structure.ir import Instr, dependencies, shape_of
+from probcomp.structure.rules import RULES, Typing
+from probcomp.structure.rules.elementwise import identity
 from probcomp.structure.units import Names
 from probcomp.structure.zeros import Zeros, plain_name
 
 
 @dataclass(frozen=True, eq=False)
 class Addition:
-    """One sum ``stream + branch``: removal replaces ``node`` by ``stream``.
+    """One summand that can go: removal replaces ``node``, a sum of two, by its other operand.
 
-    ``region`` holds the indices of the instructions between the two.
+    Attributes:
+        node: the sum.
+        other: its other operand (the stream, or a partial sum with parallel branches).
+        branch: the operand that goes.
+        region: indices of the instructions between the stream and the branch's result.
     """
 
     node: fx.Node
-    stream: fx.Node
+    other: fx.Node
     branch: fx.Node
     region: frozenset[int]
 
@@ -44,8 +49,8 @@ class Branch:
 def find_branches(typing: Typing, parameters: set[str]) -> list[Branch]:
     """Residual branches that own parameters, in program order. Leaky ones come blocked.
 
-    A branch is removable when nothing inside is used outside: for ``add(p, q)`` with ``p`` an
-    ancestor of ``q``, the region is what descends from ``p`` and leads to ``q``.
+    A branch is removable when nothing inside is used outside: for a sum of ``p`` and ``q`` with
+    ``p`` an ancestor of ``q``, the region is what descends from ``p`` and leads to ``q``.
     """
     program = typing.program
     depends = dependencies([instr.node for instr in program.instrs])
@@ -56,8 +61,8 @@ def find_branches(typing: Typing, parameters: set[str]) -> list[Branch]:
             users[need].add(index)
     reads = _parameter_reads(typing, depends, parameters)
     found: list[tuple[Addition, set[str], str | None]] = []
-    for instr, stream, branch in _sums(typing, above):
-        first, last = program.of[stream].index, program.of[branch].index
+    for node, other, branch, first in _summands(typing, above):
+        last = program.of[branch].index
         region = {
             i
             for i in range(first + 1, last + 1)
@@ -65,8 +70,8 @@ def find_branches(typing: Typing, parameters: set[str]) -> list[Branch]:
         }
         own = set().union(*(reads[i] for i in region))
         if own:
-            addition = Addition(instr.node, stream, branch, frozenset(region))
-            found.append((addition, own, _leak(typing, region, instr.index, users)))
+            leak = _leak(typing, region, program.of[node].index, users)
+            found.append((Addition(node, other, branch, frozenset(region)), own, leak))
     return _units(typing, found, reads)
 
 
@@ -81,23 +86,55 @@ def _closure(depends: list[set[int]]) -> list[int]:
     return above
 
 
-def _sums(typing: Typing, above: list[int]) -> Iterator[tuple[Instr, fx.Node, fx.Node]]:
-    """Sums of two equal shapes where one operand comes from the other."""
+def _summands(typing: Typing, above: list[int]) -> Iterator[tuple[fx.Node, fx.Node, fx.Node, int]]:
+    """Summands that come from another summand of the same sum: (sum, other, summand, stream).
+
+    Sums of sums count as one, so that parallel branches ``p + f(p) + g(p)`` are two units.
+    """
     program = typing.program
-    for instr in program.instrs:
-        if plain_name(instr.op) not in ("add", "__iadd__") or len(instr.node.args) < 2:
+    sums = {i.node: pair for i in program.instrs if (pair := _operands(typing, i)) is not None}
+    inner = {n for pair in sums.values() for n in pair if n in sums and len(n.users) == 1}
+    for top in sums:
+        if top in inner:
             continue
-        a, b = instr.node.args[:2]
-        if not (isinstance(a, fx.Node) and isinstance(b, fx.Node)) or a is b:
-            continue
-        if instr.arguments.get("alpha", 1) != 1 or not {a, b} <= typing.activations:
-            continue
-        shapes = [program.of[n].shape for n in (a, b) if hasattr(program.of[n].value, "shape")]
-        if len(shapes) != 2 or shapes[0] != shapes[1]:
-            continue
-        for stream, branch in ((a, b), (b, a)):
-            if above[program.of[branch].index] >> program.of[stream].index & 1:
-                yield instr, stream, branch
+        parts: list[tuple[fx.Node, fx.Node, fx.Node]] = []
+        stack = [top]
+        while stack:
+            node = stack.pop()
+            for part, other in (sums[node], sums[node][::-1]):
+                if part in inner:
+                    stack.append(part)
+                else:
+                    parts.append((node, other, part))
+        for node, other, part in parts:
+            at = program.of[part].index
+            streams = [p for _, _, p in parts if p is not part]
+            sources = [i for p in streams for i in _origins(typing, p) if above[at] >> i & 1]
+            if sources:
+                yield node, other, part, max(sources)
+
+
+def _operands(typing: Typing, instr: Instr) -> tuple[fx.Node, fx.Node] | None:
+    """The two operands of a sum of activations of equal shape."""
+    if plain_name(instr.op) not in ("add", "__iadd__") or len(instr.node.args) < 2:
+        return None
+    a, b = instr.node.args[:2]
+    if not (isinstance(a, fx.Node) and isinstance(b, fx.Node)) or a is b:
+        return None
+    if instr.arguments.get("alpha", 1) != 1 or not {a, b} <= typing.activations:
+        return None
+    values = [n.meta.get("val") for n in (a, b)]
+    if not all(isinstance(v, torch.Tensor) for v in values):
+        return None
+    return (a, b) if shape_of(values[0]) == shape_of(values[1]) else None
+
+
+def _origins(typing: Typing, node: fx.Node) -> Iterator[int]:
+    """The value and what it was before casts: a stream may be cast on its way to the sum."""
+    yield typing.program.of[node].index
+    while RULES.get(typing.program.of[node].op) is identity and isinstance(node.args[0], fx.Node):
+        node = node.args[0]
+        yield typing.program.of[node].index
 
 
 def _parameter_reads(
@@ -188,8 +225,33 @@ def _vanishes(typing: Typing, additions: list[Addition], only: tuple[str, ...]) 
     """Whether every branch result is zero once the unit's own weights are."""
     program = typing.program
     start = [program.holders[name] for name in only if program.holders[name].meta["val"].ndim]
-    zeros = Zeros(program.instrs, lambda node: 1, start)
-    return all(zeros.vanishes(a.branch) for a in additions)
+    for addition in additions:
+        inside = [
+            i
+            for i in program.instrs[: program.of[addition.node].index]
+            if i.index in addition.region or i.node not in typing.activations
+        ]
+        if not Zeros(inside, lambda node: 1, start).vanishes(addition.branch):
+            return False
+    return True
+
+
+def replacements(typing: Typing, branches: Iterable[Branch]) -> dict[fx.Node, fx.Node]:
+    """What each sum becomes without these branches: sum -> the operand that is left."""
+    additions = [addition for branch in branches for addition in branch.additions]
+    gone = {addition.branch for addition in additions}
+    sums = {addition.node for addition in additions}
+    instead: dict[fx.Node, fx.Node] = {}
+    for node in sorted(sums, key=lambda n: typing.program.of[n].index):  # inner sums come first
+        left, right = _operands(typing, typing.program.of[node]) or (node, node)
+        if left in gone and right in gone:
+            gone.add(node)
+            for user in set(node.users) - sums:  # where what is left of the sum meets the stream
+                a, b = _operands(typing, typing.program.of[user]) or (node, node)
+                instead[user] = b if a is node else a
+        else:
+            instead[node] = right if left in gone else left
+    return instead
 
 
 def _path(shapes: dict[str, tuple[int, ...]]) -> str:

@@ -12,6 +12,7 @@ from math import prod
 from torch import fx
 
 from probcomp.structure.axes import Cost, Keep, Structure
+from probcomp.structure.branches import replacements
 from probcomp.structure.ir import Instr, live_nodes
 from probcomp.structure.rules import Typed, Typing
 from probcomp.structure.terms import Term, Var, leaves, norm, size, size_after
@@ -156,10 +157,6 @@ def total_cost(structure: Structure, keep: Keep | None = None) -> Cost:
 def dead_instructions(structure: Structure, layers: list[str]) -> set[int]:
     """Instructions that nothing needs once these layers are gone."""
     program = structure.program
-    instead = {
-        addition.node: addition.stream
-        for name in layers
-        for addition in structure.branches[name].additions
-    }
+    instead = replacements(structure.typing, (structure.branches[name] for name in layers))
     live = live_nodes([instr.node for instr in program.instrs], instead)
     return {i.index for i in program.instrs if i.node not in live}

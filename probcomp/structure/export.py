@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, export
 
 from probcomp.errors import TraceError
-from probcomp.structure.ir import Program, flatten
+from probcomp.structure.ir import Program, flatten, short_name
 
 Inputs = tuple[torch.Tensor, ...] | Mapping[str, torch.Tensor]
 
@@ -57,22 +57,8 @@ def export_program(
         stack.enter_context(_flat_output(model, outputs, layout))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
-        exported, symbolic = None, dynamic
-        if dynamic:
-            try:
-                exported = _export(model, args, kwargs, dynamic=True)
-            except TraceError:
-                raise
-            except Exception:  # a model may fix its sizes, then only the static export exists
-                symbolic = False
-        if exported is None:
-            try:
-                exported = _export(model, args, kwargs, dynamic=False)
-            except TraceError:
-                raise
-            except Exception as error:
-                raise TraceError(_why(model, args, kwargs, error)) from error
-    return flatten(exported, model), layout[-1], symbolic
+        exported, free = _try_export(model, args, kwargs, dynamic)
+    return flatten(exported, model), layout[-1], free
 
 
 def _checked(model: torch.nn.Module, inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -101,16 +87,55 @@ def _checked(model: torch.nn.Module, inputs: Inputs) -> tuple[tuple[Any, ...], d
     return args, kwargs
 
 
+# Operators of attention and of shifted windows: with free image sizes their sizes become products
+# and remainders of symbols, which takes minutes to simplify.
+_MIXES_POSITIONS = {"scaled_dot_product_attention", "softmax", "matmul", "bmm", "einsum", "roll"}
+
+
+def _try_export(
+    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: bool
+) -> tuple[Any, bool]:
+    """Export with as many free sizes as the model permits: all, the leading ones, none."""
+    found: tuple[Any, bool] | None = None
+    if dynamic:
+        for freedom in (_leading, _every):
+            if found is not None and not _may_free_extents(found[0], (*args, *kwargs.values())):
+                break
+            try:
+                found = _export(model, args, kwargs, freedom), True
+            except TraceError:
+                raise
+            except Exception:  # a model may fix its sizes; export says so in many ways
+                break
+    if found is None:
+        try:
+            found = _export(model, args, kwargs, None), False
+        except TraceError:
+            raise
+        except Exception as error:
+            raise TraceError(_why(model, args, kwargs, error)) from error
+    return found
+
+
+def _may_free_extents(exported: Any, tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether it is worth a second export with free image sizes: a network without attention."""
+    ops = {short_name(node) for node in exported.graph.nodes if node.op == "call_function"}
+    return any(t.ndim > 3 for t in tensors) and not ops & _MIXES_POSITIONS
+
+
 def _export(
-    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, dynamic: bool
+    model: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    freedom: Callable[[torch.Tensor], range] | None,
 ) -> Any:
-    if not dynamic:
+    if freedom is None:
         return export(model, args, kwargs, strict=False)
-    shapes: Any = _named(model, args, kwargs)
-    ones = any(t.shape[d] == 1 for t in (*args, *kwargs.values()) for d in _leading(t))
+    shapes = _named(model, args, kwargs, freedom)
+    ones = any(t.shape[d] == 1 for t in (*args, *kwargs.values()) for d in freedom(t))
     # A batch of one would be taken for the constant 1 and fixed for ever.
-    free = symbolic_config.patch(backed_size_oblivious=True) if ones else nullcontext()
-    with free:
+    patch: Any = symbolic_config.patch(backed_size_oblivious=True) if ones else nullcontext()  # type: ignore[attr-defined]
+    with patch:
         return export(model, args, kwargs, strict=False, dynamic_shapes=shapes)
 
 
@@ -122,7 +147,17 @@ def _leading(tensor: torch.Tensor) -> range:
     return range(2 if tensor.ndim == 3 else min(tensor.ndim, 1))
 
 
-def _named(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+def _every(tensor: torch.Tensor) -> range:
+    """Also the extents of images. Channels are fixed by the weights that read them."""
+    return range(tensor.ndim) if tensor.ndim > 3 else _leading(tensor)
+
+
+def _named(
+    model: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    freedom: Callable[[torch.Tensor], range],
+) -> dict[str, Any]:
     """Dynamic shapes by parameter name of forward, variadic arguments nested as they are bound."""
     bound = inspect.signature(model.forward).bind(*args, **kwargs)
 
@@ -131,7 +166,7 @@ def _named(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
             return tuple(spec(v) for v in value)
         if isinstance(value, dict):
             return {k: spec(v) for k, v in value.items()}
-        return dict.fromkeys(_leading(value), Dim.AUTO) or None
+        return dict.fromkeys(freedom(value), Dim.AUTO) or None
 
     return {name: spec(value) for name, value in bound.arguments.items()}
 

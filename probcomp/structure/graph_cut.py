@@ -5,7 +5,7 @@ cut. The result is an ordinary ``GraphModule`` that runs, trains and exports; it
 cache and no configuration (real-module surgery keeps those where it can).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from probcomp.errors import SurgeryError
+from probcomp.errors import InputError, SurgeryError
 from probcomp.structure.axes import Keep, Structure
+from probcomp.structure.branches import replacements
 from probcomp.structure.export import Leaf, Record
 from probcomp.structure.ir import Instr, remove_dead
 from probcomp.structure.terms import Term, Var, leaves, removed, size, size_after
@@ -166,6 +167,20 @@ def _sliced(structure: Structure, model: torch.nn.Module, cut: Cut) -> dict[str,
     return found
 
 
+def expect_shape(tensor: torch.Tensor, sizes: Sequence[int | None], name: str) -> torch.Tensor:
+    """Return ``tensor`` when its sizes are those the graph was made for (None: any size)."""
+    fits = len(sizes) == tensor.ndim and all(
+        want is None or want == got for want, got in zip(sizes, tensor.shape)
+    )
+    if not fits:
+        wanted = ["any" if n is None else n for n in sizes]
+        raise InputError(
+            f"{name} has shape {list(tensor.shape)}, the graph was traced for {wanted}; "
+            "trace the model again with inputs of this size"
+        )
+    return tensor
+
+
 class _Copy:
     """Copies instructions into a new graph, with new arguments where sizes changed."""
 
@@ -179,11 +194,8 @@ class _Copy:
         self.env: dict[fx.Node, fx.Node] = {}
         self.changed = _arguments(structure, cut)
         self.writes = any(instr.writes for instr in structure.program.instrs)
-        self.instead = {
-            addition.node: addition.stream
-            for name in cut.layers
-            for addition in structure.branches[name].additions
-        }
+        branches = (structure.branches[name] for name in cut.layers)
+        self.instead = replacements(structure.typing, branches)
 
     def add(self, instr: Instr) -> None:
         node = instr.node
@@ -192,16 +204,16 @@ class _Copy:
             self.graph.output(self._result(self.structure.layout, leaves_))
             return
         if node in self.instead:
-            stream = self.env[self.instead[node]]
+            left = self.env[self.instead[node]]
             # A later in-place write must not reach values that others read under the old name.
             self.env[node] = (
-                self.graph.call_function(torch.ops.aten.clone.default, (stream,))
+                self.graph.call_function(torch.ops.aten.clone.default, (left,))
                 if self.writes
-                else stream
+                else left
             )
             return
         copy = self.graph.node_copy(node, lambda n: self.env[n])
-        self.env[node] = copy
+        self.env[node] = self._checked(instr, copy) if instr.kind == "input" else copy
         new = self.changed.get(instr.index)
         if new is not None:
             _patch(copy, instr, {k: _mapped(v, self.env) for k, v in new.items()})
@@ -209,6 +221,11 @@ class _Copy:
             self.env[node] = self._pick(instr, copy)
         elif instr.op == "squeeze" and "dim" not in instr.arguments:
             self._squeeze(instr, copy)
+
+    def _checked(self, instr: Instr, node: fx.Node) -> fx.Node:
+        """Sizes that the export fixed are checked: literals of the graph may depend on them."""
+        sizes = [n if isinstance(n, int) else None for n in instr.value.shape]
+        return self.graph.call_function(expect_shape, (node, sizes, node.name))
 
     def _pick(self, instr: Instr, node: fx.Node) -> fx.Node:
         """Positions keep their dense numbers: make them all, then pick the survivors."""

@@ -11,188 +11,49 @@ from torch import fx
 
 from probcomp.structure.ir import Instr, mutates
 
+
+def _words(names: str) -> frozenset[str]:
+    return frozenset(names.split())
+
+
 # f(0) = 0, position by position or over dimensions that do not matter here.
-_KEEPS = frozenset(
-    [
-        "neg",
-        "abs",
-        "absolute",
-        "relu",
-        "relu6",
-        "gelu",
-        "silu",
-        "tanh",
-        "sin",
-        "asin",
-        "sinh",
-        "atan",
-        "sqrt",
-        "square",
-        "erf",
-        "leaky_relu",
-        "elu",
-        "selu",
-        "celu",
-        "hardswish",
-        "mish",
-        "softsign",
-        "tanhshrink",
-        "hardshrink",
-        "softshrink",
-        "expm1",
-        "log1p",
-        "sign",
-        "floor",
-        "ceil",
-        "round",
-        "trunc",
-        "prelu",
-        "_prelu_kernel",
-        "real",
-        "imag",
-        "conj",
-        "_conj",
-        "resolve_conj",
-        "resolve_neg",
-        "to",
-        "_to_copy",
-        "type_as",
-        "clone",
-        "contiguous",
-        "detach",
-        "alias",
-        "lift_fresh",
-        "lift_fresh_copy",
-        "float",
-        "double",
-        "half",
-        "bfloat16",
-        "dropout",
-        "feature_dropout",
-        "alpha_dropout",
-        "native_dropout",
-        "view",
-        "reshape",
-        "_unsafe_view",
-        "view_as",
-        "reshape_as",
-        "flatten",
-        "squeeze",
-        "unsqueeze",
-        "ravel",
-        "unflatten",
-        "permute",
-        "transpose",
-        "swapaxes",
-        "swapdims",
-        "t",
-        "numpy_T",
-        "mT",
-        "adjoint",
-        "movedim",
-        "moveaxis",
-        "expand",
-        "broadcast_to",
-        "expand_as",
-        "repeat",
-        "tile",
-        "repeat_interleave",
-        "view_as_complex",
-        "view_as_real",
-        "roll",
-        "flip",
-        "tril",
-        "triu",
-        "diff",
-        "diagonal",
-        "split",
-        "chunk",
-        "split_with_sizes",
-        "tensor_split",
-        "unsafe_split",
-        "unsafe_chunk",
-        "slice",
-        "narrow",
-        "select",
-        "unbind",
-        "sum",
-        "nansum",
-        "mean",
-        "nanmean",
-        "std",
-        "var",
-        "amax",
-        "amin",
-        "max",
-        "min",
-        "norm",
-        "linalg_vector_norm",
-        "frobenius_norm",
-        "cumsum",
-        "topk",
-        "sort",
-        "msort",
-        "avg_pool1d",
-        "avg_pool2d",
-        "avg_pool3d",
-        "max_pool1d",
-        "max_pool2d",
-        "max_pool3d",
-        "adaptive_avg_pool1d",
-        "adaptive_avg_pool2d",
-        "adaptive_avg_pool3d",
-        "adaptive_max_pool1d",
-        "adaptive_max_pool2d",
-        "max_pool2d_with_indices",
-        "upsample_nearest1d",
-        "upsample_nearest2d",
-        "upsample_nearest3d",
-        "upsample_linear1d",
-        "upsample_bilinear2d",
-        "upsample_bicubic2d",
-        "upsample_trilinear3d",
-        "im2col",
-        "unfold",
-        "pixel_shuffle",
-        "pixel_unshuffle",
-        "channel_shuffle",
-        "native_channel_shuffle",
-        "nan_to_num",
-        "glu",
-        "reflection_pad1d",
-        "reflection_pad2d",
-        "replication_pad1d",
-        "replication_pad2d",
-    ]
+_KEEPS = _words(
+    """
+    neg abs absolute relu relu6 gelu silu tanh sin asin sinh atan sqrt square erf leaky_relu elu
+    selu celu hardswish mish softsign tanhshrink hardshrink softshrink expm1 log1p sign floor
+    ceil round trunc prelu _prelu_kernel real imag conj _conj resolve_conj resolve_neg to
+    _to_copy type_as clone contiguous detach alias lift_fresh lift_fresh_copy float double half
+    bfloat16 dropout feature_dropout alpha_dropout native_dropout view reshape _unsafe_view
+    view_as reshape_as flatten squeeze unsqueeze ravel unflatten permute transpose swapaxes
+    swapdims t numpy_T mT adjoint movedim moveaxis expand broadcast_to expand_as repeat tile
+    repeat_interleave view_as_complex view_as_real roll flip tril triu diff diagonal split chunk
+    split_with_sizes tensor_split unsafe_split unsafe_chunk slice narrow select unbind sum
+    nansum mean nanmean std var amax amin max min norm linalg_vector_norm frobenius_norm cumsum
+    topk sort msort avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d
+    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d
+    adaptive_max_pool2d max_pool2d_with_indices upsample_nearest1d upsample_nearest2d
+    upsample_nearest3d upsample_linear1d upsample_bilinear2d upsample_bicubic2d
+    upsample_trilinear3d im2col unfold pixel_shuffle pixel_unshuffle channel_shuffle
+    native_channel_shuffle nan_to_num glu reflection_pad1d reflection_pad2d replication_pad1d
+    replication_pad2d
+    """
 )
 # The first tensor argument decides; the others say where to look or what to divide by.
-_FIRST = frozenset(["div", "true_divide", "divide", "floor_divide", "index", "_unsafe_index", "gather", "index_select", "take_along_dim", "embedding", "grid_sampler", "cumsum", "pow"])  # fmt: skip
-# Zero only when all values that enter are zero.
-_ALL = frozenset(
-    [
-        "add",
-        "sub",
-        "subtract",
-        "rsub",
-        "where",
-        "cat",
-        "concat",
-        "concatenate",
-        "stack",
-        "maximum",
-        "minimum",
-        "lerp",
-        "index_put",
-        "_unsafe_index_put",
-        "index_add",
-        "index_copy",
-        "scatter",
-        "scatter_add",
-        "broadcast_tensors",
-    ]
+_FIRST = _words(
+    """
+    div true_divide divide floor_divide index _unsafe_index gather index_select take_along_dim
+    embedding grid_sampler cumsum pow
+    """
 )
-_ANY = frozenset(["mul", "multiply", "__and__", "logical_and", "bitwise_and"])
-_MADE = frozenset(["zeros", "new_zeros", "zeros_like", "empty", "new_empty", "empty_like"])
+# Zero only when all values that enter are zero.
+_ALL = _words(
+    """
+    add sub subtract rsub where cat concat concatenate stack maximum minimum lerp index_put
+    _unsafe_index_put index_add index_copy scatter scatter_add broadcast_tensors
+    """
+)
+_ANY = _words("mul multiply __and__ logical_and bitwise_and")
+_MADE = _words("zeros new_zeros zeros_like empty new_empty empty_like")
 # Products: (factors, addend) by argument name. They contract; one zero factor is enough.
 _PRODUCTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "linear": (("input", "weight"), "bias"),
@@ -210,10 +71,12 @@ _PRODUCTS: dict[str, tuple[tuple[str, ...], str | None]] = {
     **{f"conv_transpose{n}d": (("input", "weight"), "bias") for n in (1, 2, 3)},
     "convolution": (("input", "weight"), "bias"),
 }
-_GROUPED = frozenset(["_grouped_mm", "grouped_mm", "grouped_mm_fallback"])
-_NORMS = frozenset(["layer_norm", "rms_norm", "batch_norm", "instance_norm", "group_norm"])
+_GROUPED = _words("_grouped_mm grouped_mm grouped_mm_fallback")
+_NORMS = _words("layer_norm rms_norm batch_norm instance_norm group_norm")
+# These give a part of the positions: what the part lacks is not lost.
+_PARTS = _words("slice narrow split split_with_sizes chunk select unbind")
 # These sum: a zero that arrives drops out.
-_SUMS = frozenset(["sum", "nansum", "norm", "linalg_vector_norm", "frobenius_norm"])
+_SUMS = _words("sum nansum norm linalg_vector_norm frobenius_norm")
 
 
 def plain_name(op: str) -> str:
@@ -284,6 +147,8 @@ class Zeros:
             return self._has_zero(instr.arguments["query"]) or self._has_zero(
                 instr.arguments["key"]
             )
+        if op in _PARTS:
+            return True
         if op in _SUMS:
             return all(self._has_zero(n) for n in instr.inputs if self.carries(n))
         return False
