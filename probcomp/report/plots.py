@@ -147,6 +147,8 @@ def plot_history(history: Mapping[str, Sequence[float]]) -> list[Picture]:
             wide = len(positive) == len(series) and positive.max() > 50 * positive.min()
             if wide:
                 axes.set_yscale("log")
+            elif np.nanmax(np.abs(series), initial=0) >= 10_000:
+                axes.yaxis.set_major_formatter(lambda value, _: count(value))
             axes.locator_params(axis="x", integer=True, nbins=6)
             axes.set_xlabel("outer iteration")
             axes.set_ylabel(unit + (", log scale" if wide and unit else ""))
@@ -161,9 +163,8 @@ def plot_reliability(diagrams: Sequence[Reliability]) -> Picture:
         axes.plot((0, 100), (0, 100), color=QUIET, linewidth=0.9, linestyle=(0, (4, 3)))
         for diagram, colour in zip(diagrams, (DENSE, OURS, MAGNITUDE)):
             most = max(diagram.count, default=1)
-            area = [12 + 90 * n / most for n in diagram.count]
+            area = [10 + 90 * n / most for n in diagram.count]
             x, y = (100 * np.asarray(v) for v in (diagram.confidence, diagram.accuracy))
-            axes.plot(x, y, color=colour, linewidth=1, alpha=0.6)
             axes.scatter(x, y, area, color=colour, alpha=0.8, linewidth=0, label=diagram.name)
         axes.set_xlim(0, 103)
         axes.set_ylim(0, 103)

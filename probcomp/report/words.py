@@ -102,7 +102,10 @@ def explanation(report: Report) -> str:
         f"({times(ratios.get('params'))} smaller); the rest of the saving is zeros inside them."
     )
     if small.params == small.nonzero:
-        text = f"Of {count(dense.nonzero)} parameters {count(small.nonzero)} remain; none is zero."
+        text = (
+            f"Of {count(dense.nonzero)} parameters {count(small.nonzero)} remain, all of them in "
+            "smaller tensors: whole units were cut out, and nothing that is left is zero."
+        )
     elif small.params == dense.params:
         text = (
             f"Of {count(dense.nonzero)} parameters {count(small.nonzero)} remain. No whole unit "

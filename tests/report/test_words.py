@@ -71,7 +71,7 @@ def test_explanation_names_how_the_saving_was_made() -> None:
     same = REPORT.replace(compressed=Size(50_000, 5_000, 22_000))
     assert "No whole unit was cut out" in words.explanation(same)
     full = REPORT.replace(compressed=Size(5_000, 5_000, 20_000))
-    assert "none is zero" in words.explanation(full)
+    assert "nothing that is left is zero" in words.explanation(full)
 
 
 @pytest.mark.parametrize(
