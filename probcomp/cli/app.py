@@ -69,7 +69,7 @@ def run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OUR_FAULT
     except (KeyboardInterrupt, typer.Abort):
-        _say("interrupted; nothing was written")
+        _say("interrupted; no result was written")
         return INTERRUPTED
     except ProbcompError as error:
         _trace()
