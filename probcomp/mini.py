@@ -18,7 +18,7 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid
 
 # ------------------------------------------------------------------------------------------------
 # 1. The prior. A chain switches on with probability p01 and off with p10. Written with pairs,
@@ -30,7 +30,7 @@ def chain_fields(p01: float, p10: float, size: int) -> tuple[Tensor, float, floa
     child = math.log(p01 / (1 - p01))  # the site given that the one before is off
     parent = math.log(p10 / (1 - p01))  # what the site after it adds
     field = torch.full((size,), child + parent, dtype=torch.float64)
-    field[0] = field[-1] = child
+    field[0] = field[-1] = child if size > 1 else child - parent
     coupling = math.log((1 - p01) * (1 - p10) / (p01 * p10))
     log_zero = math.log(p10 / (p01 + p10)) + (size - 1) * math.log(1 - p01)
     return field, coupling, log_zero
@@ -77,9 +77,9 @@ def pass_messages(l: Tensor, p01: float, p10: float) -> tuple[Tensor, float]:
         for t in order:
             incoming[t] = message
             theta = float(base[t]) + message
-            message = math.log1p(math.expm1(coupling) * float(torch.sigmoid(torch.tensor(theta))))
+            message = math.log1p(math.expm1(coupling) / (1 + math.exp(-theta)))
         sums.append(incoming)
-    log_z += float(softplus(base + sums[0]).sum())
+    log_z -= float(logsigmoid(-base - sums[0]).sum())  # ln(1 + e^theta) of each site
     return field + sums[0] + sums[1], log_z
 
 

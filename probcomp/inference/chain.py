@@ -6,10 +6,10 @@ two directions obey the same recursion, so both run in one scan; the batch is ve
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from probcomp.inference.scan import scan
 from probcomp.inference.solver import Marginals, Options, finish, solve
+from probcomp.priors.base import softplus
 from probcomp.priors.chain import Chain
 
 
@@ -27,16 +27,9 @@ def forward_backward(prior: Chain, evidence: Tensor) -> tuple[Tensor, Tensor, Te
 
     with :math:`\theta_t` the field, the evidence and the forward message of site t.
     """
-    coupling, end, interior = prior.pairwise(evidence)
-    batch, length = evidence.shape[:-1], evidence.shape[-1]
-    field = torch.cat(
-        [
-            end.expand(batch).unsqueeze(-1),
-            interior.expand(batch).unsqueeze(-1).expand(*batch, max(length - 2, 0)),
-            end.expand(batch).unsqueeze(-1),
-        ],
-        -1,
-    )[..., :length]
+    coupling, *_ = prior.pairwise(evidence)
+    length = evidence.shape[-1]
+    field = prior.site_field(evidence)
     base = field + evidence
     both = torch.stack([base, base.flip(-1)]).movedim(-1, 0).contiguous()  # [N, 2, *batch]
     forward, backward = scan(both, coupling).movedim(0, -1)

@@ -14,10 +14,10 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, softplus
+from torch.nn.functional import pad
 
 from probcomp.inference.solver import Marginals, Options, finish, solve
-from probcomp.priors.base import log_binomial
+from probcomp.priors.base import log_binomial, softplus
 from probcomp.priors.counting import ExactK, NofM
 
 CERTAIN = 100.0  # log-odds of a support that the count alone decides

@@ -6,11 +6,10 @@ r"""Gated chains: the row's evidence is the gate's evidence, and the gate scales
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from probcomp.inference.chain import forward_backward
 from probcomp.inference.solver import Marginals, Options, finish, solve
-from probcomp.priors.base import as_tensor, logit
+from probcomp.priors.base import as_tensor, logit, softplus
 from probcomp.priors.chain import GatedChain
 
 

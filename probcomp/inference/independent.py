@@ -1,10 +1,9 @@
 """The posterior of independent supports: prior log-odds plus evidence."""
 
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from probcomp.inference.solver import Marginals, Options, finish, solve
-from probcomp.priors.base import as_tensor, logit
+from probcomp.priors.base import as_tensor, logit, softplus
 from probcomp.priors.independent import Independent
 
 

@@ -14,7 +14,8 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+
+from probcomp.priors.base import softplus
 
 LONG = 64  # shorter chains are not worth cutting
 FEW = {"cpu": 512, "cuda": 65536}

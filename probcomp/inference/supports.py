@@ -65,19 +65,13 @@ def marginals(
         >>> result.probability.shape, result.pair.shape
         (torch.Size([3]), torch.Size([2]))
     """
-    _check(prior, log_odds, max_iterations, damping, on_unreliable, method)
     options = Options(start, max_iterations, tolerance, damping, on_unreliable, method, need_log_z)
+    _check(prior, log_odds)
+    _check_options(options)
     return solve(prior, log_odds.clamp(-CLIP, CLIP), options)
 
 
-def _check(
-    prior: SupportPrior,
-    log_odds: Tensor,
-    max_iterations: int,
-    damping: float,
-    on_unreliable: str,
-    method: str,
-) -> None:
+def _check(prior: SupportPrior, log_odds: Tensor) -> None:
     if not isinstance(prior, SupportPrior):
         raise InputError(
             f"marginals needs a support prior, got {type(prior).__name__}; "
@@ -89,11 +83,19 @@ def _check(
     check_dims(prior, log_odds.shape)
     if bool(log_odds.isnan().any()):
         raise InputError(f"{int(log_odds.isnan().sum())} of {log_odds.numel()} log-odds are NaN")
-    if max_iterations < 1:
-        raise InputError(f"max_iterations must be at least 1, got {max_iterations}")
-    if not 0 <= damping < 1:
-        raise InputError(f"damping must be in [0, 1), got {damping:g}")
-    if on_unreliable not in ("raise", "warn", "ignore"):
-        raise InputError(f"on_unreliable must be raise, warn or ignore, got {on_unreliable!r}")
-    if method not in ("auto", "exact", "loopy"):
-        raise InputError(f"method must be auto, exact or loopy, got {method!r}")
+
+
+def _check_options(options: Options) -> None:
+    wrong = []
+    if options.max_iterations < 1:
+        wrong.append(f"max_iterations must be at least 1, got {options.max_iterations}")
+    if options.tolerance is not None and not options.tolerance > 0:
+        wrong.append(f"tolerance must be positive, got {options.tolerance:g}")
+    if not 0 <= options.damping < 1:
+        wrong.append(f"damping must be in [0, 1), got {options.damping:g}")
+    if options.on_unreliable not in ("raise", "warn", "ignore"):
+        wrong.append(f"on_unreliable must be raise, warn or ignore, got {options.on_unreliable!r}")
+    if options.method not in ("auto", "exact", "loopy"):
+        wrong.append(f"method must be auto, exact or loopy, got {options.method!r}")
+    if wrong:
+        raise InputError("; ".join(wrong))

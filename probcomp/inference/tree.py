@@ -8,10 +8,9 @@ A node passes to its parent what its subtree says, for the parent on (``q``) and
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from probcomp.inference.solver import Marginals, Options, finish, solve
-from probcomp.priors.base import as_tensor, logit
+from probcomp.priors.base import as_tensor, logit, softplus
 from probcomp.priors.tree import Tree
 
 

@@ -93,6 +93,18 @@ class Chain(SupportPrior):
         coupling = torch.log1p(-p10) - parent - p01.log()
         return coupling, child, child + parent
 
+    def site_field(self, like: Tensor) -> Tensor:
+        """Field of each site of the pairwise model, in the shape of ``like``; nats."""
+        _, end, interior = self.pairwise(like)
+        length = like.shape[-1]
+        if length == 1:  # no neighbour: the log-odds of the stationary marginal
+            field = (2 * end - interior).unsqueeze(-1)
+            return field.expand(like.shape)
+        inner = interior.unsqueeze(-1)
+        inner = inner.expand(*inner.shape[:-1], length - 2)
+        ends = end.unsqueeze(-1).expand(*inner.shape[:-1], 1)
+        return torch.cat([ends, inner, ends], -1).expand(like.shape)
+
     def log_zero(self, length: int, like: Tensor) -> Tensor:
         """Log probability that all ``length`` supports are off; nats, batch shape."""
         p01, p10 = as_tensor(self.p01, like), as_tensor(self.p10, like)

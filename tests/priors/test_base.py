@@ -16,7 +16,7 @@ from probcomp.priors import (
     SpikeSlabGaussian,
     Tree,
 )
-from probcomp.priors.base import log_binomial, logit
+from probcomp.priors.base import log_binomial, logit, softplus
 
 BAD = {
     "density above one": (
@@ -79,5 +79,7 @@ def test_supports_of_any_dtype_have_the_same_probability() -> None:
 
 def test_helpers_against_closed_forms() -> None:
     assert log_binomial(5, 2) == pytest.approx(torch.tensor(10.0).log().item())
+    large = torch.tensor([-50.0, 0.0, 25.0], dtype=torch.float64)
+    torch.testing.assert_close(softplus(large), large.exp().log1p(), rtol=1e-15, atol=0)
     tiny = torch.tensor(1e-30, dtype=torch.float64)
     assert logit(tiny).item() == pytest.approx(tiny.log().item())
