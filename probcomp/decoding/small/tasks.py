@@ -2,7 +2,8 @@
 
 ``add``     column sums with carries, then the total: serial depth one carry per column.
 ``json``    ``k=v`` pairs to a JSON record: copying, many tokens per forward.
-``chain``   every value of a chain of operations mod 10: serial depth up to eight.
+``walk``    follow the edges from a start until none leads on: serial depth up to six, and the
+            length itself is known only at the end of the walk.
 ``record``  a random record of increasing letters: the prompt fixes neither length nor content.
 
 Prompts are split by a hash: one in ten belongs to the test set and is never trained on. The
@@ -33,7 +34,7 @@ class Example:
 
 
 def _add(rng: random.Random) -> Example:
-    digits = rng.randint(1, 4)
+    digits = rng.randint(1, 3)
     a, b = (rng.randrange(10 ** (digits - 1), 10**digits) for _ in range(2))
     columns, carry, x, y = [], 0, a, b
     for _ in range(digits):
@@ -53,19 +54,14 @@ def _json(rng: random.Random) -> Example:
     return Example("json", prompt, json.dumps(dict(zip(keys, values)), separators=(",", ":")))
 
 
-def _apply(value: int, operation: str, operand: int) -> int:
-    return {"+": value + operand, "-": value - operand, "*": value * operand}[operation] % 10
-
-
-def _chain(rng: random.Random) -> Example:
-    value = rng.randrange(10)
-    prompt, answer = f"*{value}", ""
-    for _ in range(rng.randint(2, 8)):
-        operation, operand = rng.choice("+-*"), rng.randrange(1, 10)
-        value = _apply(value, operation, operand)
-        prompt += f"{operation}{operand}"
-        answer += str(value)
-    return Example("chain", prompt, answer)
+def _walk(rng: random.Random) -> Example:
+    nodes = rng.sample("abcdefghijklmnopqrstuvwxyz", 9)
+    steps = rng.randint(1, 6)
+    path, others = nodes[: steps + 1], nodes[steps + 1 :]
+    edges = [x + y for x, y in itertools.pairwise(path)]
+    edges += [x + y for x, y in itertools.pairwise(others)][: 6 - steps]
+    rng.shuffle(edges)
+    return Example("walk", f"*{path[0]};" + ";".join(edges), "".join(path))
 
 
 def _record(rng: random.Random) -> Example:
@@ -83,7 +79,7 @@ def _record(rng: random.Random) -> Example:
 _MAKERS: dict[str, Callable[[random.Random], Example]] = {
     "add": _add,
     "json": _json,
-    "chain": _chain,
+    "walk": _walk,
     "record": _record,
 }
 TASKS = tuple(_MAKERS)
@@ -121,8 +117,8 @@ def is_well_formed(task: str, answer: str) -> bool:
             return isinstance(json.loads(answer), dict)
         except ValueError:
             return False
-    if task == "chain":
-        return 2 <= len(answer) <= 8 and answer.isdigit()
+    if task == "walk":
+        return answer.isalpha() and len(set(answer)) == len(answer)
     if task == "add":
         columns, bar, total = answer.partition("|")
         return bool(bar) and total.isdigit() and all(map(str.isdigit, columns.split(",")))

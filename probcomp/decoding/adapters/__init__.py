@@ -1,0 +1,7 @@
+"""Denoisers behind one call."""
+
+from probcomp.decoding.adapters.base import Adapter as Adapter
+from probcomp.decoding.adapters.callable import CallableAdapter as CallableAdapter
+from probcomp.decoding.adapters.small import SmallAdapter as SmallAdapter
+
+__all__ = ["Adapter", "CallableAdapter", "SmallAdapter"]

@@ -1,0 +1,27 @@
+"""A configuration bound to a denoiser: what every forward needs, worked out once."""
+
+import torch
+
+from probcomp.decoding.adapters.base import Adapter
+from probcomp.decoding.config import DecodingConfig
+from probcomp.decoding.cutting import duration_of
+from probcomp.decoding.durations import log_duration
+from probcomp.decoding.length import LengthPrior
+
+
+class Bound:
+    """The length prior, its survival table, the block durations and the end ids."""
+
+    def __init__(self, adapter: Adapter, config: DecodingConfig) -> None:
+        self.adapter, self.config = adapter, config
+        self.prior = (
+            LengthPrior(config.hazard)
+            if config.hazard
+            else LengthPrior.negative_binomial(config.length_mean, config.length_shape)
+        )
+        self.log_survival = self.prior.log_survival(config.max_new_tokens)
+        self.durations = log_duration(duration_of(config))
+        self.models_end = (
+            config.sizing == "utility" or config.stop == "posterior" or config.blocks == "posterior"
+        )
+        self.eos = torch.tensor(adapter.eos_ids)

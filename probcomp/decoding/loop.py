@@ -1,0 +1,321 @@
+"""The one loop: forward, look at ends and blocks, commit, take back, stop. Per row, in a batch.
+
+Each pass gives every unfinished row one forward. Given the logits and the seeds, all decisions
+are deterministic, and a row decides the same alone and in any batch. Every forward of a row that
+is not sizing its canvas commits at least one token, and sizing, revocation, insertion and repair
+are each bounded, so the loop ends.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from probcomp.decoding import cutting, sizing
+from probcomp.decoding.adapters.base import Adapter
+from probcomp.decoding.bound import Bound
+from probcomp.decoding.committing import commit_set, expected_error
+from probcomp.decoding.config import DecodingConfig
+from probcomp.decoding.looking import look, track_change
+from probcomp.decoding.noise import uniform
+from probcomp.decoding.rows import Rows
+from probcomp.decoding.taking import insert_masks, repair_border, shadow_positions, verify
+from probcomp.decoding.view import View, first_of
+
+Processor = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One forward as an observer sees it. ``rows`` [n] are the batch rows it was for; ``commit``
+    and ``revoked`` [n, width]; ``begin``, ``end``, ``length`` (before edits) and ``change`` [n];
+    ``p_end`` [n, width + 1] or None; ``ids`` [n, width] after the forward's decisions."""
+
+    rows: Tensor
+    forward: Tensor
+    commit: Tensor
+    revoked: Tensor
+    begin: Tensor
+    end: Tensor
+    length: Tensor
+    change: Tensor
+    p_end: Tensor | None
+    ids: Tensor
+
+
+class Decoder:
+    """A configuration bound to a denoiser; `run` takes rows from masks to text."""
+
+    def __init__(self, adapter: Adapter, config: DecodingConfig) -> None:
+        self.adapter, self.config = adapter, config
+        self.bound = Bound(adapter, config)
+        self.eos, self.log_survival = self.bound.eos, self.bound.log_survival
+
+    @torch.no_grad()
+    def run(
+        self,
+        context: Tensor,
+        context_mask: Tensor,
+        rows: Rows,
+        seeds: Tensor,
+        *,
+        teacher: Tensor | None = None,
+        processor: Processor | None = None,
+        stopper: Callable[[int, Tensor], bool] | None = None,
+        observer: Callable[[Step], object] | None = None,
+    ) -> Rows:
+        """Decode until every row is done.
+
+        Args:
+            context: prompts, left-padded, [batch, prompt]; ``context_mask`` says what is real.
+            seeds: one int64 seed per row.
+            teacher: true canvases [batch, width]. The loop commits the truth in place of its own
+                candidates, and counts where they differ (`Rows.wrong`) and log q of the truth.
+            processor: (ids so far, logits) -> logits, applied before anything is read off them.
+            stopper: (row, its finished prefix) -> whether to stop there.
+            observer: called with a `Step` after each forward.
+        """
+        previous: Tensor | None = None  # full-batch log marginals, kept only for KLASS
+        rows.done |= (rows.length == 0) | ~(
+            (rows.ids == rows.mask_id) & (rows.place() < rows.length[:, None])
+        ).any(1)
+        while not bool(rows.done.all()):
+            index = (~rows.done).nonzero()[:, 0]
+            width = int(rows.length[index].max())
+            ids = rows.ids[index, :width]
+            valid = torch.arange(width, device=ids.device) < rows.length[index, None]
+            ids = torch.where(valid, ids, self.adapter.pad_id)
+            shadow = shadow_positions(self.bound, rows, index, ids, valid)
+            output = self.adapter.forward(
+                torch.cat((context[index], ids), dim=1),
+                torch.cat((context_mask[index].bool(), valid), dim=1),
+                context.shape[1],
+                shadow,
+            )
+            logits = output.logits
+            if processor is not None:
+                logits = processor(torch.cat((context[index], ids), dim=1), logits)
+            rows.nfe[index] += output.cost
+            rows.forwards[index] += 1
+            if self.config.commit_rule == "stable":
+                previous = track_change(self.bound, rows, index, logits, previous)
+            view = look(self.bound, rows, index, ids, valid, logits, seeds)
+            self._decide(rows, view, logits, seeds, shadow, output.shadow, teacher, observer)
+            if stopper is not None:
+                self._ask_to_stop(rows, index, stopper)
+        return rows
+
+    def _ask_to_stop(
+        self, rows: Rows, index: Tensor, stopper: Callable[[int, Tensor], bool]
+    ) -> None:
+        """Close rows whose finished prefix satisfies a stopping criterion of the caller."""
+        masked = rows.ids[index] == rows.mask_id
+        ready = first_of(masked, rows.length[index])
+        for row, prefix in zip(index.tolist(), ready.tolist()):
+            if not bool(rows.done[row]) and stopper(row, rows.ids[row, :prefix]):
+                rows.done[row] = True
+                rows.content[row] = prefix
+
+    def _decide(
+        self,
+        rows: Rows,
+        view: View,
+        logits: Tensor,
+        seeds: Tensor,
+        shadow: Tensor | None,
+        seen: Tensor | None,
+        teacher: Tensor | None,
+        observer: Callable[[Step], object] | None,
+    ) -> None:
+        index, config = view.index, self.config
+        top_is_eos = torch.isin(view.features.top, self.eos.to(view.ids.device))
+        change = torch.zeros_like(view.length)
+        held = rows.sizing[index].clone()
+        if bool(held.any()):
+            change = torch.where(held, self._first_size(rows, view, top_is_eos), 0)
+            over = held & ((change == 0) | (rows.edits[index] >= config.max_edits))
+            change = torch.where(over, 0, change)
+            # A canvas shrinks once: growing and shrinking in turn would never end.
+            rows.sizing[index[over | (held & (change < 0))]] = False
+            if config.sizing == "daedal":
+                rows.append(index[over], self.adapter.eos_ids[0], sizing.DAEDAL_ANCHORS)
+            else:
+                held = held & ~over  # the forward that ended the sizing also commits
+        self._choose_blocks(rows, view, seeds, ~held)
+        begin, end = rows.begin[index], rows.end[index]
+        revoked = repair_border(self.bound, rows, view, shadow, seen)
+        going = ~held & ~(rows.repair[index] < 0)
+        eligible = view.pending & view.inside(begin, end) & going[:, None]
+        commit = self._commit_set(rows, view, eligible, begin, end)
+        if config.verify != "none" and seen is not None and shadow is not None:
+            revoked = revoked | verify(self.bound, rows, view, shadow, seen, commit)
+        self._apply(rows, view, logits, commit, teacher)
+        if bool(revoked.any()):
+            rows.revoke(index, revoked)
+        if config.insert:
+            insert_masks(self.bound, rows, view, top_is_eos, going, begin, end)
+        change = torch.where(going, self._regrow(rows, view, top_is_eos, change), change)
+        if bool((change != 0).any()):
+            rows.resize(index, change)
+        self._finish(rows, view, held, begin)
+        if observer is not None:
+            n = rows.ids.shape[1]
+            observer(
+                Step(
+                    index.clone(),
+                    rows.forwards[index],
+                    commit,
+                    revoked,
+                    begin.clone(),
+                    end.clone(),
+                    view.length.clone(),
+                    change,
+                    view.p_end,
+                    rows.ids[index, :n].clone(),
+                )
+            )
+
+    def _first_size(self, rows: Rows, view: View, top_is_eos: Tensor) -> Tensor:
+        """Change of the canvas before anything is committed; 0 ends the sizing."""
+        config = self.config
+        if config.sizing == "daedal":
+            return sizing.by_daedal(view, top_is_eos, config.max_new_tokens)
+        return sizing.by_utility(
+            config,
+            view,
+            sizing.beyond_of(view),
+            self.log_survival.to(view.length.device),
+            rows.pace[view.index],
+            may_shrink=config.contract,
+        )
+
+    def _regrow(self, rows: Rows, view: View, top_is_eos: Tensor, change: Tensor) -> Tensor:
+        """Changes while decoding: rho-EOS each forward, others at block starts or when full."""
+        config, index = self.config, view.index
+        if config.sizing in ("none", "daedal"):
+            return change
+        may = rows.open[index] & (rows.edits[index] < config.max_edits)
+        if config.sizing == "rho_eos":
+            return torch.where(may, sizing.by_rho(view, top_is_eos, config.max_new_tokens), change)
+        left = (rows.ids[index, : view.width] == rows.mask_id) & view.valid
+        no_end = ~(
+            torch.isin(rows.ids[index, : view.width], self.eos.to(view.ids.device)) & view.valid
+        ).any(1)
+        full = ~left.any(1) & no_end & (view.length < config.max_new_tokens)
+        if config.sizing == "poisson":
+            grow = sizing.by_poisson(view, self.adapter.vocab_size, config.max_new_tokens)
+            return torch.where(may & full, grow, change)
+        look = (rows.block_step[index] - 1) % config.structure_every == 0
+        beyond = torch.where(full, 1.0, sizing.beyond_of(view))
+        found = sizing.by_utility(
+            config,
+            view,
+            beyond,
+            self.log_survival.to(view.length.device),
+            rows.pace[index],
+            may_shrink=False,
+        )
+        return torch.where(may & (look | full) & no_end, found, change)
+
+    def _choose_blocks(self, rows: Rows, view: View, seeds: Tensor, live: Tensor) -> None:
+        config, index = self.config, view.index
+        begin, end = rows.begin[index], rows.end[index]
+        if config.blocks == "none":
+            rows.begin[index], rows.end[index] = torch.zeros_like(begin), view.length
+            need = live & (rows.block_step[index] == 0)
+        else:
+            need = live & ~(view.pending & view.inside(begin, end)).any(1) & view.pending.any(1)
+            if bool(need.any()):
+                if config.blocks == "fixed":
+                    new = cutting.on_grid(view, config.block_length)
+                elif config.blocks == "delimiter":
+                    new = cutting.at_delimiter(view, config)
+                else:
+                    draw = uniform(seeds[index], -rows.forwards[index], 1)[:, 0]
+                    new = cutting.by_posterior(view, config, self.bound.durations, draw)
+                rows.begin[index[need]] = new[0][need]
+                rows.end[index[need]] = new[1][need]
+                rows.cuts[index[need], (new[1][need] - 1).clamp(min=0)] = True
+        rows.block_step[index[need]] = rows.repair[index[need]] = 0
+        rows.checked[index[need]] = False
+        todo = (view.pending & view.inside(rows.begin[index], rows.end[index])).sum(1)
+        rows.block_masks[index[need]] = todo[need]
+        rows.block_step[index[live]] += 1
+
+    def _commit_set(
+        self, rows: Rows, view: View, eligible: Tensor, begin: Tensor, end: Tensor
+    ) -> Tensor:
+        config, index = self.config, view.index
+        masks, step = rows.block_masks[index], rows.block_step[index] - 1
+        quota = masks // config.steps + (step < masks % config.steps).long()
+        allowance = rows.ledger.allowance(
+            index, eligible.sum(1), torch.maximum(view.expected_content(), eligible.sum(1).double())
+        )
+        commit = commit_set(
+            config,
+            view.features,
+            eligible,
+            view.masked,
+            allowance=allowance,
+            quota=quota.clamp(min=1),
+            calm=rows.calm[index, : view.width],
+            begin=begin,
+            end=end,
+        )
+        last = (rows.repair[index] == 1)[:, None]  # the last forward a repair may take
+        return torch.where(last, eligible, commit)
+
+    def _apply(
+        self, rows: Rows, view: View, logits: Tensor, commit: Tensor, teacher: Tensor | None
+    ) -> None:
+        index, width, f = view.index, view.width, view.features
+        token = f.token
+        if teacher is not None:
+            truth = teacher[index, :width]
+            rows.wrong[index] += ((token != truth) & commit).sum(1)
+            log_q = logits.double().log_softmax(-1).gather(-1, truth[..., None])[..., 0]
+            rows.teacher_log_prob[index] += torch.where(commit, log_q, 0.0).sum(1)
+            token = truth
+        rows.ids[index, :width] = torch.where(commit, token, rows.ids[index, :width])
+        age = torch.where(commit, rows.forwards[index, None], rows.age[index, :width])
+        rows.age[index, :width] = age
+        error = expected_error(f.confidence, self.config.confidence_temperature)
+        rows.ledger = rows.ledger.spend(index, error, commit)
+        count = commit.sum(1)
+        rows.committed[index] += count
+        pace = 0.8 * rows.pace[index] + 0.2 * count
+        rows.pace[index] = torch.where(count > 0, pace, rows.pace[index])
+        rows.accepted[index] = torch.where(count > 0, count, rows.accepted[index])
+        rows.repair[index] = (rows.repair[index] - (count > 0).long()).clamp(min=0)
+
+    def _finish(self, rows: Rows, view: View, held: Tensor, begin: Tensor) -> None:
+        """Close rows whose text is complete, and note borders that are ready for a check."""
+        index, config = view.index, self.config
+        rows.repair[index] = torch.where(
+            rows.repair[index] < 0, -rows.repair[index], rows.repair[index]
+        )
+        ids, length = rows.ids[index], rows.length[index]
+        place = rows.place()
+        valid = place < length[:, None]
+        eos = valid & torch.isin(ids, self.eos.to(ids.device))
+        tail = torch.where(length > view.length, length, torch.minimum(view.tail, length))
+        if config.stop != "none":
+            early = torch.minimum(tail, first_of(eos, length))
+            tail = torch.where(rows.open[index], early, tail)
+        pending = valid & (ids == rows.mask_id) & (place < tail[:, None])
+        if config.border > 0 and config.verify == "none":
+            inside = (place >= begin[:, None]) & (place < rows.end[index, None])
+            closed = ~held & ~(pending & inside).any(1) & (begin > 0) & (rows.repair[index] == 0)
+            closed = closed & ~rows.checked[index]
+            rows.border[index] = torch.where(closed, begin, rows.border[index])
+        done = ~held & ~pending.any(1) & (rows.border[index] == 0)
+        rows.done[index] = done
+        for i in done.nonzero()[:, 0].tolist():
+            row = int(index[i])
+            end = int(tail[i])
+            if bool(rows.open[row]):
+                end = min(end, int(first_of(eos[i : i + 1], length[i : i + 1])))
+            rows.content[row] = end
+            if view.p_end is not None:
+                rows.p_end[row] = view.p_end[i, : int(view.length[i]) + 1].clone()

@@ -1,0 +1,5 @@
+"""Exact denoisers of known laws: with them the best decoding is known, not guessed."""
+
+from probcomp.decoding.oracles.markov import MarkovOracle as MarkovOracle
+
+__all__ = ["MarkovOracle"]
