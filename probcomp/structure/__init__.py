@@ -9,6 +9,11 @@ from probcomp.structure.axes import Structure as Structure
 from probcomp.structure.axes import round_keep as round_keep
 from probcomp.structure.graph_cut import cut_graph as cut_graph
 from probcomp.structure.graph_cut import new_arguments as new_arguments
+from probcomp.structure.masks import apply_masks as apply_masks
+from probcomp.structure.masks import masks_of as masks_of
+from probcomp.structure.recipe import load as load
+from probcomp.structure.recipe import save as save
+from probcomp.structure.shrink import shrink as shrink
 from probcomp.structure.silence import silence as silence
 from probcomp.structure.trace import trace as trace
 
@@ -19,9 +24,14 @@ __all__ = [
     "Keep",
     "Member",
     "Structure",
+    "apply_masks",
     "cut_graph",
+    "load",
+    "masks_of",
     "new_arguments",
     "round_keep",
+    "save",
+    "shrink",
     "silence",
     "trace",
 ]
