@@ -4,6 +4,7 @@ Exit statuses: 0 done; 2 bad input, with one line on standard error; 1 an error 
 line and the way to its traceback; 130 interrupted.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -55,7 +56,9 @@ def main() -> None:
     """Entry point of the ``probcomp`` command."""
     signal.signal(signal.SIGTERM, _stop)
     if not debugging():
-        warnings.simplefilter("ignore")  # other libraries' notes are not for the user
+        # Other libraries' notes are not for the user, whose one line would drown in them.
+        warnings.simplefilter("ignore")
+        logging.disable(logging.ERROR)
     sys.exit(run(sys.argv[1:]))
 
 

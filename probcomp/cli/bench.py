@@ -14,7 +14,9 @@ from probcomp.errors import InputError, unknown
 
 def bench(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="structure, training, compress, kernels ...")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="structure, training, compress, kernels ...")
+    ],
     json: Json = False,
     seed: Seed = 0,
     out: Annotated[

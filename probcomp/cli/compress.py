@@ -17,6 +17,7 @@ def compress(
     model: Annotated[
         str | None,
         typer.Argument(
+            metavar="[MODEL]",
             help="file.py:function, a Hugging Face model directory, or a directory that probcomp "
             "wrote. Without it, a small network is trained on handwritten digits.",
             show_default=False,

@@ -131,6 +131,22 @@ def test_exit_status_of_the_process() -> None:
     assert ran.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(("debug", "lines"), [("0", 0), ("1", 2)])
+def test_notes_of_libraries_are_shown_to_debuggers_alone(debug, lines) -> None:
+    code = """
+import logging, warnings
+import probcomp.cli.app as app
+def work(**kwargs):
+    warnings.warn("noise in a warning")
+    logging.getLogger("torch").warning("noise in a log")
+app.app = work
+app.main()
+"""
+    ran = python(code, PROBCOMP_DEBUG=debug)
+    assert ran.returncode == 0
+    assert ran.stderr.count("noise in") == lines
+
+
 def test_a_reader_that_leaves_is_no_traceback() -> None:
     code = "import sys; sys.argv[1:] = ['--help']; from probcomp.cli import main; main()"
     process = subprocess.Popen(
