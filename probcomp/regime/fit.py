@@ -1,0 +1,184 @@
+"""`RegimeModel`: fit a run table, predict any setting, draw the phase diagram."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from probcomp.errors import InputError
+from probcomp.regime.coordinates import Coordinates
+from probcomp.regime.diagram import PhaseDiagram, phase_diagram
+from probcomp.regime.gp import GaussianProcess, draws
+from probcomp.regime.knobs import Array, Knob
+from probcomp.regime.sampler import (
+    Convergence,
+    model_data,
+    posterior_parameters,
+    posterior_surfaces,
+    sample,
+    shape_of,
+)
+from probcomp.regime.table import RunTable, read_runs
+
+RESIDUAL_SCALE = 0.3
+"""Prior scale of the residual process, in standard deviations of the log error."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Posterior of settings that were not run; every field has one entry a setting.
+
+    Attributes:
+        error: Draws of the expected test error (fraction), [draws, settings].
+        observed: Draws of the error one run would show (with noise), [draws, settings].
+        regime: Probability of I, II-A, II-B, [settings, 3].
+        connectivity: Posterior mean of the mode connectivity (fraction, <= 0), [settings].
+        similarity: Posterior mean of CKA, [settings].
+        converged: Whether the fit passed its gates; the numbers are not to be used if not.
+    """
+
+    error: Array
+    observed: Array
+    regime: Array
+    connectivity: Array
+    similarity: Array
+    converged: bool
+
+    def interval(self, probability: float = 0.9, *, observed: bool = False) -> Array:
+        """Central interval of the error, [2, settings]."""
+        tail = (1 - probability) / 2
+        return np.quantile(self.observed if observed else self.error, [tail, 1 - tail], axis=0)
+
+
+@dataclass(frozen=True)
+class RegimeModel:
+    """The fitted model: draws of the soft-gated regime model, and a process on its residual.
+
+    ``ln error = regime mean + f``, f a Matern-5/2 process fitted to what the regimes leave over:
+    little with few pilots, an interpolation with many.
+    """
+
+    table: RunTable
+    coordinates: Coordinates
+    mcmc: Any
+    convergence: Convergence
+    residual: GaussianProcess | None
+    seed: int
+
+    @classmethod
+    def fit(
+        cls,
+        table: RunTable | Mapping[str, Any] | Path | str,
+        *,
+        knobs: Sequence[str | Knob] | None = None,
+        load: str | None = None,
+        residual: bool = True,
+        seed: int = 0,
+        warmup: int = 500,
+        samples: int = 700,
+    ) -> "RegimeModel":
+        """Sample the posterior with NUTS, four chains of ``samples`` draws.
+
+        Args:
+            table: Runs; see `read_runs` for what is read and refused.
+            residual: False leaves the process on the residual out.
+            warmup: Steps of adaptation a chain; doubled once, with the draws, if a gate fails.
+        """
+        runs = read_runs(table, knobs=knobs, load=load)
+        coordinates = Coordinates.of(runs)
+        data, _ = model_data(runs, coordinates)
+        shape = shape_of(runs, coordinates)
+        mcmc, convergence = sample(data, *shape, seed=seed, warmup=warmup, draws=samples)
+        fitted = cls(runs, coordinates, mcmc, convergence, None, seed)
+        if residual:
+            surfaces = fitted.surfaces(data["x"], data["c"])
+            left = data["z"][:, 0] - surfaces["mean"][:, :, 0].mean(0)
+            inputs = np.column_stack([data["x"], surfaces["t"].mean(0)])
+            noise = float(np.median(fitted.parameters["noise"][:, 0]))
+            process = GaussianProcess.fit(
+                inputs, left, amplitude_scale=RESIDUAL_SCALE, noise_guess=noise
+            )
+            fitted = cls(runs, coordinates, mcmc, convergence, process, seed)
+        return fitted
+
+    @property
+    def draws(self) -> Array:
+        """Parameter vectors, [draws, size]."""
+        return np.asarray(self.mcmc.get_samples()["u"])
+
+    @cached_property
+    def parameters(self) -> dict[str, Array]:
+        """Named parameters of each draw (standardised units)."""
+        return posterior_parameters(self.draws, shape_of(self.table, self.coordinates)[0])
+
+    def surfaces(self, x: Array, c: Array) -> dict[str, Array]:
+        """Regime probabilities, channel means and temperature of each draw."""
+        return posterior_surfaces(self.draws, *shape_of(self.table, self.coordinates), x, c)
+
+    def predict(self, settings: Mapping[str, ArrayLike] | ArrayLike, load: ArrayLike) -> Prediction:
+        """Posterior at ``settings`` ([rows, knobs] or values by knob name) and ``load`` [rows]."""
+        values, loads = self.points(settings, load)
+        x, c = self.coordinates.load(loads), self.coordinates.settings(values)
+        surfaces = self.surfaces(x, c)
+        z = surfaces["mean"]
+        generator = np.random.default_rng(self.seed)
+        error, scale = self._stacked(z[:, :, 0], x, surfaces["t"].mean(0), generator)
+        noisy = error + scale[:, None] * generator.standard_normal(error.shape)
+        co = self.coordinates
+        return Prediction(
+            co.error(error),
+            co.error(noisy),
+            surfaces["p"].mean(0),
+            co.barrier(z[:, :, 1]).mean(0),
+            co.similarity(z[:, :, 2]).mean(0),
+            self.convergence.ok,
+        )
+
+    def _stacked(
+        self, regime: Array, x: Array, t: Array, generator: np.random.Generator
+    ) -> tuple[Array, Array]:
+        """Draws of the error channel with the residual process added, and the noise of a run."""
+        noise = np.hypot(
+            self.parameters["noise"][:, 0],
+            self.parameters["seed_noise"][:, 0] * (len(self.table) > self.table.cells.max() + 1),
+        )
+        if self.residual is None:
+            return regime, noise
+        data, _ = model_data(self.table, self.coordinates)
+        at_runs = self.surfaces(data["x"], data["c"])["mean"][:, :, 0]
+        weights, cover = self.residual.condition(np.column_stack([x, t]))
+        pulled = regime + (data["z"][:, 0] - at_runs) @ weights.T
+        left = np.full(len(noise), self.residual.noise)
+        return draws(pulled, cover, len(pulled), generator), left
+
+    def points(
+        self, settings: Mapping[str, ArrayLike] | ArrayLike, load: ArrayLike
+    ) -> tuple[Array, Array]:
+        """Settings [rows, knobs] and loads [rows] from any accepted form, broadcast together."""
+        if isinstance(settings, Mapping):
+            names = [knob.name for knob in self.table.knobs]
+            if set(settings) != set(names):
+                raise InputError(
+                    f"settings name {', '.join(map(str, settings))}; expected {', '.join(names)}."
+                )
+            *columns, loads = np.broadcast_arrays(
+                *[np.atleast_1d(np.asarray(settings[name], float)) for name in names],
+                np.atleast_1d(np.asarray(load, float)),
+            )
+            values = np.column_stack(columns)
+        else:
+            values = np.atleast_2d(np.asarray(settings, float))
+            loads = np.broadcast_to(np.asarray(load, float), (len(values),))
+        if not (np.all(np.isfinite(loads)) and np.all(loads > 0)):
+            raise InputError(f"{self.table.load_name} must be positive and finite.")
+        return values, np.asarray(loads)
+
+    def phase_diagram(
+        self, knob: str | None = None, *, at: Mapping[str, float] | None = None, size: int = 30
+    ) -> PhaseDiagram:
+        """The regimes over one knob and the load, other knobs at ``at`` (or their medians)."""
+        return phase_diagram(self, knob, at=at, size=size)

@@ -1,0 +1,161 @@
+"""NUTS on the regime model, with the gates a fit must pass before it may speak."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probcomp.regime.coordinates import Coordinates
+from probcomp.regime.knobs import Array
+from probcomp.regime.table import RunTable
+
+MAX_RHAT, MIN_ESS = 1.02, 200.0
+CHAINS = 4
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """Worst split R-hat and least effective sample size over all parameters of the model."""
+
+    rhat: float
+    ess: float
+    divergences: int
+    draws: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether the draws may be used: R-hat <= 1.02, ESS >= 200, at most 1 % divergences."""
+        few = self.divergences <= 0.01 * self.draws
+        return bool(self.rhat <= MAX_RHAT and self.ess >= MIN_ESS and few)
+
+    def __str__(self) -> str:
+        state = "converged" if self.ok else "not converged"
+        return (
+            f"{state}: R-hat {self.rhat:.3f} (at most {MAX_RHAT}), ESS {self.ess:.0f} (at least "
+            f"{MIN_ESS:.0f}), {self.divergences} divergences in {self.draws} draws"
+        )
+
+
+def model_data(table: RunTable, coordinates: Coordinates) -> tuple[dict[str, Any], NDArray[Any]]:
+    """Cell means, replicate counts and the spread within cells; and one row index for each cell."""
+    z = coordinates.observables(table)
+    cells = table.cells
+    count = np.bincount(cells)
+    first = np.array([np.flatnonzero(cells == cell)[0] for cell in range(len(count))])
+    mean = np.stack([np.bincount(cells, z[:, d]) / count for d in range(3)], 1)
+    within = ((z - mean[cells]) ** 2).sum(0)
+    floored = np.zeros(mean.shape, bool)
+    floored[:, 1] = mean[:, 1] <= coordinates.censor
+    data = {
+        "x": coordinates.load(table.load[first]),
+        "c": coordinates.settings(table.settings[first]),
+        "z": mean,
+        "floored": floored,
+        "censor": np.float64(coordinates.censor),
+        "valid": np.ones((len(count), 1), bool),
+        "replicates": count.astype(float),
+        "dof": np.full(3, float(len(z) - len(count))),
+        "within": within,
+    }
+    return data, first
+
+
+def shape_of(
+    table: RunTable, coordinates: Coordinates
+) -> tuple[tuple[bool, ...], tuple[float, ...]]:
+    """What the model must know before it sees data: which knobs physics fixes, which bend."""
+    physical = tuple(knob.physical for knob in table.knobs)
+    ratios = tuple(
+        float(high / low) if knob.scale == "schedule" else 0.0
+        for knob, low, high in zip(table.knobs, coordinates.low, coordinates.high)
+    )
+    return physical, ratios
+
+
+def sample(
+    data: Mapping[str, Any],
+    physical: tuple[bool, ...],
+    ratios: tuple[float, ...],
+    *,
+    seed: int = 0,
+    warmup: int = 500,
+    draws: int = 700,
+) -> tuple[Any, Convergence]:
+    """Run four chains; once more with twice the length if a gate fails. Returns the MCMC object."""
+    import jax
+    import numpyro
+    from numpyro.infer import MCMC, NUTS, init_to_uniform
+
+    from probcomp.regime.model import regime_model
+
+    numpyro.enable_x64()
+    for attempt in range(2):
+        kernel = NUTS(
+            regime_model,
+            dense_mass=True,
+            max_tree_depth=(7, 8)[attempt],
+            target_accept_prob=(0.85, 0.95)[attempt],
+            init_strategy=init_to_uniform(radius=0.5),
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            mcmc = MCMC(
+                kernel,
+                num_warmup=warmup * (1 + attempt),
+                num_samples=draws * (1 + attempt),
+                num_chains=CHAINS,
+                chain_method="vectorized",
+                progress_bar=False,
+            )
+            mcmc.run(
+                jax.random.PRNGKey(seed), dict(data), physical, ratios, extra_fields=("diverging",)
+            )
+        convergence = diagnose(mcmc, physical)
+        if convergence.ok:
+            break
+    return mcmc, convergence
+
+
+def diagnose(mcmc: Any, physical: tuple[bool, ...]) -> Convergence:
+    """R-hat and effective size of every coordinate of the parameter vector."""
+    from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
+
+    u = np.asarray(mcmc.get_samples(group_by_chain=True)["u"])
+    with np.errstate(all="ignore"):
+        rhat, ess = split_gelman_rubin(u), effective_sample_size(u)
+    return Convergence(
+        float(np.max(np.where(np.isfinite(rhat), rhat, np.inf))),
+        float(np.min(np.where(np.isfinite(ess), ess, 0.0))),
+        int(np.asarray(mcmc.get_extra_fields()["diverging"]).sum()),
+        u.shape[0] * u.shape[1],
+    )
+
+
+def posterior_surfaces(
+    u: Array, physical: tuple[bool, ...], ratios: tuple[float, ...], x: Array, c: Array
+) -> dict[str, Array]:
+    """Regime probabilities and channel means of each draw: [draws, rows, 3]; t: [draws, rows]."""
+    import jax
+
+    from probcomp.regime import model
+
+    def one(row: Any) -> Any:
+        theta = model.parameters(row, physical)
+        t = model.temperature(theta, c, ratios)
+        p, mean = model.means(theta, x, t)
+        return {"p": p, "mean": mean, "t": t}
+
+    return {name: np.asarray(value) for name, value in jax.jit(jax.vmap(one))(u).items()}
+
+
+def posterior_parameters(u: Array, physical: tuple[bool, ...]) -> dict[str, Array]:
+    """Named parameters of each draw."""
+    import jax
+
+    from probcomp.regime import model
+
+    named = jax.vmap(lambda row: model.parameters(row, physical))(u)
+    return {name: np.asarray(value) for name, value in named.items()}
