@@ -116,6 +116,8 @@ def load(directory: Path | str) -> nn.Module:
     directory = Path(directory)
     if not directory.is_dir():
         raise InputError(f"cannot load {directory}: no such directory")
+    if (directory / "model" / RECIPE).is_file():  # the output of a whole compression
+        directory = directory / "model"
     if not (directory / RECIPE).is_file():
         raise InputError(
             f"cannot load {directory}: it holds no {RECIPE}; was it saved by probcomp?"
