@@ -24,6 +24,8 @@ class SupportPrior(ABC):
     """
 
     event_dim: ClassVar[int] = 1
+    batch_parameters: ClassVar[tuple[str, ...]] = ()
+    """Fields whose tensors have the batch's shape; others broadcast against the whole support."""
 
     @abstractmethod
     def log_prob(self, support: Tensor) -> Tensor:
@@ -39,6 +41,25 @@ class SupportPrior(ABC):
     @abstractmethod
     def sample(self, shape: Sequence[int], *, generator: torch.Generator | None = None) -> Tensor:
         """Boolean draws of shape ``[*batch, *event]``, independent over the batch."""
+
+    def check_fit(self, shape: Sequence[int]) -> None:
+        """Refuse a support's shape that parameters given as tensors do not broadcast to."""
+        batch = torch.Size(shape[: len(shape) - self.event_dim])
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if not isinstance(value, Tensor):
+                continue
+            target = batch if field.name in self.batch_parameters else torch.Size(shape)
+            try:
+                fits = torch.broadcast_shapes(value.shape, target) == target
+            except RuntimeError:
+                fits = False
+            if not fits:
+                what = "batch" if field.name in self.batch_parameters else "support"
+                raise InputError(
+                    f"{type(self).__name__}: {field.name} of shape {tuple(value.shape)} does not "
+                    f"broadcast to the {what}'s shape {tuple(target)}"
+                )
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self._key() == other._key()
@@ -126,12 +147,13 @@ def as_support(prior: SupportPrior, support: Tensor) -> Tensor:
 
 
 def check_dims(prior: SupportPrior, shape: Sequence[int]) -> None:
-    """Refuse a shape with too few dimensions or an empty event."""
+    """Refuse a shape with too few dimensions, an empty event, or one that parameters do not fit."""
     if len(shape) < prior.event_dim or 0 in tuple(shape)[len(shape) - prior.event_dim :]:
         raise InputError(
             f"{type(prior).__name__}: expected a shape with at least {prior.event_dim} non-empty "
             f"dimension{'s' if prior.event_dim > 1 else ''}, got {tuple(shape)}"
         )
+    prior.check_fit(shape)
 
 
 def as_tensor(value: Parameter, like: Tensor) -> Tensor:

@@ -38,6 +38,9 @@ class Blocks(SupportPrior):
                 f"Blocks: over must be a support prior on at most two dimensions, got {self.over!r}"
             )
 
+    def check_fit(self, shape: Sequence[int]) -> None:
+        self.over.check_fit(self.grid(shape))
+
     def grid(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Shape of the tile grid of a matrix with this shape, batch included."""
         rows, cols = self.tile

@@ -38,6 +38,7 @@ class Chain(SupportPrior):
 
     p01: Parameter
     p10: Parameter
+    batch_parameters = ("p01", "p10")
 
     def __post_init__(self) -> None:
         check_probability("Chain", "p01", self.p01)
@@ -149,6 +150,7 @@ class GatedChain(SupportPrior):
 
     gate: Parameter
     chain: Chain
+    batch_parameters = ("gate",)
 
     def __post_init__(self) -> None:
         check_probability("GatedChain", "gate", self.gate)
@@ -157,6 +159,10 @@ class GatedChain(SupportPrior):
                 f"GatedChain: chain must be a Chain, got {type(self.chain).__name__}; "
                 "for example GatedChain(0.5, Chain(p01=0.1, p10=0.3))"
             )
+
+    def check_fit(self, shape: Sequence[int]) -> None:
+        super().check_fit(shape)
+        self.chain.check_fit(shape)
 
     def log_prob(self, support: Tensor) -> Tensor:
         values = as_support(self, support)

@@ -44,6 +44,7 @@ class Lattice(SupportPrior):
     field: Parameter
     coupling: Parameter
     event_dim = 2
+    batch_parameters = ("coupling",)
 
     def __post_init__(self) -> None:
         check_finite("Lattice", "field", self.field)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from probcomp.errors import InputError
+from probcomp.inference.supports import marginals
 from probcomp.priors import (
     Blocks,
     Chain,
@@ -14,6 +15,7 @@ from probcomp.priors import (
     NofM,
     SpikeSlabGamma,
     SpikeSlabGaussian,
+    SupportPrior,
     Tree,
 )
 from probcomp.priors.base import log_binomial, logit, softplus
@@ -57,6 +59,30 @@ def test_bad_parameters_are_refused_with_the_reason(case: str) -> None:
     build, message = BAD[case]
     with pytest.raises(InputError, match=message):
         build()
+
+
+@pytest.mark.parametrize(
+    ("prior", "shape", "message"),
+    [
+        (Independent(torch.full((3,), 0.1)), (4,), r"density of shape \(3,\).*support's shape"),
+        (Chain(torch.full((3,), 0.1), 0.1), (2, 5), r"p01 of shape \(3,\).*batch's shape \(2,\)"),
+        (Chain(torch.full((3,), 0.1), 0.1), (5,), "p01"),
+        (GatedChain(0.1, Chain(0.1, torch.full((3,), 0.1))), (2, 5), "Chain: p10"),
+        (Lattice(torch.zeros(3, 4), 1.0), (4, 3), "field"),
+        (Lattice(0.0, torch.zeros(2)), (3, 4, 4), "coupling"),
+        (Blocks((2, 2), Lattice(torch.zeros(4, 4), 1.0)), (4, 4), r"support's shape \(2, 2\)"),
+        (Tree((-1, 0), 0.5, torch.full((3,), 0.5)), (2,), "persistence"),
+    ],
+)
+def test_tensors_that_do_not_fit_the_support_are_refused(
+    prior: SupportPrior, shape: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        prior.log_prob(torch.zeros(shape))
+    with pytest.raises(InputError, match=message):
+        prior.sample(shape)
+    with pytest.raises(InputError, match=message):
+        marginals(prior, torch.zeros(shape))
 
 
 def test_equality_compares_tensors_by_content() -> None:
