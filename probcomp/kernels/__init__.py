@@ -6,6 +6,7 @@ a decoder needs from logits in one pass. Nothing is compiled and Triton is not i
 """
 
 from probcomp.kernels.blocks import BlockWeight
+from probcomp.kernels.chains import chain_messages
 from probcomp.kernels.compact import CompactWeight
 from probcomp.kernels.compact_mlp import CompactMLP, compact_mlp
 from probcomp.kernels.gated import gated_mlp_hidden
@@ -16,6 +17,7 @@ from probcomp.kernels.nm import GroupWeight
 from probcomp.kernels.packed import PackedWeight
 from probcomp.kernels.packing import pack
 from probcomp.kernels.planning import Plan
+from probcomp.kernels.reparameterised import reparameterised_linear
 from probcomp.kernels.runs import RunWeight
 from probcomp.kernels.statistics import DecodeStats, decode_stats
 from probcomp.kernels.tuning import tune
@@ -31,11 +33,13 @@ __all__ = [
     "PackedWeight",
     "Plan",
     "RunWeight",
+    "chain_messages",
     "compact_mlp",
     "decode_stats",
     "gated_mlp_hidden",
     "masked_linear",
     "pack",
     "quantise",
+    "reparameterised_linear",
     "tune",
 ]

@@ -9,8 +9,10 @@ from probcomp.kernels.gpu import (
     block_backward,
     block_forward,
     block_gemv,
+    chains,
     decode_statistics,
     gated,
+    reparameterised,
     runs,
 )
 
@@ -27,6 +29,7 @@ class Case:
     unaligned: tuple[str, ...] = ("M",)
     wgmma: bool = False  # wide enough for Hopper's warp-group product
     pipelined: bool = True  # copies to shared memory run ahead of the products
+    stack: int = 0  # bytes of local memory that are not spills
 
 
 ARITHMETIC = {"ACC": tl.float32, "UPCAST": False, "PREC": "ieee"}
@@ -113,6 +116,28 @@ def other_cases(dtype: str) -> dict[str, Case]:
                 "UP_BIAS": True, **ARITHMETIC,
             },
             warps, 3, wgmma=bm >= 64,
+        )  # fmt: skip
+    for rows, bn in ((16, 32), (64, 32), (64, 64), (64, 128)):
+        bm, warps, stages = reparameterised.noise_tile(rows, bn)
+        found[f"reparameterised-M{bm}x{bn}"] = Case(
+            reparameterised.reparameterised,
+            {
+                **pointers(dtype, "x mean var bias y half", "crow order col"),
+                **sizes("M N seed stride_x stride_y"),
+            },
+            {"BM": bm, "BN": bn, "BK": 32, "BIAS": True, **ARITHMETIC}, warps, stages,
+            ("M", "seed"), wgmma=bm >= 64 and bn >= 64,
+            stack=32,  # the range reduction of sine and cosine keeps an array of 28 bytes
+        )  # fmt: skip
+    for bt, bc in ((512, 1), (64, 16)):
+        found[f"chain-{bt}x{bc}"] = Case(
+            chains.chain_messages,
+            {
+                **pointers("fp32", "base coupling out"),
+                **sizes("T C stride_t stride_c out_t out_c"),
+            },
+            {"BT": bt, "BC": bc, "REVERSE": True, "LIM": chains.LIMIT, "ACC": tl.float32}, 4, 2,
+            ("T", "C", "stride_c", "out_c"), pipelined=False,
         )  # fmt: skip
     for bm in (16, 64):
         found[f"runs-M{bm}"] = Case(

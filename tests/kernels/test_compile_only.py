@@ -17,6 +17,7 @@ SIXTEEN = cases("bf16")
 QUICK = [
     "forward-64x32-M4096", "forward-128x64-M4096", "forward-16x16-M16", "gemv", "backward-input",
     "backward-weight", "decode", "int8", "forward-sum", "gated-M64", "runs-M64",
+    "reparameterised-M64x64", "chain-512x1", "chain-64x16",
 ]  # fmt: skip
 
 
@@ -39,7 +40,7 @@ def check(case: Case, target: str) -> None:
     assert built.binary_bytes < LARGEST
     assert built.atomics == 0
     if built.stack is not None:
-        assert built.stack == 0, "spills to memory"
+        assert built.stack <= case.stack, "spills to memory"
     if "PREC" in case.constants:
         assert built.matrix_instructions, "no matrix instruction"
     if target == "sm_90" and case.wgmma:

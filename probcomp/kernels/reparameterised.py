@@ -1,0 +1,109 @@
+"""Local reparameterisation under a block mask: sampled outputs of a Bayesian linear layer."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probcomp.errors import InputError, unknown
+from probcomp.kernels import gather
+from probcomp.kernels.blocks import BlockWeight
+from probcomp.kernels.library import block_backward_input, block_backward_weight
+
+
+def reparameterised_linear(
+    x: Tensor, packed: BlockWeight, variance: Tensor, *, seed: int, backend: str = "auto"
+) -> Tensor:
+    r"""y = X mu^T + b + sqrt(X^2 (sigma^2)^T) eps, over live blocks only.
+
+    The distribution of the outputs of a linear layer with independent normal weights, one draw for
+    each row (Kingma, Salimans and Welling 2015, eq. 6: their m, v are our two products).
+
+    Args:
+        x: ``[..., K]``.
+        packed: Blocks whose values are the means mu.
+        variance: sigma^2, ``[nnz, BN, BK]`` like ``packed.val``, non-negative; zero for dead
+            entries of live blocks.
+        seed: Of the noise; the same seed and shapes give the same noise on the same backend.
+        backend: ``"auto"``, ``"torch"``, or ``"triton"`` (noise drawn in the kernel, on a GPU).
+
+    Returns:
+        ``[..., N]``. Gradients reach x, the means, the variances and the bias.
+
+    Raises:
+        InputError: Shapes do not fit.
+    """
+    if backend not in ("auto", "torch", "triton"):
+        raise unknown("reparameterised backend", backend, ("auto", "torch", "triton"))
+    if type(packed) is not BlockWeight or variance.shape != packed.val.shape:
+        raise InputError(
+            f"variance has shape {list(variance.shape)}, expected that of a BlockWeight's val"
+        )
+    if x.shape[-1] != packed.shape[1]:
+        raise InputError(f"x has shape {list(x.shape)}, expected [..., {packed.shape[1]}]")
+    triton = backend == "triton" or (backend == "auto" and x.is_cuda)
+    flat = x.reshape(-1, x.shape[-1])
+    y = _Reparameterised.apply(
+        flat, packed.val, variance, packed.bias, packed, seed, "triton" if triton else "gather"
+    )
+    return y.view(*x.shape[:-1], packed.shape[0])
+
+
+class _Reparameterised(torch.autograd.Function):
+    """Saves eps / (2 sd), from which the gradient of the variance follows without new noise."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, mean: Tensor, variance: Tensor, bias: Tensor | None,
+        packed: BlockWeight, seed: int, backend: str,
+    ) -> Tensor:  # fmt: skip
+        n = packed.shape[0]
+        if backend == "triton":
+            from probcomp.kernels.gpu.reparameterised import launch
+
+            width = (packed.ccol.shape[0] - 1) * mean.shape[2]
+            index = (packed.crow, packed.col, packed.row_order)
+            y, half = launch(x, mean, variance, *index, bias, n, width, seed)
+        else:
+            y, half = sample(x, mean, variance, packed, bias, seed)
+        ctx.save_for_backward(x, mean, variance, half)
+        ctx.packed, ctx.backend = packed, backend
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        x, mean, variance, half = ctx.saved_tensors
+        packed: BlockWeight = ctx.packed
+        index = (packed.crow, packed.col, packed.erow, packed.ccol, packed.trow, packed.perm)
+        grid = (packed.crow.shape[0] - 1, packed.ccol.shape[0] - 1, *packed.block)
+        spread = grad * half  # gradient of the variance of the outputs
+        dx = dmean = dvar = dbias = None
+        if ctx.needs_input_grad[0]:
+            how = (None, x.shape[1], ctx.backend, False)
+            dx = block_backward_input(grad, mean, *index, *how)
+            dx = dx + 2 * x * block_backward_input(spread, variance, *index, *how)
+        places = (packed.erow, packed.col, packed.bitmap, *grid, ctx.backend)
+        if ctx.needs_input_grad[1]:
+            dmean = block_backward_weight(grad, x, *places)
+        if ctx.needs_input_grad[2]:
+            dvar = block_backward_weight(spread, x.square(), *places)
+        if ctx.needs_input_grad[3]:
+            dbias = grad.sum(0)
+        return dx, dmean, dvar, dbias, None, None, None
+
+
+def sample(
+    x: Tensor, mean: Tensor, variance: Tensor, packed: BlockWeight, bias: Tensor | None, seed: int
+) -> tuple[Tensor, Tensor]:
+    """The sampled output and eps / (2 sd) in plain PyTorch; noise from a generator of the seed."""
+    n = packed.shape[0]
+    index = (packed.crow, packed.col, packed.erow, packed.ccol)
+    y = gather.block_forward(x, mean, *index, n)
+    spread = gather.block_forward(x.square(), variance, *index, n)
+    generator = torch.Generator(device=x.device).manual_seed(seed)
+    noise = torch.randn(y.shape, generator=generator, device=x.device, dtype=x.dtype)
+    deviation = spread.clamp(min=0.0).sqrt()
+    half = torch.where(spread > 0, noise / (2 * deviation), torch.zeros_like(noise))
+    y = y + deviation * noise
+    return (y if bias is None else y + bias), half
