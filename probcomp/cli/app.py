@@ -16,6 +16,7 @@ from typing import Any
 import typer
 
 from probcomp.cli import bench, compress, doctor, methods
+from probcomp.cli.options import debugging
 from probcomp.errors import ProbcompError
 
 INTERRUPTED, BAD_INPUT, OUR_FAULT = 130, 2, 1
@@ -90,11 +91,6 @@ def run(arguments: Sequence[str]) -> int:
         hint = "" if debugging() else " Set PROBCOMP_DEBUG=1 to see the traceback."
         _say(f"internal error: {type(error).__name__}: {error}{_place(error)}.{hint}")
         return OUR_FAULT
-
-
-def debugging() -> bool:
-    """Whether ``PROBCOMP_DEBUG`` asks for tracebacks and warnings."""
-    return os.environ.get("PROBCOMP_DEBUG", "") not in ("", "0")
 
 
 def _say(text: str) -> None:

@@ -62,7 +62,7 @@ def compress(
     Writes report.html, report.json, the model and the posterior to --out. With --json, the content
     of report.json goes to standard output.
     """
-    with quiet_stdout(json):
+    with quiet_stdout():
         report, files = _work(model, data, budget, method, prior, out, checkpoint, seed)
     if json:
         print_json({**report.to_json(), "out": str(out), "files": files})

@@ -41,7 +41,7 @@ class Check:
 
 def doctor(json: Json = False, out: OutFile = None, seed: NoSeed = 0) -> None:
     """Look at this machine and say what probcomp can do on it. Exit status 1 if it cannot run."""
-    with quiet_stdout(json):
+    with quiet_stdout():
         checks = examine()
     records = [dataclasses.asdict(check) for check in checks]
     save_json(records, out)

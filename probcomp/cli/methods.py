@@ -7,7 +7,7 @@ from probcomp.cli.options import Json, NoSeed, OutFile, print_json, quiet_stdout
 
 def methods(json: Json = False, out: OutFile = None, seed: NoSeed = 0) -> None:
     """List the methods that --method takes, with the choices that each is made of."""
-    with quiet_stdout(json):
+    with quiet_stdout():
         from probcomp.recipes import METHODS
 
         records = [METHODS[name].record() for name in METHODS]

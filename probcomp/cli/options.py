@@ -1,7 +1,9 @@
 """Options that every command has, and the rules of output."""
 
 import contextlib
+import io
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,13 +24,21 @@ OutFile = Annotated[
 
 
 @contextlib.contextmanager
-def quiet_stdout(quiet: bool) -> Iterator[None]:
-    """Send what libraries and user code print to standard error, so that stdout holds our JSON."""
-    if not quiet:
+def quiet_stdout() -> Iterator[None]:
+    """Keep standard output for our result, and standard error for one line if the work fails.
+
+    What libraries and user code print is held back, and shown on standard error when the work is
+    done. It is dropped if the work fails: torch.export prints whole graphs before it raises.
+    """
+    held = io.StringIO()
+    with contextlib.redirect_stdout(sys.stderr if debugging() else held):
         yield
-        return
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
+    sys.stderr.write(held.getvalue())
+
+
+def debugging() -> bool:
+    """Whether ``PROBCOMP_DEBUG`` asks for tracebacks, warnings and all that libraries print."""
+    return os.environ.get("PROBCOMP_DEBUG", "") not in ("", "0")
 
 
 def print_json(value: Any) -> None:

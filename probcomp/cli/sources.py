@@ -44,7 +44,7 @@ def load_model(source: str) -> "tuple[nn.Module, str]":
     if path.is_file():
         hint = "name the function, as in file.py:build" if path.suffix == ".py" else "expected "
         raise InputError(f"{source} is a file; {hint}{'' if path.suffix == '.py' else FORMS}")
-    if (path / _OWN_FILE).is_file():
+    if (path / _OWN_FILE).is_file() or (path / "model" / _OWN_FILE).is_file():
         from probcomp.structure import load
 
         return load(path), path.resolve().name

@@ -24,6 +24,7 @@ def one():
     return data()[0]
 
 def broken():
+    print("noise")
     return 1 / 0
 
 def number():
@@ -99,7 +100,7 @@ def test_without_a_model_a_network_is_trained_on_the_digits(cli, recipe) -> None
         (("absent", "--data", "digits"), "no model at absent"),
         (("net.py", "--data", "digits"), "name the function"),
         (("net.py:absent", "--data", "digits"), "no function 'absent'; it has build, data"),
-        (("net.py:broken", "--data", "digits"), "ZeroDivisionError at line 17"),
+        (("net.py:broken", "--data", "digits"), "ZeroDivisionError at line 18"),
         (("net.py:number", "--data", "digits"), "returned int; expected a torch module"),
         (("gone.py:build", "--data", "digits"), "no file gone.py"),
         (("net.py:build", "--data", "gone.npz"), "no data at gone.npz"),

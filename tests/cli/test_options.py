@@ -1,18 +1,38 @@
+import contextlib
 import json
 import sys
 
 import pytest
 
 from probcomp.cli.options import note, print_json, quiet_stdout, save_json
+from probcomp.errors import InputError
 
 
 def test_stdout_is_kept_for_the_result(capsys) -> None:
-    with quiet_stdout(True):
+    with quiet_stdout():
         print("noise")
     print_json({"a": 1})
     out, err = capsys.readouterr()
     assert json.loads(out) == {"a": 1}
     assert err == "noise\n"
+
+
+def work_that_fails() -> None:
+    with contextlib.suppress(InputError), quiet_stdout():
+        print("noise")
+        raise InputError("no")
+
+
+def test_noise_before_an_error_is_dropped(capsys, monkeypatch) -> None:
+    monkeypatch.delenv("PROBCOMP_DEBUG", raising=False)
+    work_that_fails()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_noise_before_an_error_is_shown_to_debuggers(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("PROBCOMP_DEBUG", "1")
+    work_that_fails()
+    assert capsys.readouterr() == ("", "noise\n")
 
 
 def test_json_has_no_nan() -> None:
