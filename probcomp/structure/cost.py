@@ -1,8 +1,8 @@
 """Parameters and multiply-adds as functions of what stays, exact for joint removals.
 
 Every dimension of every tensor is a term, so each product in the model is a monomial in term sizes:
-a linear layer costs ``prod(sizes of x) * size(W[0])``. Elementwise work and lookups are not counted,
-as is usual for multiply-adds (MACs); a FLOP counter of matrix products shows twice the number.
+a linear layer costs ``prod(sizes of x) * size(W[0])``. Elementwise work and lookups are not
+counted, as is usual for multiply-adds (MACs); a FLOP counter shows twice the number.
 """
 
 from collections.abc import Mapping

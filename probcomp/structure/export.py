@@ -64,7 +64,8 @@ def export_program(
 def _checked(model: torch.nn.Module, inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword example tensors, on meta when the model is."""
     if isinstance(inputs, Mapping):
-        args, kwargs = (), dict(inputs)
+        args: tuple[Any, ...] = ()
+        kwargs: dict[str, Any] = dict(inputs)
     elif isinstance(inputs, (tuple, list)):
         args, kwargs = tuple(inputs), {}
     else:
@@ -134,7 +135,8 @@ def _export(
     shapes = _named(model, args, kwargs, freedom)
     ones = any(t.shape[d] == 1 for t in (*args, *kwargs.values()) for d in freedom(t))
     # A batch of one would be taken for the constant 1 and fixed for ever.
-    patch: Any = symbolic_config.patch(backed_size_oblivious=True) if ones else nullcontext()  # type: ignore[attr-defined]
+    config: Any = symbolic_config
+    patch = config.patch(backed_size_oblivious=True) if ones else nullcontext()
     with patch:
         return export(model, args, kwargs, strict=False, dynamic_shapes=shapes)
 
@@ -187,7 +189,7 @@ def _why(model: torch.nn.Module, args: Any, kwargs: Any, error: Exception) -> st
         ):
             return (
                 f"{type(model).__name__} does not run on the example inputs ({', '.join(shapes)}): "
-                f"{_line(failure)}; pass inputs with the shapes, types and names its forward expects"
+                f"{_line(failure)}; pass inputs of the shapes, types and names its forward expects"
             )
     return (
         f"torch.export cannot follow {type(model).__name__}: {_line(error)}; remove control flow "
@@ -302,7 +304,7 @@ def _select(result: Any, outputs: Sequence[str | int] | None) -> Any:
     if missing:
         known = [name for name, value in entries.items() if value is not None]
         raise TraceError(f"the model returns no {missing[0]!r}; it returns {known}")
-    chosen = {name: entries[name] for name in outputs}
+    chosen: Any = {name: entries[name] for name in outputs}
     if isinstance(result, torch.Tensor):
         return result
     if isinstance(result, (tuple, list)):

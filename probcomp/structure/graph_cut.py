@@ -70,11 +70,14 @@ def _arguments(structure: Structure, cut: Cut) -> dict[int, dict[str, Any]]:
     counts = cut.counts
     for index, terms in structure.argument_terms.items():
         instr = structure.program.instrs[index]
-        new = {
-            name: _value(instr.arguments[name], term, cut, counts)
-            for name, term in terms.items()
-            if any(cut.touches(t) for t in (term if isinstance(term, tuple) else (term,)))
-        }
+        if instr.op in ("slice", "narrow"):
+            new = _bounds(structure, instr, terms, cut)
+        else:
+            new = {
+                name: _value(instr.arguments[name], term, cut, counts)
+                for name, term in terms.items()
+                if any(cut.touches(t) for t in (term if isinstance(term, tuple) else (term,)))
+            }
         if new:
             changed[index] = _renamed(instr, new)
     for instr in structure.program.instrs:
@@ -84,6 +87,17 @@ def _arguments(structure: Structure, cut: Cut) -> dict[int, dict[str, Any]]:
             if cut.touches(width):  # the default would follow the new width
                 changed.setdefault(instr.index, {})["scale"] = 1.0 / sqrt(size(width))
     return changed
+
+
+def _bounds(
+    structure: Structure, instr: Instr, terms: Mapping[str, Any], cut: Cut
+) -> dict[str, Any]:
+    """Bounds of a slice, all of them as soon as anything moves: some count from the end."""
+    source = structure.typing.types[instr.arguments["self"]]
+    dims = source.dims  # type: ignore[union-attr]
+    if not cut.touches(dims[instr.arguments["dim"] % len(dims)]):
+        return {}
+    return {name: size_after(term, cut.counts) for name, term in terms.items()}
 
 
 def _value(old: Any, term: Term | tuple[Term, ...], cut: Cut, counts: dict[Var, int]) -> Any:
@@ -200,8 +214,8 @@ class _Copy:
     def add(self, instr: Instr) -> None:
         node = instr.node
         if instr.kind == "output":
-            leaves_ = [self.env[n] for n in node.args[0]]  # type: ignore[union-attr]
-            self.graph.output(self._result(self.structure.layout, leaves_))
+            outputs: Any = node.args[0]
+            self.graph.output(self._result(self.structure.layout, [self.env[n] for n in outputs]))
             return
         if node in self.instead:
             left = self.env[self.instead[node]]

@@ -185,7 +185,7 @@ def _inline(module: fx.GraphModule, graph: fx.Graph, env: dict[fx.Node, Any]) ->
 def _inline_region(node: fx.Node, graph: fx.Graph, env: dict[fx.Node, Any]) -> Any:
     """Inline a region wrapped for gradient mode or a disabled autocast."""
     name = str(node.target)
-    args = [env[a] if isinstance(a, fx.Node) else a for a in node.args]
+    args: list[Any] = [env[a] if isinstance(a, fx.Node) else a for a in node.args]
     at = next((i for i, a in enumerate(args) if isinstance(a, fx.GraphModule)), None)
     if at is None or name not in ("wrap_with_set_grad_enabled", "wrap_with_autocast"):
         raise TraceError(

@@ -29,7 +29,7 @@ def silence(structure: Structure, model: torch.nn.Module, keep: Keep) -> torch.n
     """
     kept, layers = structure.resolve(keep)
     silent = copy.deepcopy(model)
-    tensors = dict(silent.named_parameters(remove_duplicate=False))
+    tensors: dict[str, torch.Tensor] = dict(silent.named_parameters(remove_duplicate=False))
     tensors.update(silent.named_buffers(remove_duplicate=False))
     routers: list[_Router] = []
     for axis in structure.axes:
@@ -118,7 +118,7 @@ class _SilentExperts(TorchFunctionMode):
 
     def __init__(self, model: torch.nn.Module, routers: list[_Router]) -> None:
         super().__init__()
-        tensors = dict(model.named_parameters(remove_duplicate=False))
+        tensors: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
         tensors.update(model.named_buffers(remove_duplicate=False))
         # Holding the tensors keeps their ids from being given away during the call.
         self.tracked: dict[int, tuple[torch.Tensor, list[_Router]]] = {}

@@ -187,9 +187,9 @@ def split_prod(term: Term, outer: int, site: Site) -> tuple[Term, Term]:
     if outer == n:
         return term, ONE
     if isinstance(term, Var):
-        head, tail = Var(outer), Var(n // outer)
-        _bind(term, Prod((head, tail)))
-        return head, tail
+        factors = Var(outer), Var(n // outer)
+        _bind(term, Prod(factors))
+        return factors
     if isinstance(term, Sum):
         return _split_sum_evenly(term, n // outer, site)
     taken: list[Term] = []
@@ -307,16 +307,16 @@ def _unify(s: Term, t: Term, site: Site) -> None:
         _unify(first, head, site)
         _unify(rest, tail, site)
         return
-    a, b = s.parts[0], t.parts[0]
-    m, n = size(a), size(b)
-    if m > n:
-        s, t, a, b, m, n = t, s, b, a, n, m
+    assert isinstance(s, Prod)
+    assert isinstance(t, Prod)
+    if size(s.parts[0]) > size(t.parts[0]):
+        s, t = t, s
+    m, n = size(s.parts[0]), size(t.parts[0])
     if n % m:
         raise RadixError(f"radix {m} does not fit radix {n}")
     head, tail = split_prod(t, m, site)
-    rest = Prod(s.parts[1:])
-    _unify(a, head, site)
-    _unify(rest, tail, site)
+    _unify(s.parts[0], head, site)
+    _unify(Prod(s.parts[1:]), tail, site)
 
 
 def regroup(terms: Iterable[Term], sizes: Iterable[int], site: Site) -> list[Term]:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 
 from torch import fx
 
@@ -117,7 +118,7 @@ def _group_role(var: Var, typing: Typing) -> str:
     for name in typing.program.holders:
         for term in holder_dims(typing, name):
             for word in _products(term):
-                for outer, inner in zip(word, word[1:]):
+                for outer, inner in pairwise(word):
                     if not (isinstance(outer, Var) and isinstance(inner, Var)):
                         continue
                     grouped = {"attn_batch", "expanded"} <= {e.kind for e in inner.events}

@@ -11,9 +11,12 @@ from probcomp.structure.ir import Instr, Program, hint, shape_of
 from probcomp.structure.terms import (
     ONE,
     Event,
+    Prod,
     RadixError,
     Site,
+    Sum,
     Term,
+    Var,
     block,
     fresh,
     is_blocked,
@@ -36,7 +39,7 @@ class Typed:
     points: Term | None = None
 
 
-Result = Typed | Sequence[Term] | list[Typed] | None
+Result = Typed | Sequence[Term] | Sequence[Typed] | None
 Rule = Callable[["Op"], Result]
 RULES: dict[str, Rule] = {}
 
@@ -97,7 +100,8 @@ class Typing:
             elif instr.kind == "holder":
                 self.types[instr.node] = Typed(tuple(fresh(n) for n in instr.shape))
             elif instr.kind == "getitem":
-                source, i = instr.node.args[0], instr.node.args[1]
+                source: Any = instr.node.args[0]
+                i: Any = instr.node.args[1]
                 several = self.types.get(source)
                 if isinstance(several, list):
                     self.types[instr.node] = several[i]
@@ -233,7 +237,7 @@ class Op:
 
     def argument(self, name: str, terms: Term | Sequence[Term]) -> None:
         """Say that integer argument ``name`` is the size of ``terms``."""
-        self.sizes[name] = terms if not isinstance(terms, (list, tuple)) else tuple(terms)
+        self.sizes[name] = terms if isinstance(terms, (Var, Prod, Sum)) else tuple(terms)
 
     def axis(self, name: str = "dim", rank: int | None = None, of: str = "self") -> int:
         """Dimension argument ``name``, made non-negative."""
@@ -252,7 +256,7 @@ def _apply(op: Op) -> Typed | list[Typed]:
     from probcomp.structure.rules.elementwise import pointwise
 
     function = find_rule(op.instr.op)
-    if function is None and torch.Tag.pointwise in op.instr.node.target.tags:
+    if function is None and torch.Tag.pointwise in getattr(op.instr.node.target, "tags", ()):
         function = pointwise
     if function is None:
         op.typing.unknown.add(op.instr.op)
@@ -269,13 +273,12 @@ def _apply(op: Op) -> Typed | list[Typed]:
 def _check(op: Op, result: Result) -> Typed | list[Typed]:
     """Bring a rule's answer into shape, and refuse one that contradicts the real sizes."""
     several = isinstance(op.instr.value, (list, tuple))
-    if result is None:
-        result = []
+    given: Any = [] if result is None else result
+    given = given if several else [given]
+    answers = [r if isinstance(r, Typed) else Typed(tuple(r)) for r in given]
     if several:
-        answers = [r if isinstance(r, Typed) else Typed(tuple(r)) for r in result]  # type: ignore[union-attr]
         shapes = op.shapes
     else:
-        answers = [result if isinstance(result, Typed) else Typed(tuple(result))]  # type: ignore[arg-type]
         shapes = [op.shape] if isinstance(op.instr.value, torch.Tensor) else [()]
     for typed, shape in zip(answers, shapes):
         if tuple(size(t) for t in typed.dims) != shape:

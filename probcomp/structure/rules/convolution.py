@@ -1,6 +1,6 @@
 """Convolutions, pooling and resampling: channels carry units, spatial extents do not."""
 
-from probcomp.structure.rules.base import Op, Result, rule
+from probcomp.structure.rules.base import Op, Result, Typed, rule
 from probcomp.structure.terms import Prod, RadixError, Term, fixed, norm, size, split_prod
 
 SPATIAL = "it is a spatial extent"
@@ -75,8 +75,8 @@ def pool(op: Op) -> Result:
 )
 def pool_with_indices(op: Op) -> Result:
     count = _space_dims(op)
-    head = _channels_kept(op, count)
-    return [head, head]  # type: ignore[list-item]
+    head = Typed(tuple(_channels_kept(op, count)))
+    return [head, head]
 
 
 def _space_dims(op: Op) -> int:
