@@ -5,8 +5,9 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
 import torch
@@ -131,13 +132,14 @@ def _export(
     freedom: Callable[[torch.Tensor], range] | None,
 ) -> Any:
     if freedom is None:
-        return export(model, args, kwargs, strict=False)
+        with redirect_stderr(StringIO()):  # torch prints whole graphs before it raises
+            return export(model, args, kwargs, strict=False)
     shapes = _named(model, args, kwargs, freedom)
     ones = any(t.shape[d] == 1 for t in (*args, *kwargs.values()) for d in freedom(t))
     # A batch of one would be taken for the constant 1 and fixed for ever.
     config: Any = symbolic_config
     patch = config.patch(backed_size_oblivious=True) if ones else nullcontext()
-    with patch:
+    with patch, redirect_stderr(StringIO()):
         return export(model, args, kwargs, strict=False, dynamic_shapes=shapes)
 
 
