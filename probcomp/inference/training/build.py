@@ -1,4 +1,4 @@
-"""The factor graph of a model: which weights have supports, which gates act on them, what they cost."""
+"""The factor graph of a model: what has supports, which gates act on it, what it costs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def tensor_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Shapes of all parameters and buffers but the log sigmas: a running mean goes with its unit."""
+    """Shapes of all parameters and buffers but the log sigmas."""
     tensors = (*model.named_parameters(), *model.named_buffers())
     return {name: tuple(t.shape) for name, t in tensors if not name.endswith(LOG_SIGMA)}
 
@@ -120,7 +120,9 @@ def check_target(graph: Graph, target: float | None) -> float | None:
     if target is None:
         return None
     if not (math.isfinite(target) and 0 < target <= 1):
-        raise InputError(f"target is the share of the cost that may remain, in (0, 1]; got {target}")
+        raise InputError(
+            f"target is the share of the cost that may remain, in (0, 1]; got {target}"
+        )
     floor = graph.constant / graph.total
     if target <= floor:
         raise InputError(

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from probcomp.errors import InputError
 from probcomp.inference.training.build import with_orders
-from probcomp.inference.training.engine import Info, Run, State
+from probcomp.inference.training.engine import Info, State
 from probcomp.inference.training.gates import MatrixMessages, Messages
+from probcomp.inference.training.weights import Run
 from probcomp.storage import read_json, read_tensors, write_json, write_tensors
 
 FORMAT = "probcomp-turbo-1"
@@ -64,6 +65,7 @@ def save_checkpoint(
         "round": state.round,
         "calm": state.calm,
         "slab": dict(state.slab),
+        "first_slab": dict(state.first_slab),
         "price": state.messages.price,
         "converged": {n: m.converged for n, m in state.messages.matrices.items()},
         "history": [asdict(info) for info in history],
@@ -104,7 +106,9 @@ def load_checkpoint(
     try:
         run.model.load_state_dict(content["model"])
     except RuntimeError as error:
-        raise InputError(f"the checkpoint in {directory} does not fit this model: {error}") from error
+        raise InputError(
+            f"the checkpoint in {directory} does not fit this model: {error}"
+        ) from error
     optimizer = run.optimizer.state_dict()
     optimizer["state"] = {int(k): v for k, v in content["optimizer"].items()}
     run.optimizer.load_state_dict(optimizer)
@@ -122,6 +126,7 @@ def load_checkpoint(
         psi=content["psi"],
         precision=content["precision"],
         slab=header["slab"],
+        first_slab=header["first_slab"],
         orders=content["orders"],
         round=header["round"],
         calm=header["calm"],

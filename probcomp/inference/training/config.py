@@ -1,5 +1,6 @@
 """Settings of Turbo-VBI at training time."""
 
+import math
 from dataclasses import dataclass
 
 from probcomp.errors import InputError
@@ -74,30 +75,28 @@ class TurboConfig:
     refit_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        wrong = []
-        for name in ("rounds", "epochs", "sweeps", "trials"):
-            if getattr(self, name) < 1:
-                wrong.append(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "sigma_rate", "sigma_ratio", "refit_rate"):
-            if not 0 < getattr(self, name) < float("inf"):
-                wrong.append(f"{name} must be positive and finite, got {getattr(self, name)}")
-        for name in ("kl_warmup", "kappa_rounds", "target_rounds", "freeze_after"):
-            if not 0 <= getattr(self, name) <= 1:
-                wrong.append(f"{name} is a share of the rounds in [0, 1], got {getattr(self, name)}")
-        if not 0 < self.kappa_end <= self.kappa_start < 1:
-            wrong.append(
-                "0 < kappa_end <= kappa_start < 1 is needed, got "
-                f"{self.kappa_end} and {self.kappa_start}"
-            )
-        if not 0 <= self.damping < 1:
-            wrong.append(f"damping must be in [0, 1), got {self.damping}")
-        for name in ("kl_weight", "order_every", "refit_epochs", "refit_decay", "stop_change"):
-            if getattr(self, name) < 0:
-                wrong.append(f"{name} must not be negative, got {getattr(self, name)}")
-        choices = {"kernels": ("shared", "separate")}
-        choices |= dict.fromkeys(("linear_draw", "convolution_draw"), ("outputs", "weights"))
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                wrong.append(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        shares = ("kl_warmup", "kappa_rounds", "target_rounds", "freeze_after")
+        counts = ("kl_weight", "order_every", "refit_epochs", "refit_decay", "stop_change")
+        rates = ("learning_rate", "sigma_rate", "sigma_ratio", "refit_rate")
+        draws = ("outputs", "weights")
+        rules = [
+            *((n, getattr(self, n) >= 1, "at least 1") for n in ("rounds", "epochs", "sweeps")),
+            ("trials", self.trials >= 1, "at least 1"),
+            *((n, 0 < getattr(self, n) < math.inf, "positive and finite") for n in rates),
+            *((n, 0 <= getattr(self, n) <= 1, "a share in [0, 1]") for n in shares),
+            *((n, 0 <= getattr(self, n) < math.inf, "not negative") for n in counts),
+            ("kappa_start", self.kappa_end <= self.kappa_start < 1, "in [kappa_end, 1)"),
+            ("kappa_end", self.kappa_end > 0, "positive"),
+            ("damping", 0 <= self.damping < 1, "in [0, 1)"),
+            ("freeze_below", 0 < self.freeze_below < 1, "in (0, 1)"),
+            ("kernels", self.kernels in ("shared", "separate"), "'shared' or 'separate'"),
+            ("linear_draw", self.linear_draw in draws, "'outputs' or 'weights'"),
+            ("convolution_draw", self.convolution_draw in draws, "'outputs' or 'weights'"),
+        ]
+        wrong = [
+            f"{name} must be {rule}, got {getattr(self, name)!r}"
+            for name, good, rule in rules
+            if not good
+        ]
         if wrong:
             raise InputError("; ".join(wrong))

@@ -16,17 +16,15 @@ Only ``l`` goes to the structure, and only ``psi`` (belief less ``l``) comes bac
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from probcomp.errors import DivergenceError
 from probcomp.inference.training.build import reorder
-from probcomp.inference.training.config import TurboConfig
-from probcomp.inference.training.evidence import Scale, WeightEvidence, Weights
+from probcomp.inference.training.evidence import Scale, Weights
 from probcomp.inference.training.gates import (
     REMOVED,
     Graph,
@@ -37,70 +35,16 @@ from probcomp.inference.training.gates import (
     remove,
     start,
 )
-from probcomp.inference.training.layers import Noise, bayesian_layers
 from probcomp.inference.training.steering import steer
+from probcomp.inference.training.weights import Run, dead_entries, silence, weight_step
 
-SLAB = 4.0
+SLAB_REACH = 4.0
+"""Factor by which EM may move a slab scale from the dense layer's mean square. Without a limit it
+runs away: a larger slab counts only larger weights as kept, which makes it larger still."""
+
 ORPHAN_TIES = 0.5
 ORPHAN_SHARE = 0.25
 """Units that expect fewer weights on a side are orphans; the share of them removed in a round."""
-
-DEAD_LOG_SIGMA = -12.0
-"""Log sigma of the weights of a removed unit: no noise that float32 would see."""
-
-
-class BatchSource(Protocol):
-    """Seeded epochs of batches."""
-
-    samples: int
-
-    def __call__(self, epoch: int) -> Iterable[Any]:
-        """The batches of one epoch; the same epoch gives the same batches."""
-
-
-Loss = Callable[[nn.Module, Any], Tensor]
-
-
-@dataclass
-class Run:
-    """What a run works on; the model, the optimiser and the noise change in place.
-
-    Attributes:
-        model: Has Bayesian layers.
-        batches: The data.
-        loss: Mean negative log-likelihood of a batch, nats for each sample.
-        evidence: Form of the posterior over weights, precisions and supports.
-        config: Settings.
-        noise: Source of the layers' noise.
-        target: Expected cost to reach, in the cost's unit, or ``None``.
-        optimizer: Adam over all parameters: the log sigmas are its second group.
-    """
-
-    model: nn.Module
-    batches: BatchSource
-    loss: Loss
-    evidence: WeightEvidence
-    config: TurboConfig
-    noise: Noise
-    target: float | None
-    optimizer: torch.optim.Optimizer = field(init=False)
-
-    def __post_init__(self) -> None:
-        sigmas = [layer.weight_log_sigma for _, layer in bayesian_layers(self.model)]
-        known = {id(p) for p in sigmas}
-        means = [p for p in self.model.parameters() if p.requires_grad and id(p) not in known]
-        self.optimizer = torch.optim.Adam(
-            [
-                {"params": means, "lr": self.config.learning_rate},
-                {"params": sigmas, "lr": self.config.sigma_rate},
-            ],
-            fused=True,
-        )
-
-    @property
-    def layers(self) -> dict[str, Any]:
-        """Weight name to Bayesian layer."""
-        return {f"{n}.weight" if n else "weight": m for n, m in bayesian_layers(self.model)}
 
 
 @dataclass(frozen=True)
@@ -114,6 +58,7 @@ class State:
         psi: Log-odds of each weight's support without its own evidence.
         precision: Precision of the Gaussian prior of the weight step.
         slab: Mean square of a kept weight.
+        first_slab: The same before the first round.
         orders: Group name to unit numbers in their current places.
         round: Rounds done.
         calm: Rounds in a row without a notable change.
@@ -125,10 +70,10 @@ class State:
     psi: Mapping[str, Tensor]
     precision: Mapping[str, Tensor]
     slab: Mapping[str, float]
+    first_slab: Mapping[str, float]
     orders: Mapping[str, Tensor] = field(default_factory=dict)
     round: int = 0
     calm: int = 0
-    slab0: Any = None
 
     @property
     def probability(self) -> dict[str, Tensor]:
@@ -183,7 +128,7 @@ def init(run: Run, graph: Graph) -> State:
         log_odds[name] = torch.zeros_like(weight)
         slab[name] = max(float(weight.square().mean()), 1e-12)
         precision[name] = torch.full_like(weight, 1 / slab[name])
-    return State(graph, messages, log_odds, psi, precision, slab, slab0=dict(slab))
+    return State(graph, messages, log_odds, psi, precision, slab, dict(slab))
 
 
 def step(run: Run, state: State) -> tuple[State, Info]:
@@ -198,7 +143,7 @@ def step(run: Run, state: State) -> tuple[State, Info]:
         done, config.kappa_rounds
     )
     began = time.perf_counter()
-    nll = weight_step(run, state, kl_weight)
+    nll = weight_step(run, state.graph, state.precision, state.round, kl_weight)
     middle = time.perf_counter()
 
     scale = {name: Scale(slab, kappa) for name, slab in state.slab.items()}
@@ -223,7 +168,7 @@ def step(run: Run, state: State) -> tuple[State, Info]:
     belief = beliefs(graph, sites, messages)
     psi = {n: graph.matrices[n].sites.expand(belief[n]) - l for n, l in log_odds.items()}
     after = {n: torch.sigmoid(psi[n] + l) for n, l in log_odds.items()}
-    if done >= config.freeze_after:
+    if done >= config.freeze_after and messages.price >= 0:
         graph = _freeze(run, graph, sites, messages)
 
     precision, slab, kl = {}, {}, {}
@@ -233,16 +178,23 @@ def step(run: Run, state: State) -> tuple[State, Info]:
         )
         precision[name] = update.precision
         kl[name] = update.divergence + _support_divergence(psi[name], log_odds[name])
-        kept = after[name].sum()
-        mean_square = (after[name] * moments.square).sum() / kept.clamp_min(1e-12)
-        # A layer that is all but off would lose its scale: it keeps the last one.
-        slab[name] = float(mean_square) if float(kept) >= 1 else state.slab[name]
-        if SLAB: slab[name]=min(max(slab[name], state.slab0[name]/SLAB), state.slab0[name]*SLAB)
+        slab[name] = _slab(after[name], moments.square, state.slab[name], state.first_slab[name])
     moved = sum(float((after[n] - before[n]).abs().sum()) for n in after)
     change = moved / sum(p.numel() for p in after.values())
     settled = done >= max(config.kl_warmup, config.kappa_rounds, config.target_rounds)
     calm = state.calm + 1 if settled and change < config.stop_change else 0
-    new = State(graph, messages, log_odds, psi, precision, slab, orders, state.round + 1, calm, state.slab0)
+    new = replace(
+        state,
+        graph=graph,
+        messages=messages,
+        log_odds=log_odds,
+        psi=psi,
+        precision=precision,
+        slab=slab,
+        orders=orders,
+        round=state.round + 1,
+        calm=calm,
+    )
     _check(run, new)
     info = Info(
         round=new.round,
@@ -261,49 +213,6 @@ def step(run: Run, state: State) -> tuple[State, Info]:
         seconds_messages=time.perf_counter() - middle,
     )
     return new, info
-
-
-def weight_step(run: Run, state: State, kl_weight: float) -> float:
-    """Some epochs of Adam on the expected loss plus the divergence; the mean loss."""
-    config = run.config
-    fall = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * state.round / config.rounds))
-    for group, rate in zip(
-        run.optimizer.param_groups, (config.learning_rate, config.sigma_rate), strict=True
-    ):
-        group["lr"] = rate * fall
-    pull = kl_weight / run.batches.samples
-    layers = run.layers
-    dead = {n: d for n, d in _dead_weights(state.graph).items() if bool(d.any())}
-    run.model.train()
-    total, count = 0.0, 0
-    for epoch in range(state.round * config.epochs, (state.round + 1) * config.epochs):
-        for batch in run.batches(epoch):
-            run.optimizer.zero_grad(set_to_none=True)
-            loss = run.loss(run.model, batch)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise DivergenceError(_blame(run, f"the loss is {value} in epoch {epoch}"))
-            loss.backward()
-            add_divergence(layers, state.precision, pull)
-            run.optimizer.step()
-            for name, gone in dead.items():
-                _silence(run.model, name, gone)
-            total, count = total + value, count + 1
-    return total / max(count, 1)
-
-
-@torch.no_grad()
-def add_divergence(
-    layers: Mapping[str, Any], precision: Mapping[str, Tensor], pull: float
-) -> None:
-    """Add ``pull`` times the gradient of each layer's divergence to the gradients there are."""
-    for name, layer in layers.items():
-        mean, log_sigma = layer.weight, layer.weight_log_sigma
-        if mean.grad is None or log_sigma.grad is None:
-            continue  # a layer the loss did not reach
-        mean.grad.addcmul_(precision[name], mean, value=pull)
-        slope = torch.exp(2 * log_sigma).mul_(precision[name]).sub_(1)
-        log_sigma.grad.add_(slope, alpha=pull)
 
 
 def _ramp(done: float, over: float) -> float:
@@ -330,6 +239,15 @@ def _support_divergence(psi: Tensor, l: Tensor) -> float:
     return float((p * l - softplus(psi + l) + softplus(psi)).sum())
 
 
+def _slab(probability: Tensor, square: Tensor, last: float, first: float) -> float:
+    """EM of a slab scale; a layer that is all but off would lose its scale and keeps the last."""
+    kept = float(probability.sum())
+    if kept < 1:
+        return last
+    mean_square = float((probability * square).sum()) / kept
+    return min(max(mean_square, first / SLAB_REACH), first * SLAB_REACH)
+
+
 def _forget(messages: Messages) -> Messages:
     """Drop the priors' inner messages, which belong to an order that has changed."""
     matrices = {n: replace(m, state=None) for n, m in messages.matrices.items()}
@@ -341,9 +259,9 @@ def _freeze(run: Run, graph: Graph, sites: Mapping[str, Tensor], messages: Messa
     edge = math.log(run.config.freeze_below / (1 - run.config.freeze_below))
     dead = {name: value < edge for name, value in messages.units.items()}
     graph = remove_orphans(remove(graph, dead), sites, messages)
-    for name, gone in _dead_weights(graph).items():
+    for name, gone in dead_entries(graph).items():
         if bool(gone.any()):
-            _silence(run.model, name, gone)
+            silence(run.model, name, gone)
     return graph
 
 
@@ -362,39 +280,6 @@ def remove_orphans(graph: Graph, sites: Mapping[str, Tensor], messages: Messages
         order = torch.argsort(ties.masked_fill(~poor, float("inf")), stable=True)
         dead[name] = torch.zeros_like(alive).index_fill(0, order[:worst], True)
     return remove(graph, dead)
-
-
-def _dead_weights(graph: Graph) -> dict[str, Tensor]:
-    """Parameter name to booleans that broadcast to it: entries of removed units."""
-    dead = {}
-    for name, entry in (*graph.matrices.items(), *graph.gated.items()):
-        rank = len(entry.sites.weight_shape) if hasattr(entry, "sites") else entry.cost.dim()
-        shift = entry.sites.rank - 2 if hasattr(entry, "sites") else 0
-        gone: Tensor | None = None
-        for slot in entry.slots:
-            removed = (graph.fields[slot.group] <= REMOVED).float()
-            here = replace(slot, dim=slot.dim - shift).spread(removed, rank, 0.0) > 0
-            gone = here if gone is None else gone | here
-        if gone is not None:
-            dead[name] = gone
-    return dead
-
-
-@torch.no_grad()
-def _silence(model: nn.Module, name: str, gone: Tensor) -> None:
-    parent, _, leaf = name.rpartition(".")
-    module = model.get_submodule(parent)
-    getattr(module, leaf).masked_fill_(gone, 0.0)
-    log_sigma = module._parameters.get(f"{leaf}_log_sigma")
-    if log_sigma is not None:
-        log_sigma.masked_fill_(gone, DEAD_LOG_SIGMA)
-
-
-def _blame(run: Run, what: str) -> str:
-    for name, parameter in run.model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            return f"{what}: parameter {name} is not finite; lower learning_rate or sigma_rate"
-    return f"{what}: all parameters are finite; look at the data or lower learning_rate"
 
 
 def _check(run: Run, state: State) -> None:

@@ -59,6 +59,16 @@ class Weights:
         """``E[w^2]``."""
         return self.mean.square() + self.variance
 
+    @property
+    def determined_square(self) -> Tensor:
+        r"""``E[w^2]`` with only the share of the variance that the data determined.
+
+        The share is MacKay's (1992, "Bayesian interpolation", eq. 4.9) number of well-determined
+        parameters :math:`\gamma = 1 - \rho\sigma^2`: 0 for a weight as wide as its prior.
+        """
+        share = (1 - self.precision * self.variance).clamp(0, 1)
+        return self.mean.square() + share * self.variance
+
 
 @dataclass(frozen=True)
 class Update:
@@ -106,17 +116,26 @@ class CollapsedGamma:
     the moments there is one answer: the product form's dependence on its start is gone.
 
     The evidence is bounded: ``-1/2 ln(1/kappa)`` at zero to ``a ln(1/kappa)`` for ``a = a_spike``.
+
+    Attributes:
+        a: Slab shape.
+        a_spike: Spike shape.
+        well_determined: Whether a weight's variance counts only as far as the data determined it
+            (`Weights.determined_square`). Without it a weight that no datum reaches keeps the
+            width of whatever prior it had, and looks needed for as long as it is believed needed:
+            the feedback between ``E[w^2]`` and the support has several fixed points.
     """
 
     a: float = 1.0
     a_spike: float = 1.0
+    well_determined: bool = False
 
     def __post_init__(self) -> None:
         _check_shapes(self.a, self.a_spike)
 
     def update(self, weights: Weights, psi: Tensor, scale: Scale) -> Update:
         b, b_spike = self.a * scale.slab, self.a_spike * scale.kappa * scale.slab
-        square = weights.square
+        square = weights.determined_square if self.well_determined else weights.square
         slab, spike = log_slab(square, self.a, b), log_slab(square, self.a_spike, b_spike)
         log_odds = slab - spike
         p = torch.sigmoid(psi + log_odds)

@@ -18,6 +18,10 @@ The log-odds of the support without its own evidence, :math:`\psi_n = \mathrm{lo
 it is loopy belief propagation (Kschischang, Frey and Loeliger 2001, eq. 5 and 6).
 
 Notes:
+    A negative price, where the budget is looser than the beliefs, is a subsidy on the weights of
+    units that are needed anyway. Gates do not feel it: else units that nothing needs would be
+    bought back to spend the budget.
+
     Where both sides of a weight belong to the same unit (the diagonal of a square matrix in a
     residual stream) the two gates are one variable counted as two. Its share of the weights is one
     in the width of the layer.
@@ -169,7 +173,7 @@ def sweep(
     for name, gates_field in graph.fields.items():
         units[name] = gates_field.clone()
     for entry in graph.gated.values():
-        _charge(entry, messages.units, units, price)
+        _charge(entry, messages.units, units, max(price, 0.0))
     for name, matrix in graph.matrices.items():
         for slot, message in zip(matrix.slots, messages.matrices[name].slots, strict=True):
             units[slot.group] += slot.gather(message, len(units[slot.group]))
@@ -177,7 +181,8 @@ def sweep(
     for name, matrix in graph.matrices.items():
         old = messages.matrices[name]
         l = (evidence[name] - price * matrix.cost).clamp(-CLIP, CLIP)
-        new = _matrix(graph, matrix, l, old, units)
+        felt = (evidence[name] - max(price, 0.0) * matrix.cost).clamp(-CLIP, CLIP)
+        new = _matrix(graph, matrix, l, felt, old, units)
         matrices[name] = new
         moved = torch.sigmoid(new.psi + l) - torch.sigmoid(old.psi + l)
         change = max(change, float(moved.abs().max()))
@@ -185,9 +190,17 @@ def sweep(
 
 
 def _matrix(
-    graph: Graph, matrix: Matrix, l: Tensor, old: MatrixMessages, units: dict[str, Tensor]
+    graph: Graph,
+    matrix: Matrix,
+    l: Tensor,
+    felt: Tensor,
+    old: MatrixMessages,
+    units: dict[str, Tensor],
 ) -> MatrixMessages:
-    """Update one matrix, and ``units`` in place with its new messages."""
+    """Update one matrix, and ``units`` in place with its new messages.
+
+    Supports see the evidence ``l``, gates ``felt``, which differs by a negative price.
+    """
     cavities = _cavities(matrix, units, old.slots)
     upward = _mix(_sum(cavities), l) if cavities else l
     sites = matrix.sites
@@ -197,7 +210,7 @@ def _matrix(
     fresh = []
     for k, (slot, message) in enumerate(zip(matrix.slots, old.slots, strict=True)):
         others = [c for j, c in enumerate(cavities) if j != k]
-        target = _mix(_sum([log_r, *others]), l)
+        target = _mix(_sum([log_r, *others]), felt)
         new = torch.lerp(target, message, graph.damping)
         units[slot.group] += slot.gather(new - message, len(units[slot.group]))
         fresh.append(new)
@@ -264,9 +277,7 @@ def _charge(
         units[slot.group] -= price * slot.gather(cost, len(units[slot.group]))
 
 
-def beliefs(
-    graph: Graph, evidence: Mapping[str, Tensor], messages: Messages
-) -> dict[str, Tensor]:
+def beliefs(graph: Graph, evidence: Mapping[str, Tensor], messages: Messages) -> dict[str, Tensor]:
     """Posterior log-odds of the sites of each parameter, price included."""
     return {
         name: messages.matrices[name].psi
@@ -275,9 +286,7 @@ def beliefs(
     }
 
 
-def expected_cost(
-    graph: Graph, evidence: Mapping[str, Tensor], messages: Messages
-) -> float:
+def expected_cost(graph: Graph, evidence: Mapping[str, Tensor], messages: Messages) -> float:
     """``E[cost]`` under the current beliefs, in the cost's own unit."""
     total = graph.constant
     for name, belief in beliefs(graph, evidence, messages).items():

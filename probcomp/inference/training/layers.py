@@ -118,7 +118,7 @@ class _Bayesian:
         return _AddNoise.apply(mean, variance, _normal(mean, self.noise))
 
 
-class BayesLinear(_Bayesian, nn.Linear):
+class BayesLinear(_Bayesian, nn.Linear):  # type: ignore[misc]
     """`torch.nn.Linear` with a Gaussian posterior over its weight."""
 
     plain = nn.Linear
@@ -127,7 +127,7 @@ class BayesLinear(_Bayesian, nn.Linear):
         return nn.functional.linear(x, weight, bias)
 
 
-class BayesConv1d(_Bayesian, nn.Conv1d):
+class BayesConv1d(_Bayesian, nn.Conv1d):  # type: ignore[misc]
     """`torch.nn.Conv1d` with a Gaussian posterior over its weight."""
 
     plain = nn.Conv1d
@@ -136,7 +136,7 @@ class BayesConv1d(_Bayesian, nn.Conv1d):
         return self._conv_forward(x, weight, bias)
 
 
-class BayesConv2d(_Bayesian, nn.Conv2d):
+class BayesConv2d(_Bayesian, nn.Conv2d):  # type: ignore[misc]
     """`torch.nn.Conv2d` with a Gaussian posterior over its weight."""
 
     plain = nn.Conv2d
@@ -145,22 +145,15 @@ class BayesConv2d(_Bayesian, nn.Conv2d):
         return self._conv_forward(x, weight, bias)
 
 
-class BayesConvTranspose2d(_Bayesian, nn.ConvTranspose2d):
+class BayesConvTranspose2d(_Bayesian, nn.ConvTranspose2d):  # type: ignore[misc]
     """`torch.nn.ConvTranspose2d` (without ``output_size``) with a Gaussian posterior."""
 
     plain = nn.ConvTranspose2d
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return nn.functional.conv_transpose2d(
-            x,
-            weight,
-            bias,
-            self.stride,  # type: ignore[arg-type]
-            self.padding,  # type: ignore[arg-type]
-            self.output_padding,  # type: ignore[arg-type]
-            self.groups,
-            self.dilation,  # type: ignore[arg-type]
-        )
+        shape = (self.output_padding, self.groups, self.dilation)
+        padding: Any = self.padding  # a string is for plain convolutions only
+        return nn.functional.conv_transpose2d(x, weight, bias, self.stride, padding, *shape)
 
 
 _BAYESIAN: dict[type[nn.Module], type[_Bayesian]] = {
@@ -216,10 +209,10 @@ def to_bayesian(
         if not math.isfinite(scale):
             raise InputError(f"the weight of layer {name!r} holds NaN or infinite values")
         log_sigma = math.log(sigma_ratio * max(scale, 1e-8))
-        module.__class__ = kind  # type: ignore[assignment]
+        module.__class__ = kind
         module.register_parameter(LOG_SIGMA, nn.Parameter(torch.full_like(weight, log_sigma)))
-        module.noise = noise  # type: ignore[assignment]
-        module.draw = linear if kind is BayesLinear else convolution  # type: ignore[assignment]
+        module.noise = noise
+        module.draw = linear if kind is BayesLinear else convolution
         changed.append(name)
     if not changed:
         raise InputError(

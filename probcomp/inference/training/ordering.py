@@ -29,7 +29,7 @@ def spectral_order(features: Tensor, alive: Tensor) -> Tensor:
         Unit numbers in their new order, [size].
     """
     live, dead = alive.nonzero().flatten(), (~alive).nonzero().flatten()
-    if 2 < len(live):
+    if len(live) > 2:
         rows = features[live].double()
         weight = rows.sum(1)
         if len(live) > MOST_UNITS:

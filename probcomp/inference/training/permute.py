@@ -20,10 +20,8 @@ def positions(slot: Slot, order: Tensor) -> Tensor:
     place = torch.arange(len(slot.index), device=order.device)
     source = place.clone()
     ranked = torch.argsort(slot.index, stable=True)
-    per_unit: dict[int, Tensor] = {}
     units, counts = torch.unique_consecutive(slot.index[ranked], return_counts=True)
-    for unit, block in zip(units.tolist(), ranked.split(counts.tolist()), strict=True):
-        per_unit[unit] = block
+    per_unit = dict(zip(units.tolist(), ranked.split(counts.tolist()), strict=True))
     for new, old in enumerate(order.tolist()):
         if new in per_unit and old in per_unit:
             source[per_unit[new]] = per_unit[old]

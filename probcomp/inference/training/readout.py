@@ -51,15 +51,13 @@ def decide(
         BudgetError: What cannot be removed costs more than the target.
     """
     belief = beliefs(graph, evidence, messages)
-    keep, safe = {}, {}
+    safe = {}
     for group in groups:
         odds = messages.units[group.name]
         least = min(max(int(getattr(group, "min_keep", 1)), 1), group.size)
         safe[group.name] = torch.zeros_like(odds, dtype=torch.bool)
         safe[group.name][odds.topk(least).indices] = True
-        keep[group.name] = (odds > 0) | safe[group.name]
-    if target is not None:
-        _fit_units(graph, messages, keep, safe, target)
+    keep = _units(graph, messages, safe, target)
     while True:
         live = {name: _live(matrix, keep) for name, matrix in graph.matrices.items()}
         forced = _lifelines(graph, belief, live, safe)
@@ -101,23 +99,46 @@ def _unit_cost(graph: Graph, keep: Mapping[str, Tensor]) -> float:
     return total
 
 
-def _fit_units(
-    graph: Graph,
-    messages: Messages,
-    keep: dict[str, Tensor],
-    safe: Mapping[str, Tensor],
-    target: float,
-) -> None:
-    """Drop the least likely units while units alone cost more than the target."""
-    while _unit_cost(graph, keep) > target:
-        odds = {
-            name: messages.units[name].masked_fill(~kept | safe[name], float("inf"))
-            for name, kept in keep.items()
-        }
-        name = min(odds, key=lambda n: float(odds[n].min()), default="")
-        if not name or not bool(torch.isfinite(odds[name].min())):
-            return
-        keep[name][odds[name].argmin()] = False
+def _units(
+    graph: Graph, messages: Messages, safe: Mapping[str, Tensor], target: float | None
+) -> dict[str, Tensor]:
+    """Units that stay: those likelier needed than not, moved by the budget only where it must.
+
+    The edge rises while units alone cost more than the target, and falls while all weights of all
+    kept units cost less: only then are units kept that nothing needs.
+    """
+
+    def at(edge: float) -> dict[str, Tensor]:
+        return {n: (odds > edge) | safe[n] for n, odds in units.items()}
+
+    def capacity(keep: Mapping[str, Tensor]) -> float:
+        weights = (_live(m, keep) * m.cost for m in graph.matrices.values())
+        return _unit_cost(graph, keep) + sum(float(w.sum(dtype=torch.double)) for w in weights)
+
+    units = messages.units
+    if target is None or not units:
+        return at(0.0)
+    edges = torch.cat([odds.double() for odds in units.values()]).sort().values
+    low, high = 0, len(edges)  # number of units below the edge
+    start = int((edges <= 0).sum())
+    if capacity(at(0.0)) < target:
+        high = start
+        while low < high:  # the highest edge with room for the target
+            middle = (low + high + 1) // 2
+            enough = capacity(at(_below(edges, middle))) >= target
+            low, high = (middle, high) if enough else (low, middle - 1)
+        return at(_below(edges, low))
+    low = start
+    while low < high:  # the lowest edge whose units fit the target
+        middle = (low + high) // 2
+        fits = _unit_cost(graph, at(_below(edges, middle))) <= target
+        low, high = (low, middle) if fits else (middle + 1, high)
+    return at(_below(edges, low)) if low > start else at(0.0)
+
+
+def _below(edges: Tensor, count: int) -> float:
+    """An edge with ``count`` units at or below it."""
+    return float(edges[count - 1]) if count else -float("inf")
 
 
 def _lifelines(
@@ -177,10 +198,13 @@ def _choose(
     return {n: part.reshape(belief[n].shape) for n, part in zip(names, parts, strict=True)}
 
 
-def unit_masks(keep: Mapping[str, Tensor], slots: Mapping[str, Sequence[Slot]],
-               shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+def unit_masks(
+    keep: Mapping[str, Tensor],
+    slots: Mapping[str, Sequence[Slot]],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> dict[str, Tensor]:
     """For each gated parameter, which entries belong to kept units only; broadcasts to it."""
-    masks = {}
+    masks: dict[str, Tensor] = {}
     for name, gates in slots.items():
         for slot in gates:
             here = slot.spread(keep[slot.group].float(), len(shapes[name]), 1.0) > 0

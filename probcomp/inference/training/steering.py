@@ -9,6 +9,9 @@ from probcomp.inference.training.gates import Graph, Messages, expected_cost, sw
 TOLERANCE = 0.01
 """Share of the target by which the expected cost may miss it between rounds."""
 
+LOWEST = -15.0
+"""Lowest price, nats: there every weight of a live unit stays, and nothing is left to buy."""
+
 
 def steer(
     graph: Graph,
@@ -66,6 +69,7 @@ def steer(
             share = (c0 - target) / (c0 - c1) if c0 > c1 else 0.5
             # Kept off the ends: the cost may fall in steps, where a secant would stand still.
             price = p0 + min(max(share, 0.1), 0.9) * (p1 - p0)
+        price = max(price, LOWEST)
         messages, cost = passes(price, messages)
         if abs(cost - target) < miss:
             best, miss = messages, abs(cost - target)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from probcomp.errors import DivergenceError
-from probcomp.inference.training.engine import BatchSource, Loss
+from probcomp.inference.training.weights import BatchSource, Loss
 
 
 @torch.no_grad()

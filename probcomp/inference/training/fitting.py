@@ -20,15 +20,16 @@ from probcomp.inference.training.build import (
 )
 from probcomp.inference.training.checkpoint import load_checkpoint, save_checkpoint
 from probcomp.inference.training.config import TurboConfig
-from probcomp.inference.training.engine import BatchSource, Info, Loss, Run, State, init, remove_orphans, step
+from probcomp.inference.training.engine import Info, State, init, remove_orphans, step
 from probcomp.inference.training.evidence import CollapsedGamma, WeightEvidence
 from probcomp.inference.training.gates import Graph, beliefs, expected_cost
 from probcomp.inference.training.layers import Noise, from_bayesian, to_bayesian
 from probcomp.inference.training.permute import PERMUTABLE, permute_model, permuted
 from probcomp.inference.training.readout import decide, unit_masks
-from probcomp.inference.training.refit import apply_masks, refit
+from probcomp.inference.training.refitting import apply_masks, refit
 from probcomp.inference.training.steering import steer
 from probcomp.inference.training.units import Slot, UnitGroup, slots
+from probcomp.inference.training.weights import BatchSource, Loss, Run
 
 FINAL_TRIALS = 20
 """Prices tried before the decision; rounds use few, since the next one corrects them."""
@@ -100,7 +101,8 @@ def fit(
         units: Groups of units that may be removed; an `Axis` of the structure is one.
         prior: Prior over the supports of each weight matrix, or parameter name to prior. By
             default a lattice with the field and coupling of ``config``.
-        evidence: Form of the weight posterior; `CollapsedGamma` by default.
+        evidence: Form of the weight posterior; `CollapsedGamma`
+            with ``well_determined`` by default.
         cost: Parameter name to cost of its entries; by default each parameter costs 1.
         target: Share of the total cost that may remain, or ``None`` for what the posterior keeps.
         config: Settings.
@@ -115,7 +117,7 @@ def fit(
             still holds the last good round.
     """
     config = config or TurboConfig()
-    evidence = evidence or CollapsedGamma()
+    evidence = evidence or CollapsedGamma(well_determined=True)
     if batches.samples < 1:
         raise InputError("batches hold no samples")
     dense, model = model, copy.deepcopy(model)
@@ -134,7 +136,8 @@ def fit(
         graph = build_graph(model, units, prior or default_prior(config), cost, config)
         goal = check_target(graph, target)
         run = Run(model, batches, loss, evidence, config, noise, goal)
-        state, history = init(run, graph), []
+        state = init(run, graph)
+        history: list[Info] = []
         identity = {"seed": seed, "config": asdict(config), "prior": repr(prior)}
         identity |= {"evidence": repr(evidence), "target": target, "samples": batches.samples}
         if checkpoint is not None:
@@ -183,7 +186,7 @@ def _finish(
     )
     decision = decide(graph, sites, messages, units, run.target)
     for _ in range(ORPHAN_ROUNDS):
-        if run.target is None or decision.cost >= FULL * run.target:
+        if run.target is None or decision.cost >= FULL * run.target or messages.price < 0:
             break
         graph = remove_orphans(graph, sites, messages)
         messages = steer(graph, sites, messages, run.target, sweeps=config.sweeps)
@@ -248,9 +251,7 @@ def _order(
     gates: dict[str, tuple[Slot, ...]],
 ) -> dict[str, Tensor]:
     """Permute the model so that its masks are clustered; nothing if its function would change."""
-    chosen = {
-        n: (graph.matrices[n].sites.collect(m.float()) > 0).float() for n, m in masks.items()
-    }
+    chosen = {n: (graph.matrices[n].sites.collect(m.float()) > 0).float() for n, m in masks.items()}
     _, orders = reorder(graph, chosen)
     orders = {
         g.name: _kept_first(orders[g.name], keep[g.name])

@@ -1,0 +1,161 @@
+"""The weight step of Turbo-VBI: Adam on the expected loss plus the divergence from the prior."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from probcomp.errors import DivergenceError
+from probcomp.inference.training.config import TurboConfig
+from probcomp.inference.training.evidence import WeightEvidence
+from probcomp.inference.training.gates import REMOVED, Graph
+from probcomp.inference.training.layers import Noise, bayesian_layers
+from probcomp.inference.training.units import Slot
+
+DEAD_LOG_SIGMA = -12.0
+"""Log sigma of the weights of a removed unit: no noise that float32 would see."""
+
+
+class BatchSource(Protocol):
+    """Seeded epochs of batches."""
+
+    samples: int
+
+    def __call__(self, epoch: int) -> Iterable[Any]:
+        """The batches of one epoch; the same epoch gives the same batches."""
+
+
+Loss = Callable[[nn.Module, Any], Tensor]
+
+
+@dataclass
+class Run:
+    """What a run works on; the model, the optimiser and the noise change in place.
+
+    Attributes:
+        model: Has Bayesian layers.
+        batches: The data.
+        loss: Mean negative log-likelihood of a batch, nats for each sample.
+        evidence: Form of the posterior over weights, precisions and supports.
+        config: Settings.
+        noise: Source of the layers' noise.
+        target: Expected cost to reach, in the cost's unit, or ``None``.
+        optimizer: Adam over all parameters: the log sigmas are its second group.
+    """
+
+    model: nn.Module
+    batches: BatchSource
+    loss: Loss
+    evidence: WeightEvidence
+    config: TurboConfig
+    noise: Noise
+    target: float | None
+    optimizer: torch.optim.Optimizer = field(init=False)
+
+    def __post_init__(self) -> None:
+        sigmas = [layer.weight_log_sigma for _, layer in bayesian_layers(self.model)]
+        known = {id(p) for p in sigmas}
+        means = [p for p in self.model.parameters() if p.requires_grad and id(p) not in known]
+        self.optimizer = torch.optim.Adam(
+            [
+                {"params": means, "lr": self.config.learning_rate},
+                {"params": sigmas, "lr": self.config.sigma_rate},
+            ],
+            fused=True,
+        )
+
+    @property
+    def layers(self) -> dict[str, Any]:
+        """Weight name to Bayesian layer."""
+        return {f"{n}.weight" if n else "weight": m for n, m in bayesian_layers(self.model)}
+
+
+def weight_step(
+    run: Run, graph: Graph, precision: Mapping[str, Tensor], done: int, kl_weight: float
+) -> float:
+    """Some epochs of Adam on the expected loss plus the divergence; the mean loss.
+
+    Args:
+        run: The model, its optimiser and its noise change in place.
+        graph: Says which units were removed for good.
+        precision: Weight name to precision of its Gaussian prior.
+        done: Rounds done before this one.
+        kl_weight: Weight of the divergence.
+
+    Raises:
+        DivergenceError: The loss is not finite.
+    """
+    config = run.config
+    fall = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done / config.rounds))
+    for group, rate in zip(
+        run.optimizer.param_groups, (config.learning_rate, config.sigma_rate), strict=True
+    ):
+        group["lr"] = rate * fall
+    pull = kl_weight / run.batches.samples
+    layers = run.layers
+    dead = {n: d for n, d in dead_entries(graph).items() if bool(d.any())}
+    run.model.train()
+    total, count = 0.0, 0
+    for epoch in range(done * config.epochs, (done + 1) * config.epochs):
+        for batch in run.batches(epoch):
+            run.optimizer.zero_grad(set_to_none=True)
+            loss = run.loss(run.model, batch)
+            value = loss.item()
+            if not math.isfinite(value):
+                raise DivergenceError(_blame(run, f"the loss is {value} in epoch {epoch}"))
+            loss.backward()
+            add_divergence(layers, precision, pull)
+            run.optimizer.step()
+            for name, gone in dead.items():
+                silence(run.model, name, gone)
+            total, count = total + value, count + 1
+    return total / max(count, 1)
+
+
+@torch.no_grad()
+def add_divergence(layers: Mapping[str, Any], precision: Mapping[str, Tensor], pull: float) -> None:
+    """Add ``pull`` times the gradient of each layer's divergence to the gradients there are."""
+    for name, layer in layers.items():
+        mean, log_sigma = layer.weight, layer.weight_log_sigma
+        if mean.grad is None or log_sigma.grad is None:
+            continue  # a layer the loss did not reach
+        mean.grad.addcmul_(precision[name], mean, value=pull)
+        slope = torch.exp(2 * log_sigma).mul_(precision[name]).sub_(1)
+        log_sigma.grad.add_(slope, alpha=pull)
+
+
+def dead_entries(graph: Graph) -> dict[str, Tensor]:
+    """Parameter name to booleans that broadcast to it: entries of removed units."""
+    entries: list[tuple[str, tuple[Slot, ...], int, int]] = [
+        (name, gated.slots, gated.cost.dim(), 0) for name, gated in graph.gated.items()
+    ]
+    for name, matrix in graph.matrices.items():
+        sites = matrix.sites
+        entries.append((name, matrix.slots, len(sites.weight_shape), sites.rank - 2))
+    dead: dict[str, Tensor] = {}
+    for name, slots, rank, shift in entries:
+        for slot in slots:
+            removed = (graph.fields[slot.group] <= REMOVED).float()
+            here = replace(slot, dim=slot.dim - shift).spread(removed, rank, 0.0) > 0
+            dead[name] = dead[name] | here if name in dead else here
+    return dead
+
+
+@torch.no_grad()
+def silence(model: nn.Module, name: str, gone: Tensor) -> None:
+    parent, _, leaf = name.rpartition(".")
+    module = model.get_submodule(parent)
+    getattr(module, leaf).masked_fill_(gone, 0.0)
+    log_sigma = module._parameters.get(f"{leaf}_log_sigma")
+    if log_sigma is not None:
+        log_sigma.masked_fill_(gone, DEAD_LOG_SIGMA)
+
+
+def _blame(run: Run, what: str) -> str:
+    for name, parameter in run.model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            return f"{what}: parameter {name} is not finite; lower learning_rate or sigma_rate"
+    return f"{what}: all parameters are finite; look at the data or lower learning_rate"
