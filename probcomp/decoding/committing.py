@@ -38,7 +38,9 @@ def commit_set(
         begin, end: the block, [rows].
     """
     rule, c = config.commit_rule, features.confidence
-    error = expected_error(c, config.confidence_temperature)
+    # Which positions to commit must not depend on what was drawn there, or the law of the text
+    # shifts towards likely tokens; so the error is that of the marginal. (Greedy: the same.)
+    error = expected_error(features.top_prob, config.confidence_temperature)
     if rule == "budget":
         return schedule.budget(error.double(), eligible, allowance)
     if rule == "entropy":

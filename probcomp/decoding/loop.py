@@ -141,7 +141,9 @@ class Decoder:
             if config.sizing == "daedal":
                 rows.append(index[over], self.adapter.eos_ids[0], sizing.DAEDAL_ANCHORS)
             else:
-                held = held & ~over  # the forward that ended the sizing also commits
+                # The forward that ends the sizing also commits, and so does one that only drops
+                # filler: its marginals hold for what stays.
+                held = held & (change > 0)
         self._choose_blocks(rows, view, seeds, ~held)
         begin, end = rows.begin[index], rows.end[index]
         revoked = repair_border(self.bound, rows, view, shadow, seen)
@@ -155,7 +157,8 @@ class Decoder:
             rows.revoke(index, revoked)
         if config.insert:
             insert_masks(self.bound, rows, view, top_is_eos, going, begin, end)
-        change = torch.where(going, self._regrow(rows, view, top_is_eos, change), change)
+        settled = going & (change == 0)
+        change = torch.where(settled, self._regrow(rows, view, top_is_eos, change), change)
         if bool((change != 0).any()):
             rows.resize(index, change)
         self._finish(rows, view, held, begin)

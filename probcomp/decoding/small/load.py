@@ -32,7 +32,7 @@ def training_log() -> dict:
 def small_config() -> DecodingConfig:
     """Defaults for the embedded model: short answers, and EOS marginals that are a CDF."""
     tokenizer = CharacterTokenizer()
-    comma, semicolon, bar, brace = (tokenizer.encode(c)[0] for c in ",;|}")
+    bar, brace = (tokenizer.encode(character)[0] for character in "|}")
     return DecodingConfig(
         max_new_tokens=64,
         initial_length=16,
@@ -42,8 +42,9 @@ def small_config() -> DecodingConfig:
         end_model="cdf",
         beyond=False,  # trained on canvases of every length: 1 - e_W is usable as it is
         tail_window=4,
-        block_mean=12.0,
+        block_mean=30.0,
         block_max=32,
-        delimiters=((comma, 0.6), (semicolon, 0.6), (bar, 1.0), (brace, 1.0)),
+        delimiters=((bar, 0.2), (brace, 1.0)),
         cost_position=1e-4,
+        error_step=0.3,
     )
