@@ -231,7 +231,7 @@ class _Copy:
         new = self.changed.get(instr.index)
         if new is not None:
             _patch(copy, instr, {k: _mapped(v, self.env) for k, v in new.items()})
-        if instr.op in ("arange", "linspace", "logspace", "range"):
+        if instr.index in self.structure.typing.picks:
             self.env[node] = self._pick(instr, copy)
         elif instr.op == "squeeze" and "dim" not in instr.arguments:
             self._squeeze(instr, copy)
@@ -242,15 +242,30 @@ class _Copy:
         return self.graph.call_function(expect_shape, (node, sizes, node.name))
 
     def _pick(self, instr: Instr, node: fx.Node) -> fx.Node:
-        """Positions keep their dense numbers: make them all, then pick the survivors."""
-        term = self.structure.types[instr.index][0]
-        if not self.cut.touches(term):  # type: ignore[arg-type]
+        """The result keeps its dense numbering: make all of it, then pick the survivors."""
+        dim = self.structure.typing.picks[instr.index]
+        dims: Any = self.structure.types[instr.index]
+        term = dims[dim]
+        if not self.cut.touches(term):
             return node
+        survivors = self.cut.survivors(term)
+        if instr.op != "scaled_dot_product_attention":
+            return self._select(node, dim, survivors, instr)
+        # Each query head left gets its own copy of the key head that serves it.
+        keys = self.structure.program.of[instr.arguments["key"]].shape[dim]
+        for place in (1, 2):
+            source: Any = node.args[place]
+            with self.graph.inserting_before(node):
+                serving = survivors // (size(term) // keys)
+                node.update_arg(place, self._select(source, dim, serving, instr))
+        node.update_kwarg("enable_gqa", False)
+        return node
+
+    def _select(self, node: fx.Node, dim: int, positions: torch.Tensor, instr: Instr) -> fx.Node:
         name = f"_survivors_{instr.index}"
-        device = node.meta["val"].device
-        self.attributes[name] = self.cut.survivors(term).to(device)  # type: ignore[arg-type]
+        self.attributes[name] = positions.to(instr.value.device)
         index = self.graph.get_attr(name)
-        return self.graph.call_function(torch.ops.aten.index_select.default, (node, 0, index))
+        return self.graph.call_function(torch.ops.aten.index_select.default, (node, dim, index))
 
     def _squeeze(self, instr: Instr, node: fx.Node) -> None:
         """A width that became 1 is not to be squeezed away: name the dimensions that were 1."""

@@ -78,7 +78,11 @@ class Attention:
 
 @dataclass
 class Typing:
-    """Everything the rules find out about a program."""
+    """Everything the rules find out about a program.
+
+    ``picks`` names the operators that are run in the dense size, after which the survivors are
+    picked along one dimension: instruction index -> dimension (from the end).
+    """
 
     program: Program
     group_heads: bool = True
@@ -87,6 +91,7 @@ class Typing:
     minima: list[Minimum] = field(default_factory=list)
     attention: list[Attention] = field(default_factory=list)
     activations: set[fx.Node] = field(default_factory=set)
+    picks: dict[int, int] = field(default_factory=dict)
     never_zero: set[tuple[fx.Node, Term]] = field(default_factory=set)
     unknown: set[str] = field(default_factory=set)
 
@@ -234,6 +239,27 @@ class Op:
     def statistic(self, term: Term, what: str) -> None:
         """Say that the operator computes ``what`` over ``term``, so zeros count."""
         self.mark(term, "stat", what)
+
+    def pick(self, dim: int) -> None:
+        """Say that the result is made in the dense size, then cut along ``dim``."""
+        self.typing.picks[self.instr.index] = dim
+
+    def single_heads(self, dim: int, term: Term) -> Term:
+        """With ``group_heads`` off, a key head repeated for its queries becomes as many heads.
+
+        ``term`` is the product of key heads and their copies; the copies get a variable of their
+        own, so that any of them can go while the key heads stay.
+        """
+        words = norm(term)
+        if self.typing.group_heads or not isinstance(words, Prod):
+            return term
+        copies = words.parts[-1]
+        repeated = isinstance(copies, Var) and any(e.kind == "expanded" for e in copies.events)
+        if not repeated or is_blocked(words):
+            return term
+        self.block(words, "query heads are cut one by one, so their key heads stay")
+        self.pick(dim)
+        return fresh(size(words))
 
     def argument(self, name: str, terms: Term | Sequence[Term]) -> None:
         """Say that integer argument ``name`` is the size of ``terms``."""

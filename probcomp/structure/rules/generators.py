@@ -22,6 +22,7 @@ def constant(op: Op) -> Result:
 @rule("arange", "linspace", "logspace", "range")
 def positional(op: Op) -> Result:
     """Values that depend on the position: made in the old size, then the survivors are picked."""
+    op.pick(-1)
     return [fresh(n, Event("generated", op.site)) for n in op.shape]
 
 

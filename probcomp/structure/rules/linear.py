@@ -140,6 +140,10 @@ def _match_heads(op: Op, q: list[Term], kv: list[Term]) -> list[Term]:
     """Heads of queries and keys; with ``enable_gqa`` each key head serves a group of queries."""
     if not q or not op.get("enable_gqa") or size(q[-1]) == size(kv[-1]):
         return op.join(q, kv)
+    if not op.typing.group_heads:
+        op.block(kv[-1], "query heads are cut one by one, so their key heads stay")
+        op.pick(-3)
+        return [*op.join(q[:-1], kv[:-1]), q[-1]]
     groups = fresh(size(q[-1]) // size(kv[-1]), Event("expanded", op.site))
     op.unify(q[-1], Prod((kv[-1], groups)))
     return [*op.join(q[:-1], kv[:-1]), norm(q[-1])]

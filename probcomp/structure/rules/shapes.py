@@ -48,10 +48,11 @@ def _same_order(op: Op, x: Sequence[Term], shape: Sequence[int]) -> list[Term]:
 def view(op: Op) -> Result:
     if "dtype" in op.instr.arguments:
         raise RadixError("a view as another type")
-    out = _same_order(op, op.dims("self"), op.shape)
+    dense = _same_order(op, op.dims("self"), op.shape)
+    out = [op.single_heads(i - len(dense), term) for i, term in enumerate(dense)]
     for name in ("size", "shape"):
         if name in op.instr.arguments:
-            op.argument(name, out)
+            op.argument(name, dense)
     return Typed(tuple(out), op.points("self"))
 
 
@@ -158,6 +159,7 @@ def repeat_interleave(op: Op) -> Result:
     x[at] = norm(Prod((x[at], copies)))
     if op.get("output_size") is not None:
         op.argument("output_size", x[at])
+    x[at] = op.single_heads(at - len(x), x[at])
     return x
 
 
