@@ -237,7 +237,9 @@ def test_unknown_operator_blocks_only_what_it_touches() -> None:
     shapes = {"a": (7, 5), "b": (7, 5), "free": (7, 9), "out": (9, 4)}
     structure = trace(Micro(shapes, forward), (torch.randn(2, 7).double(),))
     assert [(a.kind, a.size) for a in free(structure)] == [("neuron", 9)]
-    reason = next(a.blocked for a in structure.axes if a.members[0].parameter == "a" and a.size == 5)
+    reason = next(
+        a.blocked for a in structure.axes if a.members[0].parameter == "a" and a.size == 5
+    )
     assert "matrix_exp" in reason
     assert "the top module" in reason
 

@@ -53,7 +53,9 @@ def owners(term: Term) -> list[frozenset[tuple[int, int]]]:
     if isinstance(term, Var):
         if term.bind is not None:
             return owners(term.bind)
-        return [frozenset({(term.id, u)}) if term.size > 1 else frozenset() for u in range(term.size)]
+        return [
+            frozenset({(term.id, u)}) if term.size > 1 else frozenset() for u in range(term.size)
+        ]
     if isinstance(term, Sum):
         return [o for part in term.parts for o in owners(part)]
     found = [frozenset()]
