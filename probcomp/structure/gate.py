@@ -71,7 +71,8 @@ def two_sizes(structure: Structure, model: nn.Module) -> list[Inputs]:
         grown = []
         for tensor, fake in zip(real, placeholders):
             for dim, n in enumerate(fake.shape):
-                if isinstance(n, torch.SymInt):
+                # A single channel looks free to the exporter, but weights fix it.
+                if isinstance(n, torch.SymInt) and (dim == 0 or hint(n) > 1):
                     new = _grow(n, symbols)
                     tensor = tensor.index_select(dim, torch.arange(new, device=device) % hint(n))
             grown.append(tensor)

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from probcomp.errors import InputError
 from probcomp.structure.describe import check_tensors, import_path, resolve
+from probcomp.structure.graph_cut import expect_shape
 
 _PYTHON = {
     f"{home}:{function.__name__}": function
@@ -22,6 +23,8 @@ _PYTHON = {
     for name in dir(torch)
     if name.startswith("sym_") or name == "_sym_sqrt"
 }
+# The one function of ours that a cut graph calls.
+_PYTHON["probcomp:expect_shape"] = expect_shape
 _PATHS = {function: path for path, function in _PYTHON.items()}
 _NAMED = (torch.dtype, torch.layout, torch.memory_format)
 

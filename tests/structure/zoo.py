@@ -6,7 +6,7 @@ the configuration by hand, not from the tracer.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,8 +22,7 @@ class Entry:
     """A network and what must be found in it.
 
     ``expect`` maps an axis kind to the sorted sizes of the axes of that kind that must be found
-    and be free to cut. ``branches`` counts removable residual branches. ``blocked`` lists kinds
-    whose blocking is expected, with the reason in ``why_blocked``.
+    and be free to cut. ``branches`` counts removable residual branches.
     """
 
     name: str
@@ -36,9 +35,26 @@ class Entry:
     float32: bool = False  # the float64 kernels are missing (grouped expert products)
     holdout: bool = False  # never used while the tracer was written
     huggingface: bool = False
-    surgery: str = "module"  # what shrink must reach; "graph" where Python code forbids more
+    # What shrink must reach. "module": a real module for every axis alone but head_dim (one
+    # attribute sizes all of a head). "mixed": Python code with literals forbids it for some axes.
+    surgery: str = "module"
+    blocked: tuple[str, ...] = ()  # kinds that are blocked, for the reason in why_blocked
     why_blocked: str = ""
-    tags: frozenset[str] = field(default_factory=frozenset)
+
+    def model(self, dtype: torch.dtype = torch.float64) -> nn.Module:
+        """The network in double precision where its kernels exist."""
+        return self.build() if self.float32 else self.build().to(dtype)
+
+    def example(self, which: str = "first", dtype: torch.dtype = torch.float64) -> Inputs:
+        """Example inputs of the first or the second size, in the precision of `model`."""
+        made = self.inputs(*getattr(self, which))
+
+        def cast(t: Tensor) -> Tensor:
+            return t.to(dtype) if t.is_floating_point() and not self.float32 else t
+
+        if isinstance(made, dict):
+            return {name: cast(t) for name, t in made.items()}
+        return tuple(map(cast, made))
 
 
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -56,8 +72,8 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
             elif p.dim() >= 2:
                 fan_in = p[0].numel() if p.dim() != 3 else p.shape[-1]
                 p.copy_(normal(p.shape) * fan_in**-0.5)
-            elif "bias" in last:
-                p.copy_(0.3 * normal(p.shape))
+            elif "bias" in last:  # shifted up, so that no rectified unit is dead on all inputs
+                p.copy_(0.3 + 0.3 * normal(p.shape))
             else:
                 p.copy_(1 + 0.3 * normal(p.shape))
         for name, b in model.named_buffers():
@@ -208,9 +224,11 @@ NETS = [
         "shufflenetv2",
         _net(nets.ShuffleNetV2),
         images(),
-        {"channel": (4, 8, 8, 18)},
+        # the shuffle ties both halves of a unit's output, and the next split cuts them in two
+        {"channel": (4, 4, 8, 8, 8, 18)},
         first=(2, 11),
-        second=(3, 14),
+        second=(3, 11),
+        surgery="mixed",  # `chunk` makes equal halves only
     ),
     Entry(
         "densenet",
@@ -423,10 +441,12 @@ TRANSFORMERS = [
             decoder_start_token_id=0,
         ),
         tokens(decoder=1),
-        # One bias table per stack ties the self-attention heads of its layers.
-        {"head": (6, 6, 6, 6), "head_dim": (8,) * 12, "neuron": (56,) * 4},
+        # One bias table per stack ties the self-attention heads of its layers, and one zero bias
+        # made by the first cross-attention is handed on to the others.
+        {"head": (6, 6, 6), "head_dim": (8,) * 12, "neuron": (56,) * 4},
         branches=10,
         huggingface=True,
+        blocked=("residual",),
         why_blocked="the encoder state is an output, and the shared embedding ties both stacks",
     ),
     Entry(

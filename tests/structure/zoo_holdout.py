@@ -33,22 +33,30 @@ TOYS = [
     ),
     Entry("shared_twice", _net(nets.SharedTwice), vectors(7), {"neuron": (12, 20)}),
     Entry("tied", _net(nets.TiedAutoencoder), vectors(9), {"neuron": (14,)}),
-    Entry("concat_split", _net(nets.ConcatSplit), vectors(7), {"neuron": (2, 4, 10)}),
+    Entry(
+        "concat_split",
+        _net(nets.ConcatSplit),
+        vectors(7),
+        {"neuron": (2, 4, 10)},
+        surgery="mixed",
+    ),
     Entry(
         "shuffle_literal",
         _net(nets.ShuffleToy),
         images(),
-        {"channel": (2, 2, 8, 12)},
+        # 16 channels are read as (2, 8) by the shuffle and as (2, 4, 2) by the groups after it
+        {"channel": (2, 2, 4, 12)},
         first=(2, 5),
-        second=(3, 6),
-        surgery="graph",
+        second=(3, 5),
+        surgery="mixed",
     ),
     Entry(
         "one_attribute",
         _net(nets.OneAttribute),
         vectors(20, sequence=True),
         {"head": (4,), "head_dim": (6, 6)},
-        branches=0,
+        branches=1,
+        surgery="mixed",  # its branch is written in one forward with the sum
     ),
     Entry(
         "batchnorm_residual",
@@ -66,7 +74,8 @@ HOLDOUT = [
         "unet",
         _net(nets.UNet),
         images(),
-        {"channel": (3, 6, 8, 9)},
+        # 3 groups, and 4 channels within each (whose number the group statistic counts)
+        {"channel": (3, 4, 6, 8, 9)},
         first=(2, 8),
         second=(3, 12),
         holdout=True,
@@ -148,7 +157,9 @@ HOLDOUT = [
             num_labels=3,
         ),
         images(key="pixel_values"),
-        {},
+        # stem 6, stages 8 and 12; per block the groups (2, 3, 3), 4 channels in and out of each
+        # group, and the squeezed width (6, 8, 12 quartered)
+        {"channel": (2, 2, 2, 3, 3, 3, 4, 4, 4, 4, 4, 4, 6, 8, 12)},
         first=(2, 17),
         second=(3, 24),
         branches=1,
@@ -166,9 +177,12 @@ HOLDOUT = [
             num_labels=3,
         ),
         images(key="pixel_values"),
-        {},
+        # widths are a tenth, rounded to 8, 16 or 32: stem and stages 1-4 have 8, stages 5-7 have
+        # 16, 16, 32; ten blocks expand 8 channels to 16, six expand 16 to 32; the last has 128
+        {"channel": (8,) * 5 + (16,) * 12 + (32,) * 7 + (128,)},
         first=(2, 33),
         second=(3, 40),
+        branches=10,
         holdout=True,
         huggingface=True,
     ),
