@@ -71,8 +71,8 @@ class QuadraticBaseline:
     """
 
     coordinates: Coordinates
-    mean: Array
-    precision: Array
+    mean: Any
+    precision: Any
     shape: float
     rate: float
 

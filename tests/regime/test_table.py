@@ -95,7 +95,7 @@ BAD = {
         "is the column a sparsity",
     ),
     "barrier sign": (lambda: runs(lmc=-runs()["lmc"]), {}, "must be negative"),
-    "text": (lambda: runs(cka=["high"] * 9), {}, "'high' is no number"),
+    "text": (lambda: runs(cka=["high"] * 9), {}, "'high' is not a number"),
     "range": (lambda: runs(cka=np.full(9, 3.0)), {}, "expected 0 to 1"),
     "density above one": (lambda: runs(density=runs()["density"] * 100), {}, "must lie in"),
     "negative batch": (lambda: runs(bs=np.arange(-1.0, 8.0)), {}, "logarithm"),

@@ -1,0 +1,199 @@
+"""`advise`: from past runs to raise, lower or keep, with how sure that is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from probcomp.errors import InputError
+from probcomp.regime.decision import ACTIONS, GAIN, Decision, best_actions, decide
+from probcomp.regime.design import NextPilot, next_pilot, should_stop
+from probcomp.regime.diagram import grid_values, reference
+from probcomp.regime.fit import RegimeModel
+from probcomp.regime.knobs import Array, Knob
+from probcomp.regime.table import RunTable
+
+LEVELS = 25
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to do with one knob at one load, and how sure that is.
+
+    Attributes:
+        action: ``raise``, ``lower`` or ``keep`` the temperature; ``undecided`` where none has
+            probability ``confidence``, or where the fit did not converge.
+        turn: The same in terms of the knob's value: ``increase``, ``decrease``, ``keep``.
+        probability: Of raise, lower, keep.
+        knob: Its name; at: the setting the advice is for, by knob; load and load_name.
+        best, best_interval: Knob value with the least expected error, 90 % interval.
+        gain_points, gain_interval: Expected fall in test error, in points (per cent).
+        error_points, error_interval: Expected test error at the present setting, in points.
+        regime: Probability of I, II-A and II-B at the present setting.
+        next: The pilot worth running next; None where the decision is sure, or where no pilot
+            promises to settle it.
+        converged, convergence: Whether the fit passed its gates, and in words.
+        levels, along: Knob values, and P(raise, lower, keep) at each, [levels, 3].
+        notes: What was assumed when the runs were read.
+        model: The fitted model.
+    """
+
+    action: str
+    turn: str
+    probability: dict[str, float]
+    knob: str
+    at: dict[str, float]
+    load: float
+    load_name: str
+    best: float
+    best_interval: tuple[float, float]
+    gain_points: float
+    gain_interval: tuple[float, float]
+    error_points: float
+    error_interval: tuple[float, float]
+    regime: dict[str, float]
+    next: NextPilot | None
+    converged: bool
+    convergence: str
+    levels: Array
+    along: Array
+    notes: tuple[str, ...]
+    model: RegimeModel
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the model, as plain values."""
+        out = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "model"}
+        out["next"] = None if self.next is None else asdict(self.next)
+        out["levels"], out["along"] = self.levels.tolist(), self.along.tolist()
+        for name in ("best_interval", "gain_interval", "error_interval", "notes"):
+            out[name] = list(out[name])
+        return out
+
+
+def advise(
+    runs: RunTable | Mapping[str, Any] | Path | str,
+    *,
+    density: float,
+    knob: str | None = None,
+    at: Mapping[str, float] | None = None,
+    levels: Sequence[float] | None = None,
+    knobs: Sequence[str | Knob] | None = None,
+    load: str | None = None,
+    gain: float = GAIN,
+    confidence: float = 0.8,
+    seed: int = 0,
+) -> Advice:
+    """Advise on one knob from runs at hand; nothing is trained.
+
+    Args:
+        runs: A table, a mapping of columns or a CSV file; see `read_runs`.
+        density: The load to advise at: density kept, or width, as the runs have it.
+        knob: The knob to turn; the first of the runs by default.
+        at: Present setting by knob. By default the coldest value of the knob among the runs (a
+            full training), and the median of the others.
+        levels: Values the knob may take; by default 25 between the least and the largest run.
+        gain: Least fall in test error worth a move, as a fraction.
+        confidence: Least probability of an action that is recommended.
+
+    Raises:
+        InputError: for runs that do not suffice, or a setting outside them.
+    """
+    if not 0.5 <= confidence < 1:
+        raise InputError(f"confidence is {confidence}; it must lie in [0.5, 1).")
+    if not 0 < gain < 1:
+        raise InputError(f"gain is {gain}; give a fraction in (0, 1); 0.003 is usual.")
+    model = RegimeModel.fit(runs, knobs=knobs, load=load, seed=seed)
+    table = model.table
+    position = table.knob(knob)
+    chosen = table.knobs[position]
+    low, high = table.load.min(), table.load.max()
+    if not low <= density <= high:
+        raise InputError(
+            f"{table.load_name} {density:g} lies outside the runs ({low:g} to {high:g}); add runs "
+            "there, or advise within."
+        )
+    heat_of_runs = chosen.coordinate(table.settings[:, position])
+    coldest = float(table.settings[np.argmin(heat_of_runs), position])
+    present = reference(model, {chosen.name: coldest, **(at or {})})
+    values, here = _levels(model, position, present[position], levels)
+    settings = np.tile(present, (len(values), 1))
+    settings[:, position] = values
+    heat = chosen.coordinate(values)
+    posterior = model.predict(settings, np.full(len(values), density))
+    decision = decide(posterior.error, values, heat, here, gain)
+    actions = best_actions(posterior.error, heat, here, gain)
+    each = [decide(posterior.error, values, heat, i, gain) for i in range(len(values))]
+    along = np.stack([decided.probability for decided in each])
+    action = decision.action(confidence) if model.convergence.ok else "undecided"
+    error_low, error_high = posterior.interval()[:, here]
+    return Advice(
+        action=action,
+        turn=_turn(action, chosen),
+        probability=dict(zip(ACTIONS, map(float, decision.probability))),
+        knob=chosen.name,
+        at=dict(zip([k.name for k in table.knobs], map(float, present))),
+        load=float(density),
+        load_name=table.load_name,
+        best=decision.best,
+        best_interval=decision.interval,
+        gain_points=100 * decision.gain,
+        gain_interval=(100 * decision.gain_interval[0], 100 * decision.gain_interval[1]),
+        error_points=100 * float(posterior.error[:, here].mean()),
+        error_interval=(100 * float(error_low), 100 * float(error_high)),
+        regime=dict(zip(("I", "II-A", "II-B"), map(float, posterior.regime[here]))),
+        next=_next(model, decision, actions, settings, density, seed),
+        converged=model.convergence.ok,
+        convergence=str(model.convergence),
+        levels=values,
+        along=along,
+        notes=table.notes,
+        model=model,
+    )
+
+
+def _levels(
+    model: RegimeModel, position: int, present: float, levels: Sequence[float] | None
+) -> tuple[Array, int]:
+    """Sorted values of the knob with the present one among them, and its index."""
+    co, knob = model.coordinates, model.table.knobs[position]
+    low, high = co.low[position], co.high[position]
+    if levels is None:
+        values = grid_values(low, high, knob.scale, LEVELS)
+    else:
+        values = np.asarray(levels, float)
+        if values.size < 2 or not np.all(np.isfinite(values)):
+            raise InputError("levels: give at least two finite values for the knob.")
+    outside = [v for v in (*values, present) if not low * (1 - 1e-9) <= v <= high * (1 + 1e-9)]
+    if outside:
+        raise InputError(
+            f"{knob.name} {outside[0]:g} lies outside the runs ({low:g} to {high:g}); add runs "
+            "there, or advise within."
+        )
+    near = np.isclose(values, present, rtol=1e-9)
+    values = np.unique(np.append(values[~near], present))
+    return values, int(np.flatnonzero(values == present)[0])
+
+
+def _next(
+    model: RegimeModel,
+    decision: Decision,
+    actions: Array,
+    settings: Array,
+    density: float,
+    seed: int,
+) -> NextPilot | None:
+    """The next pilot among the levels at this load and at the quartiles of the runs' loads."""
+    loads = np.unique([density, *np.quantile(model.table.load, [0.0, 0.25, 0.5, 0.75, 1.0])])
+    candidates = np.repeat(settings[:: max(1, len(settings) // 9)], len(loads), axis=0)
+    where = np.tile(loads, len(candidates) // len(loads))
+    pilot = next_pilot(model, actions, candidates, where, seed=seed)
+    sure = model.convergence.ok and should_stop(decision.probability, pilot.decision_gain)
+    return None if sure else pilot
+
+
+def _turn(action: str, knob: Knob) -> str:
+    if action not in ("raise", "lower"):
+        return action
+    return "increase" if (action == "raise") == (knob.hotter == "up") else "decrease"

@@ -1,0 +1,137 @@
+"""Which pilot to run next: the one expected to settle the decision, for its cost."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import logsumexp
+
+from probcomp.errors import InputError
+from probcomp.regime.knobs import Array
+
+if TYPE_CHECKING:
+    from probcomp.regime.fit import RegimeModel
+
+ENOUGH_ESS = 0.1
+"""Least effective share of draws under the simulated outcomes; below it weights mean little."""
+
+STOP_GAIN = 0.02
+"""Nats: a pilot that promises less about the decision is not worth a run."""
+
+STOP_CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class NextPilot:
+    """A pilot to run.
+
+    Attributes:
+        settings: Knob values by name; load: at which load.
+        information: Expected information about all parameters (nats).
+        decision_gain: Expected fall of the entropy of the decision (nats).
+        cost: Expected cost, in the unit of the table's ``wall_s`` (1 a run where it has none).
+        by: ``"decision"`` or ``"information"``, whichever chose it.
+    """
+
+    settings: dict[str, float]
+    load: float
+    information: float
+    decision_gain: float
+    cost: float
+    by: str
+
+
+def expected_information(mean: Array, variance: Array) -> Array:
+    """``log det(I + D^-1/2 Cov_s[mean] D^-1/2) / 2`` for each candidate, in nats.
+
+    The mutual information of a Gaussian outcome and the parameters, when the channel means are
+    Gaussian over the draws: a linear-Gaussian form of Houlsby et al. 2011 (BALD), eq. (2).
+
+    Args:
+        mean: Channel means of each draw, [draws, candidates, channels].
+        variance: Noise variance of each draw, [draws, channels].
+    """
+    scaled = (mean - mean.mean(0)) / np.sqrt(variance.mean(0))
+    cover = np.einsum("scd,sce->cde", scaled, scaled) / len(mean)
+    return 0.5 * np.linalg.slogdet(np.eye(mean.shape[2]) + cover)[1]
+
+
+def decision_gain(
+    mean: Array, variance: Array, actions: Array, *, outcomes: int = 32, seed: int = 0
+) -> tuple[Array, Array]:
+    """Expected fall of the entropy of the decision, and effective share of draws, a candidate.
+
+    ``H[p(a)] - E_y H[sum_s w_s 1(a_s = a)]`` with ``w_s`` proportional to
+    ``N(y; mean_s, variance_s)``; outcomes y are simulated from ``outcomes`` of the draws.
+
+    Args:
+        mean: [draws, candidates, channels]; variance: [draws, channels].
+        actions: Best action under each draw, [draws].
+    """
+    generator = np.random.default_rng(seed)
+    classes = np.eye(3)[actions]
+    before = _entropy(classes.mean(0))
+    count = len(mean)
+    chosen = generator.choice(count, size=min(outcomes, count), replace=False)
+    gain, share = np.empty(mean.shape[1]), np.empty(mean.shape[1])
+    spread = np.sqrt(variance)
+    for c in range(mean.shape[1]):
+        y = mean[chosen, c] + spread[chosen] * generator.standard_normal(spread[chosen].shape)
+        square = ((y[:, None] - mean[None, :, c]) / spread) ** 2
+        log_weight = -0.5 * square.sum(-1) - np.log(spread).sum(-1)
+        weight = np.exp(log_weight - logsumexp(log_weight, axis=1, keepdims=True))
+        gain[c] = before - _entropy(weight @ classes).mean()
+        share[c] = np.mean(1 / (weight**2).sum(1)) / count
+    return gain, share
+
+
+def next_pilot(
+    model: "RegimeModel",
+    actions: Array,
+    settings: Array,
+    load: Array,
+    *,
+    cost: Array | None = None,
+    seed: int = 0,
+) -> NextPilot:
+    """The candidate with the largest decision gain per cost, or information where that is unsure.
+
+    Args:
+        model: The fitted model; actions: the best action under each of its draws, [draws].
+        settings: Candidates, [candidates, knobs]; load: [candidates].
+        cost: Cost of each candidate; by default the median ``wall_s`` of the runs, or 1.
+    """
+    if len(settings) == 0:
+        raise InputError("no candidate for the next pilot: the list is empty.")
+    values, loads = model.points(settings, load)
+    co = model.coordinates
+    mean = model.surfaces(co.load(loads), co.settings(values))["mean"]
+    variance = model.parameters["noise"] ** 2 + model.parameters["seed_noise"] ** 2 * (
+        len(model.table) > model.table.cells.max() + 1
+    )
+    if cost is None:
+        known = model.table.cost[np.isfinite(model.table.cost)]
+        cost = np.full(len(values), float(np.median(known)) if len(known) else 1.0)
+    information = expected_information(mean, variance)
+    gain, share = decision_gain(mean, variance, actions, seed=seed)
+    sure = bool(np.median(share) >= ENOUGH_ESS)
+    by = "decision" if sure and gain.max() > 1e-3 else "information"
+    best = int(np.argmax((gain if by == "decision" else information) / cost))
+    names = [knob.name for knob in model.table.knobs]
+    return NextPilot(
+        dict(zip(names, map(float, values[best]))),
+        float(loads[best]),
+        float(information[best]),
+        float(gain[best]),
+        float(cost[best]),
+        by,
+    )
+
+
+def should_stop(probability: Array, gain: float) -> bool:
+    """Whether to stop running pilots: the decision is sure, or nothing more is to be learnt."""
+    return bool(probability.max() >= STOP_CONFIDENCE or gain < STOP_GAIN)
+
+
+def _entropy(p: Array) -> Array:
+    return -(p * np.log(np.maximum(p, 1e-300))).sum(-1)
