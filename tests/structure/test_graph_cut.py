@@ -144,7 +144,7 @@ def test_new_arguments_name_what_changes() -> None:
 
 def test_another_model_is_refused() -> None:
     structure = trace(Result(Tensor), (X,))
+    other = Result(Tensor)
+    other.up = nn.Linear(5, 9)
     with pytest.raises(SurgeryError, match=r"up.weight is \[9, 5\], expected \[8, 5\]"):
-        other = Result(Tensor)
-        other.up = nn.Linear(5, 9)
         cut_graph(structure, other, {})
