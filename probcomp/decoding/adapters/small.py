@@ -8,10 +8,15 @@ from probcomp.decoding.small.network import SmallDenoiser
 
 
 class SmallAdapter(Adapter):
-    """`SmallDenoiser` with native leave-one-out marginals.
+    """`SmallDenoiser` with shadows in the same forward.
 
     A shadow is an extra mask token with the position of the token it checks. It sees every real
     key but that token, and itself; real tokens do not see shadows (WINO, arXiv 2507.18578).
+
+    Notes:
+        This is leave-one-out exactly for one layer. In deeper layers the other tokens have seen
+        the token under check and pass some of it on, which favours keeping it. The base class's
+        `leave_one_out` with ``subset = 1`` is exact, at one more forward a position.
     """
 
     def __init__(self, model: SmallDenoiser) -> None:

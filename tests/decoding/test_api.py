@@ -1,0 +1,216 @@
+"""`decode` on the embedded model, as its user meets it."""
+
+import pytest
+import torch
+
+from probcomp.decoding import DecodingConfig, decode
+from probcomp.decoding.adapters import Adapter, CallableAdapter, SmallAdapter
+from probcomp.decoding.plot import plot_generation, save_plot
+from probcomp.decoding.small.load import FOLDER, embedded_model, small_config, training_log
+from probcomp.decoding.small.network import SmallConfig, SmallDenoiser
+from probcomp.decoding.small.tasks import is_valid, make_examples
+from probcomp.decoding.small.tokenizer import CharacterTokenizer
+from probcomp.errors import InputError
+
+CLOSE = 1e-5  # float32 logits of the same numbers in another order
+
+
+def test_the_embedded_model_is_small_and_says_how_it_was_trained():
+    assert sum(p.numel() for p in embedded_model().parameters()) <= 500_000
+    assert (FOLDER / "small.safetensors").stat().st_size < 2_000_000
+    log = training_log()
+    assert log["parameters"] == sum(p.numel() for p in embedded_model().parameters())
+    assert log["curve"][-1]["step"] == log["steps"]
+
+
+@pytest.mark.parametrize("task", ["add", "json"])
+def test_answers_are_right_without_being_told_the_length(task):
+    examples = make_examples(task, 60, 21, test=True)
+    output = decode(prompt=[example.prompt for example in examples])
+    right = [is_valid(e, text) for e, text in zip(examples, output.texts)]
+    assert sum(right) >= 54  # 60 drawn from a model that is right on at least 95 %
+    content, forwards = sum(output.num_new_tokens), sum(output.nfe)
+    assert content / forwards >= 4
+    assert content / sum(output.canvas) >= 0.8
+
+
+def test_statistics_fit_together():
+    output = decode(prompt="{k=12;b=x", history=True)
+    assert output.texts == ['{"k":12,"b":"x"}']
+    assert output.num_new_tokens == [len(output.texts[0])] == [len(output.answers[0])]
+    assert output.nfe == [len(output.history)]
+    assert output.tokens_per_forward[0] == pytest.approx(output.num_new_tokens[0] / output.nfe[0])
+    assert float(output.end_posterior[0].sum()) == pytest.approx(1.0, abs=1e-5)
+    assert set(output.to_dict()) >= {"texts", "nfe", "boundaries", "config"}
+    assert output.sequences.shape[1] == len("{k=12;b=x") + output.num_new_tokens[0]
+
+
+def test_left_padding_changes_nothing():
+    prompts = ["+1+2", "{k=12;b=x;c=7", "?c"]
+    together = decode(prompt=prompts)
+    for prompt, text in zip(prompts, together.texts):
+        assert decode(prompt=prompt).texts == [text]
+    tokenizer, model = CharacterTokenizer(), SmallAdapter(embedded_model())
+    found = tokenizer(prompts)
+    logits = model.logits(found["input_ids"], found["attention_mask"].bool(), 0)
+    assert torch.isfinite(logits).all()
+    alone = tokenizer(prompts[:1])
+    one = model.logits(alone["input_ids"], alone["attention_mask"].bool(), 0)
+    n = one.shape[1]
+    assert float((logits[0, -n:] - one[0]).abs().max()) < CLOSE
+
+
+def shadows_of(layers, adapter_type=SmallAdapter):
+    """Shadow logits of positions 1 and 3 of a window before and after token 1 is changed."""
+    adapter = adapter_type(SmallDenoiser(SmallConfig(layers=layers)))
+    ids = torch.randint(3, 50, (2, 9), generator=torch.Generator().manual_seed(1))
+    keys = torch.ones(2, 9, dtype=torch.bool)
+    keys[1, :2] = False
+    shadow = torch.tensor([[1, 3], [0, -1]])
+    before = adapter.forward(ids, keys, 3, shadow)
+    plain = adapter.forward(ids, keys, 3)
+    torch.testing.assert_close(before.logits, plain.logits, atol=CLOSE, rtol=CLOSE)
+    ids[0, 3 + 1] = 7
+    after = adapter.forward(ids, keys, 3, shadow)
+    change = (before.shadow[0, :, 3:] - after.shadow[0, :, 3:]).abs().amax(1)
+    return change.tolist(), before.cost.tolist()
+
+
+def test_shadows_of_one_layer_are_blind_to_their_own_token_alone():
+    (own, other), cost = shadows_of(1)
+    assert own < CLOSE < other
+    assert cost == [1, 1]
+
+
+def test_deeper_shadows_hear_of_their_token_from_the_others():
+    (own, other), _ = shadows_of(4)
+    assert CLOSE < own < other
+
+
+def test_masking_again_is_blind_at_any_depth():
+    class Masking(SmallAdapter):
+        subset = 1
+        forward = Adapter.forward
+
+    (own, other), cost = shadows_of(4, Masking)
+    assert own < CLOSE < other
+    assert cost == [3, 2]
+
+
+def test_gaps_are_filled_in_place():
+    output = decode(prompt="{k=12;b=x" + '{"k":__,"b":"_"}')
+    assert output.texts == ["{k=12;b=x" + '{"k":12,"b":"x"}']
+    assert output.num_new_tokens == [len('__,"b":"_"}')]
+
+
+def test_seeds_decide_draws():
+    prompts = ["?c"] * 6
+    one = decode(prompt=prompts, temperature=1.0, seed=3).texts
+    assert decode(prompt=prompts, temperature=1.0, seed=3).texts == one
+    assert decode(prompt=prompts, temperature=1.0, seed=4).texts != one
+    assert len(set(one)) > 1
+    many = decode(prompt="?c", temperature=1.0, seed=3, num_return_sequences=6)
+    assert many.texts == one
+
+
+def test_a_streamer_gets_the_answer_once_and_in_order():
+    class Collect:
+        def __init__(self):
+            self.put_ids, self.drafts, self.ended = [], 0, False
+
+        def put(self, ids):
+            self.put_ids += ids.tolist()
+
+        def put_draft(self, ids):
+            self.drafts += 1
+
+        def end(self):
+            self.ended = True
+
+    streamer = Collect()
+    output = decode(prompt="+385+267", streamer=streamer)
+    assert streamer.put_ids == output.answers[0].tolist()
+    assert streamer.drafts == output.nfe[0]
+    assert streamer.ended
+    with pytest.raises(InputError, match="one row"):
+        decode(prompt=["+1+2", "+3+4"], streamer=Collect())
+
+
+def test_transformers_processors_and_criteria_work():
+    transformers = pytest.importorskip("transformers")
+    five = CharacterTokenizer().encode("5")
+    suppress = transformers.SuppressTokensLogitsProcessor(five)
+    processors = transformers.LogitsProcessorList([suppress])
+    free = decode(prompt="+385+267").texts[0]
+    assert "5" in free
+    assert "5" not in decode(prompt="+385+267", logits_processor=processors).texts[0]
+    stop = transformers.StoppingCriteriaList([transformers.MaxLengthCriteria(12)])
+    output = decode(
+        prompt="+385+267",
+        stopping_criteria=stop,
+        rule="quota",
+        steps=99,
+        blocks="fixed",
+        block_length=2,
+    )
+    assert len("+385+267") + output.num_new_tokens[0] < len("+385+267") + len(free)
+
+
+def test_a_picture_shows_every_forward(tmp_path):
+    output = decode(prompt="{k=12;b=x", history=True, preset="wino", max_new_tokens=24)
+    figure = plot_generation(output)
+    assert len(figure.axes[1].patches) == output.nfe[0]
+    save_plot(output, tmp_path / "one.svg")
+    assert (tmp_path / "one.svg").stat().st_size > 1000
+    with pytest.raises(InputError, match="png"):
+        save_plot(output, tmp_path / "one.txt")
+    with pytest.raises(InputError, match="history"):
+        plot_generation(decode(prompt="+1+2"))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"prompt": ""}, "empty"),
+        ({"prompt": []}, "empty"),
+        ({}, "input_ids or a prompt"),
+        ({"prompt": "+1+2", "input_ids": torch.ones(1, 3, dtype=torch.long)}, "not both"),
+        ({"prompt": "+1+2", "tresholds": 1}, "threshold"),
+        ({"prompt": "+1+2", "preset": "daedall"}, "daedal"),
+        ({"prompt": "+1+2", "preset": "eb", "generation_config": DecodingConfig()}, "not both"),
+        ({"prompt": "+" + "1" * 400}, "context"),
+        ({"prompt": "ABC"}, "no token"),
+        ({"prompt": "+1+2", "num_return_sequences": 0}, "num_return_sequences"),
+        ({"input_ids": torch.ones(1, 3)}, "integers"),
+        ({"input_ids": torch.ones(1, 0, dtype=torch.long)}, "empty"),
+        (
+            {
+                "input_ids": torch.ones(1, 3, dtype=torch.long),
+                "attention_mask": torch.ones(1, 2, dtype=torch.long),
+            },
+            "shape",
+        ),
+        (
+            {
+                "input_ids": torch.ones(1, 3, dtype=torch.long),
+                "attention_mask": torch.tensor([[1, 1, 0]]),
+            },
+            "left",
+        ),
+    ],
+)
+def test_bad_input_gets_one_clear_error(options, says):
+    with pytest.raises(InputError, match=says):
+        decode(**options)
+
+
+def test_models_without_an_adapter_or_an_end_are_refused():
+    with pytest.raises(InputError, match="no adapter"):
+        decode(torch.nn.Linear(2, 2), prompt="+1+2")
+    with pytest.raises(InputError, match="end-of-text"):
+        CallableAdapter(lambda ids, keys: ids, mask_id=2, eos_ids=(), vocab_size=4)
+
+
+def test_defaults_fit_the_embedded_model():
+    assert small_config().end_model == "cdf"
+    assert small_config().max_new_tokens <= embedded_model().config.context
