@@ -1,0 +1,114 @@
+"""Magnitude pruning with a refit, as a recipe: the baseline that every method must beat."""
+
+import torch
+from torch import Tensor
+
+from probcomp.data.batches import Batches
+from probcomp.errors import BudgetError, InputError
+from probcomp.inference.baselines.magnitude import magnitude, magnitude_masks
+from probcomp.recipes.job import Job, Outcome
+from probcomp.recipes.methods import Method
+from probcomp.recipes.turbo_vbi import BATCH_SIZE, cost_and_share
+from probcomp.structure import Axis
+
+
+def run(job: Job) -> Outcome:
+    """Keep the largest weights that the budget allows, ranked over all layers, and refit them.
+
+    Raises:
+        InputError: A prior or settings were given; this method has none.
+        BudgetError: What is never pruned (biases, norms) costs more than the budget.
+    """
+    if job.prior is not None or job.config is not None:
+        raise InputError("magnitude pruning has no prior and no settings; leave them out")
+    names = list(job.uses)
+    if not names:
+        raise InputError("the model has no linear or convolution layer to prune")
+    count = affordable(job, names)
+    job.on_step(0, 1, f"refitting {count:,} weights")
+    result = magnitude(
+        job.model,
+        Batches(job.train, batch_size=BATCH_SIZE, seed=job.seed),
+        loss=job.task.loss,
+        nonzeros=count,
+        names=names,
+        seed=job.seed,
+    )
+    job.on_step(1, 1, "done")
+    return Outcome(
+        model=result.model,
+        masks=result.masks,
+        keep={axis.name: needed(axis, result.masks) for axis in job.units},
+        history={
+            "step": [float(i + 1) for i in range(len(result.refit_history))],
+            "nll": result.refit_history,
+        },
+        warnings=("Magnitude pruning gives a decision and no probabilities.",),
+    )
+
+
+def affordable(job: Job, names: list[str]) -> int:
+    """The most weights, largest first, that fit the budget; by bisection on the count."""
+    cost, share = cost_and_share(job)
+    parameters = dict(job.model.named_parameters())
+    price = {n: float((cost or {}).get(n, 1.0 if cost is None else 0.0)) for n in parameters}
+    allowed = share * sum(price[n] * p.numel() for n, p in parameters.items())
+    fixed = sum(price[n] * p.numel() for n, p in parameters.items() if n not in names)
+    if fixed > allowed:
+        raise BudgetError(
+            f"biases and other parameters that are never pruned cost {fixed:g}, "
+            f"but {job.budget} allows {allowed:g}"
+        )
+
+    def spent(count: int) -> float:
+        masks = magnitude_masks(job.model, count, names=names)
+        return fixed + sum(price[n] * int(mask.sum()) for n, mask in masks.items())
+
+    low, high = 0, sum(parameters[n].numel() for n in names)
+    if spent(high) <= allowed:
+        return high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if spent(middle) <= allowed else (low, middle)
+    return low
+
+
+def needed(axis: Axis, masks: dict[str, Tensor]) -> Tensor:
+    """Units that some kept weight reads; the others can be cut without changing the function.
+
+    Input slices are dimension 1 of linear and convolution weights. Units of axes that no such
+    weight reads all stay.
+    """
+    read = torch.zeros(axis.size, dtype=torch.bool)
+    readers = 0
+    for member in axis.members:
+        mask = masks.get(member.parameter)
+        if mask is None or member.dim != 1:
+            continue
+        readers += 1
+        lines = mask.movedim(1, 0).flatten(1).any(1)
+        read |= lines[member.index].flatten(1).any(1)
+    if not readers:
+        return torch.ones_like(read)
+    least = min(axis.min_keep, axis.size)
+    spare = torch.nonzero(~read).flatten()[: max(0, least - int(read.sum()))]
+    read[spare] = True
+    return read
+
+
+METHOD = Method(
+    name="magnitude",
+    title="Keep the largest weights and refit them",
+    source="Han, Pool, Tran and Dally (2015), NeurIPS; one cut",
+    run=run,
+    evidence="absolute value of the weight",
+    prior="",
+    inference="ranking",
+    allocation="global threshold",
+    recovery="refit of the survivors with the mask fixed",
+    speedup="unstructured",
+    when="after",
+    data="training",
+    budgets=("params", "macs", "bits"),
+    probabilistic=False,
+)
