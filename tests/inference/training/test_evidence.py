@@ -1,0 +1,192 @@
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate, stats
+
+from probcomp.errors import InputError
+from probcomp.inference.training.evidence import (
+    CollapsedGamma,
+    JointGaussian,
+    PaperFactorised,
+    Scale,
+    Weights,
+    gaussian_evidence,
+    log_slab,
+)
+
+CLOSED = 1e-10  # closed form against closed form, float64
+QUADRATURE = 1e-7  # adaptive quadrature
+DEMO = Scale(slab=1.0, kappa=0.01)  # a = b = a_spike = 1, b_spike = 0.01
+
+
+def known(square: float) -> Weights:
+    """A weight whose second moment is given; float64."""
+    value = torch.tensor([math.sqrt(square)], dtype=torch.double)
+    tiny = torch.full_like(value, 1e-300)
+    return Weights(value, tiny, torch.ones_like(value), torch.full_like(value, 0.5))
+
+
+def loose(square: float) -> Weights:
+    """A weight with that mean square and some width."""
+    one = torch.ones(1, dtype=torch.double)
+    return Weights(math.sqrt(0.9 * square) * one, 0.1 * square * one, one, 0.5 * one)
+
+
+def zero() -> torch.Tensor:
+    return torch.zeros(1, dtype=torch.double)
+
+
+@pytest.mark.parametrize(("a", "b"), [(1.0, 1.0), (1.0, 0.01), (2.5, 0.3)])
+@pytest.mark.parametrize("w", [0.0, 0.07, 1.3])
+def test_collapsed_density_is_a_student_t(a: float, b: float, w: float) -> None:
+    """log f - 1/2 ln 2 pi is the log-density of scale sqrt(b/a) and 2a degrees of freedom."""
+    ours = float(log_slab(torch.tensor(w * w, dtype=torch.double), a, b))
+    expected = stats.t.logpdf(w, 2 * a, scale=math.sqrt(b / a))
+    assert ours - 0.5 * math.log(2 * math.pi) == pytest.approx(expected, abs=CLOSED)
+
+
+def test_bounds_and_crossing_of_the_collapsed_evidence() -> None:
+    form, spike = CollapsedGamma(), 1e-4
+    scale = Scale(1.0, spike)
+    at = lambda w2: float(form.update(known(w2), zero(), scale).log_odds)  # noqa: E731
+    assert at(0.0) == pytest.approx(-0.5 * math.log(1 / spike), abs=CLOSED)
+    assert at(1e12) == pytest.approx(math.log(1 / spike), abs=1e-6)  # a limit: the tail remains
+    r = (1 / spike) ** (1 / 1.5)
+    assert at(2 * (1 - r * spike) / (r - 1)) == pytest.approx(0.0, abs=CLOSED)
+
+
+def test_equal_slab_and_spike_carry_no_evidence() -> None:
+    """Limit: the posterior is the prior."""
+    same = Scale(0.3, 1.0)
+    for form in (CollapsedGamma(), JointGaussian()):
+        l = form.update(loose(0.2), zero(), same).log_odds
+        assert float(l) == pytest.approx(0.0, abs=CLOSED)
+
+
+@pytest.mark.parametrize("w2", [0.0, 0.01, 0.5, 4.0])
+def test_large_shapes_reach_the_gaussian_evidence(w2: float) -> None:
+    """a, b -> inf at fixed b / a: 1/2 ln(alpha1/alpha0) + 1/2 (alpha0 - alpha1) w^2."""
+    scale, shape = Scale(2.0, 0.05), 1e7
+    slab, spike = 1 / 2.0, 1 / 0.1
+    expected = 0.5 * math.log(slab / spike) + 0.5 * (spike - slab) * w2
+    got = CollapsedGamma(shape, shape).update(known(w2), zero(), scale).log_odds
+    assert float(got) == pytest.approx(expected, abs=2e-4)  # error falls as 1 / a
+
+
+def test_sampled_hierarchy_has_the_student_quantiles() -> None:
+    rng = np.random.default_rng(0)
+    rho = rng.gamma(1.0, 1 / 0.04, 200_000)
+    w = rng.normal(size=rho.size) / np.sqrt(rho)
+    levels = [0.1, 0.25, 0.75, 0.9]
+    expected = stats.t.ppf(levels, 2, scale=0.2)
+    density = stats.t.pdf(expected, 2, scale=0.2)
+    error = np.sqrt(np.array(levels) * (1 - np.array(levels)) / rho.size) / density
+    # Four standard errors: fails once in 16,000 runs for each quantile.
+    assert (np.abs(np.quantile(w, levels) - expected) < 4 * error).all()
+
+
+def test_mean_precision_is_the_posterior_mean_of_rho() -> None:
+    """E[rho] for a known weight, by quadrature over rho and the two supports."""
+    w, psi = 0.4, 0.7
+    a, b, spike = 1.0, 1.0, 0.01
+
+    def joint(rho: float, rate: float) -> float:
+        return stats.gamma.pdf(rho, a, scale=1 / rate) * stats.norm.pdf(w, scale=rho**-0.5)
+
+    def integral(power: int, rate: float) -> float:
+        # Nearly all mass lies below 60 / (rate + w^2/2).
+        top = 60 / (rate + 0.5 * w * w)
+        return integrate.quad(lambda r: r**power * joint(r, rate), 0, top, limit=200)[0]
+
+    on, off = math.exp(psi) * integral(0, b), integral(0, spike)
+    mean = (math.exp(psi) * integral(1, b) + integral(1, spike)) / (on + off)
+    update = CollapsedGamma().update(known(w * w), zero() + psi, DEMO)
+    assert float(update.precision) == pytest.approx(mean, rel=QUADRATURE)
+    assert float(torch.sigmoid(psi + update.log_odds)) == pytest.approx(on / (on + off), rel=1e-7)
+
+
+def test_gaussian_evidence_is_the_ratio_of_integrals() -> None:
+    cavity, linear, slab, spike = 3.0, 2.0, 0.5, 40.0
+
+    def integral(precision: float) -> float:
+        def f(w: float) -> float:
+            prior = stats.norm.pdf(w, scale=precision**-0.5)
+            return prior * math.exp(linear * w - 0.5 * cavity * w * w)
+
+        return integrate.quad(f, -8, 8, epsabs=1e-12)[0]
+
+    expected = math.log(integral(slab) / integral(spike))
+    got = gaussian_evidence(
+        torch.tensor(cavity, dtype=torch.double),
+        torch.tensor(linear, dtype=torch.double),
+        slab,
+        spike,
+    )
+    assert float(got) == pytest.approx(expected, abs=QUADRATURE)
+
+
+def test_joint_gaussian_without_data_carries_no_evidence() -> None:
+    """A weight as wide as its prior: the cavity holds nothing, so neither does the evidence."""
+    one = torch.ones(1, dtype=torch.double)
+    weights = Weights(0 * one, 0.25 * one, 4 * one, 0.5 * one)
+    l = JointGaussian().update(weights, zero(), Scale(1.0, 0.01)).log_odds
+    assert float(l) == pytest.approx(0.0, abs=1e-6)  # the cavity's floor is 1e-9
+
+
+def test_well_determined_counts_only_what_data_determined() -> None:
+    one = torch.ones(1, dtype=torch.double)
+    wide = Weights(0 * one, 0.25 * one, 4 * one, 0.5 * one)  # variance = 1 / precision
+    sharp = Weights(0.3 * one, 1e-3 * one, 1e-9 * one, 0.5 * one)
+    assert float(wide.determined_square) == 0.0
+    assert float(sharp.determined_square) == pytest.approx(float(sharp.square), rel=1e-9)
+    plain, careful = CollapsedGamma(), CollapsedGamma(well_determined=True)
+    assert float(plain.update(wide, zero(), DEMO).log_odds) > 0
+    floor = -0.5 * math.log(1 / DEMO.kappa)
+    assert float(careful.update(wide, zero(), DEMO).log_odds) == pytest.approx(floor, abs=CLOSED)
+
+
+def fixed_point(form, start: float) -> float:
+    """Inclusion probability of an exactly zero weight, from a start."""
+    weights, p = known(0.0), torch.tensor([start], dtype=torch.double)
+    for _ in range(2000):
+        now = Weights(weights.mean, weights.variance, weights.precision, p)
+        p = torch.sigmoid(form.update(now, zero(), DEMO).log_odds)
+    return float(p)
+
+
+def test_product_form_is_bistable_and_the_collapsed_form_is_not() -> None:
+    """The published product form keeps an exactly zero weight or not, by where it starts."""
+    with pytest.warns(UserWarning, match="bistable"):
+        form = PaperFactorised()
+    assert fixed_point(form, 0.5) == pytest.approx(0.9548, abs=1e-4)
+    assert fixed_point(form, 0.001) < 1e-6
+    # Collapsed: l = -1/2 ln 100, so p = 1/11, from anywhere.
+    for start in (0.999, 0.5, 0.001):
+        assert fixed_point(CollapsedGamma(), start) == pytest.approx(1 / 11, abs=1e-12)
+
+
+def test_complex_constants_change_the_product_form() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        real, circular = PaperFactorised(), PaperFactorised(complex_constants=True)
+    got = circular.update(known(0.5), zero(), DEMO)
+    assert float(got.precision) == pytest.approx(2 / (0.505 + 0.5), abs=CLOSED)
+    assert float(real.update(known(0.5), zero(), DEMO).precision) == pytest.approx(1.5 / 0.755)
+
+
+def test_extrinsic_evidence_does_not_hold_the_prior() -> None:
+    """sigma(logit p - psi) is sigma(l): psi changes the precision and never l."""
+    for form in (CollapsedGamma(), JointGaussian()):
+        low = form.update(loose(0.3), zero() - 4, DEMO)
+        high = form.update(loose(0.3), zero() + 4, DEMO)
+        assert torch.equal(low.log_odds, high.log_odds)
+        assert not torch.equal(low.precision, high.precision)
+
+
+@pytest.mark.parametrize("shape", [0.0, -1.0, math.inf, math.nan])
+def test_bad_shapes_are_refused(shape: float) -> None:
+    with pytest.raises(InputError, match="shapes must be positive"):
+        CollapsedGamma(shape)
