@@ -1,6 +1,6 @@
 """The comparison that a cut module has to pass: equal outputs, on two input sizes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -57,44 +57,70 @@ def difference(ours: list[Tensor], theirs: list[Tensor]) -> str | None:
 def two_sizes(structure: Structure, model: nn.Module) -> list[Inputs]:
     """The example inputs, and inputs of another batch size and length where the model allows.
 
-    Dimensions the export kept symbolic grow by one or two; entries repeat, so that token ids and
-    masks stay valid. Example inputs on the meta device are replaced by small valid numbers.
+    Dimensions the export kept symbolic grow; entries repeat, so that token ids and masks stay
+    valid. Example inputs on the meta device are replaced by small valid numbers.
     """
     first = structure.inputs
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    placeholders = [i.value for i in structure.typing.program.inputs]
     given = list(first.values()) if isinstance(first, Mapping) else list(first)
     real = [_real(t).to(device) for t in given]
-    sizes: list[list[Tensor]] = [real]
+
+    def named(tensors: list[Tensor]) -> Inputs:
+        return dict(zip(first, tensors)) if isinstance(first, Mapping) else tuple(tensors)
+
+    placeholders = [i.value for i in structure.program.inputs]
     if structure.dynamic and len(placeholders) == len(given):
-        symbols: dict[str, int] = {}
-        grown = []
-        for tensor, fake in zip(real, placeholders):
-            for dim, n in enumerate(fake.shape):
-                # A single channel looks free to the exporter, but weights fix it.
-                if isinstance(n, torch.SymInt) and (dim == 0 or hint(n) > 1):
-                    new = _grow(n, symbols)
-                    tensor = tensor.index_select(dim, torch.arange(new, device=device) % hint(n))
-            grown.append(tensor)
-        if any(a.shape != b.shape for a, b in zip(real, grown)):
-            sizes.append(grown)
-    if isinstance(first, Mapping):
-        return [dict(zip(first, tensors)) for tensors in sizes]
-    return [tuple(tensors) for tensors in sizes]
+        # A network may want even extents, or fix all but the batch: take what the dense one takes.
+        for grow in (_by_some, _by_doubling, _batch_only):
+            symbols: dict[str, int] = {}
+            grown = [_grown(t, f, grow, symbols) for t, f in zip(real, placeholders)]
+            if any(a.shape != b.shape for a, b in zip(real, grown)) and _runs(model, named(grown)):
+                return [named(real), named(grown)]
+    return [named(real)]
 
 
-def _grow(n: torch.SymInt, symbols: dict[str, int]) -> int:
-    """The same new size for the same symbol; different symbols grow by different amounts."""
-    expression = n.node.expr
-    if expression.is_number:
-        return int(expression)
-    values = {}
-    for symbol in sorted(expression.free_symbols, key=str):
-        if str(symbol) not in symbols:
-            symbols[str(symbol)] = 1 + len(symbols) % 2
-        old = n.node.shape_env.backed_var_to_val.get(symbol)
-        values[symbol] = int(old if old is not None else hint(n)) + symbols[str(symbol)]
-    return int(expression.subs(values))
+Grow = Callable[[int, int, int], int]
+"""(old size, dimension, how many sizes grew before) -> new size."""
+
+
+def _by_some(old: int, dim: int, before: int) -> int:
+    return old + 1 + before % 2
+
+
+def _by_doubling(old: int, dim: int, before: int) -> int:
+    return old + 1 if dim == 0 else 2 * old
+
+
+def _batch_only(old: int, dim: int, before: int) -> int:
+    return old + 1 if dim == 0 else old
+
+
+def _grown(tensor: Tensor, fake: Any, grow: Grow, symbols: dict[str, int]) -> Tensor:
+    """``tensor`` with its free dimensions grown: equal symbols alike, others differently."""
+    for dim, n in enumerate(fake.shape):
+        # A single channel looks free to the exporter, but weights fix it.
+        if not isinstance(n, torch.SymInt) or (dim > 0 and hint(n) == 1):
+            continue
+        expression = n.node.expr
+        values = {}
+        for symbol in sorted(expression.free_symbols, key=str):
+            old = n.node.shape_env.backed_var_to_val.get(symbol)
+            old = int(hint(n) if old is None else old)
+            if str(symbol) not in symbols:
+                symbols[str(symbol)] = grow(old, dim, len(symbols))
+            values[symbol] = symbols[str(symbol)]
+        new = int(expression.subs(values))
+        index = torch.arange(new, device=tensor.device) % tensor.shape[dim]
+        tensor = tensor.index_select(dim, index)
+    return tensor
+
+
+def _runs(model: nn.Module, inputs: Inputs) -> bool:
+    try:
+        run(model, inputs)
+    except Exception:  # user code may refuse a size in any way
+        return False
+    return True
 
 
 def _real(tensor: Tensor) -> Tensor:

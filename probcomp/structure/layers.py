@@ -19,22 +19,17 @@ from probcomp.structure.axes import Structure
 from probcomp.structure.ir import Instr
 from probcomp.structure.provenance import is_config
 
-
-class Passing(nn.Module):
-    """Stands where a part of a removed branch was: returns its first input."""
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The first tensor among the arguments."""
-        return next(a for a in (*args, *kwargs.values()) if isinstance(a, Tensor))
+# They are iterated over, never called.
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 
 
-class Removed(nn.Module):
-    """Stands where the end of a residual branch was: zeros, in the shape of one of its inputs.
+class StandIn(nn.Module):
+    """Stands where a part of a removed residual branch was.
 
     Args:
-        like: position or name of the argument with the shape of the result.
-        result: what to return: ``"zeros"``, ``None``, ``["argument", key]`` for an argument that
-            was passed through, or a tuple of these.
+        like: position or name of the argument that stands for the input.
+        result: what to return: ``"zeros"`` in the shape of the input, ``"input"``, ``None``,
+            ``["argument", key]`` for an argument that was passed through, or a tuple of these.
     """
 
     def __init__(self, like: int | str, result: Any) -> None:
@@ -43,17 +38,23 @@ class Removed(nn.Module):
         self.result = result
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Zeros in place of the branch."""
-        source = args[self.like] if isinstance(self.like, int) else kwargs[self.like]
+        """Zeros, or the input, in the structure the module returned."""
+        given: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}
+        source = given[self.like]
 
         def make(form: Any) -> Any:
             if form == "zeros":
                 return torch.zeros_like(source)
+            if form == "input":
+                return source
             if isinstance(form, list):
-                return args[form[1]] if isinstance(form[1], int) else kwargs.get(form[1])
+                return given.get(form[1])
             return tuple(make(f) for f in form) if isinstance(form, tuple) else None
 
         return make(self.result)
+
+    def extra_repr(self) -> str:
+        return f"{self.result!r}"
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,11 @@ class Plan:
     """What to do with which module.
 
     Attributes:
-        removed: path -> its replacement by zeros.
-        passing: paths of modules that pass their input on.
+        instead: path -> what stands there.
         dropped: path of a list of blocks -> positions of the blocks to drop.
     """
 
-    removed: Mapping[str, Removed] = field(default_factory=dict)
-    passing: tuple[str, ...] = ()
+    instead: Mapping[str, StandIn] = field(default_factory=dict)
     dropped: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
@@ -92,11 +91,15 @@ def plans(structure: Structure, model: nn.Module, names: list[str]) -> list[Plan
             if end is None:
                 raise SurgeryError(f"layer {name!r} is written inside another module's forward")
             ends.append(end)
-    removed = _record(model, structure, ends)
-    passing = tuple(path for path in inside if path not in removed)
+    found = _record(model, structure, [*inside, *ends])
+    if missing := [path for path in ends if path not in found]:
+        raise SurgeryError(f"{missing[0]} returns no tensor that could be replaced by zeros")
+    zeros = {path: found[path].zeros() for path in ends}
+    passing = {path: seen.passing() for path, seen in found.items()}
+    same = {path: seen.passing() for path, seen in found.items() if seen.same_shape}
     dropped = _empty_blocks(structure, model, region, additions)
-    found = [Plan(removed, passing, dropped)] if dropped else []
-    return [*found, Plan(removed, passing), Plan(removed)]
+    ways = [Plan({**passing, **zeros}), Plan({**same, **zeros}), Plan(zeros)]
+    return [Plan(ways[0].instead, dropped), *ways] if dropped else ways
 
 
 def _path(instr: Instr) -> str:
@@ -127,8 +130,8 @@ def _inside(structure: Structure, model: nn.Module, region: set[int]) -> list[st
     """The largest modules all of whose instructions belong to the branches."""
     ops = [i for i in structure.program.instrs if i.kind == "op"]
     mine: list[str] = []
-    for path, _ in model.named_modules():
-        if path == "" or _top(path, mine) is not None:
+    for path, module in model.named_modules():
+        if path == "" or _top(path, mine) is not None or isinstance(module, _CONTAINERS):
             continue
         own = [i.index for i in ops if _below(_path(i), path)]
         if own and all(index in region for index in own):
@@ -140,18 +143,41 @@ def _top(path: str, inside: list[str]) -> str | None:
     return next((m for m in inside if _below(path, m)), None)
 
 
-def _record(model: nn.Module, structure: Structure, ends: list[str]) -> dict[str, Removed]:
-    """Run the dense model and see what the ends of the branches take and return."""
-    found: dict[str, Removed] = {}
+@dataclass(frozen=True)
+class _Seen:
+    """What a module took and returned: ``form`` has ``"main"`` where the branch's value was."""
+
+    like: int | str
+    form: Any
+    same_shape: bool
+
+    def zeros(self) -> StandIn:
+        return StandIn(self.like, _filled(self.form, "zeros"))
+
+    def passing(self) -> StandIn:
+        return StandIn(self.like, _filled(self.form, "input"))
+
+
+def _filled(form: Any, value: str) -> Any:
+    if isinstance(form, tuple):
+        return tuple(_filled(f, value) for f in form)
+    return value if form == "main" else form
+
+
+def _record(model: nn.Module, structure: Structure, paths: list[str]) -> dict[str, _Seen]:
+    """Run the dense model and see what modules take and return."""
+    found: dict[str, _Seen] = {}
     handles = []
 
     def hook(path: str) -> Any:
         def see(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            found[path] = _replacement(path, args, kwargs, output)
+            seen = _seen({**dict(enumerate(args)), **kwargs}, output)
+            if seen is not None:
+                found[path] = seen
 
         return see
 
-    for path in ends:
+    for path in dict.fromkeys(paths):
         module = model.get_submodule(path)
         handles.append(module.register_forward_hook(hook(path), with_kwargs=True))
     try:
@@ -162,35 +188,27 @@ def _record(model: nn.Module, structure: Structure, ends: list[str]) -> dict[str
     return found
 
 
-def _replacement(path: str, args: Any, kwargs: Any, output: Any) -> Removed:
-    given: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}
+def _seen(given: dict[int | str, Any], output: Any) -> _Seen | None:
+    """None for a module that returns anything but its value and what it was given."""
     outputs = output if isinstance(output, tuple) else (output,)
     main = next((o for o in outputs if isinstance(o, Tensor)), None)
-    like = next(
-        (
-            key
-            for key, value in given.items()
-            if isinstance(value, Tensor) and main is not None and value.shape == main.shape
-        ),
-        None,
-    )
-    if like is None:
-        like = next((key for key, value in given.items() if isinstance(value, Tensor)), None)
-    if main is None or like is None:
-        raise SurgeryError(f"{path} returns no tensor that could be replaced by zeros")
-
-    def form(value: Any) -> Any:
-        if value is main:
-            return "zeros"
-        if value is None:
-            return None
+    tensors = {key: value for key, value in given.items() if isinstance(value, Tensor)}
+    if main is None or not tensors:
+        return None
+    like = next((k for k, v in tensors.items() if v.shape == main.shape), next(iter(tensors)))
+    forms: list[Any] = []
+    for value in outputs:
         key = next((k for k, v in given.items() if v is value), None)
-        if key is None:
-            raise SurgeryError(f"{path} returns more than the branch")
-        return ["argument", key]
-
-    result = tuple(map(form, outputs)) if isinstance(output, tuple) else "zeros"
-    return Removed(like, result)
+        if value is main:
+            forms.append("main")
+        elif value is None:
+            forms.append(None)
+        elif key is not None:
+            forms.append(["argument", key])
+        else:
+            return None
+    same = tensors[like].shape == main.shape
+    return _Seen(like, tuple(forms) if isinstance(output, tuple) else "main", same)
 
 
 def _empty_blocks(
@@ -218,10 +236,8 @@ def _empty_blocks(
 def cut_layers(model: nn.Module, plan: Plan) -> None:
     """Carry out ``plan`` on ``model``, in place."""
     counters = list(_counters(model))
-    for path, stand_in in plan.removed.items():
-        _replace(model, path, Removed(stand_in.like, stand_in.result))
-    for path in plan.passing:
-        _replace(model, path, Passing())
+    for path, stand_in in plan.instead.items():
+        _replace(model, path, StandIn(stand_in.like, stand_in.result))
     for path, gone in plan.dropped.items():
         _drop(model, path, set(gone))
     alive = {id(module) for module in model.modules()}
