@@ -3,6 +3,7 @@
 from typing import Any
 
 from probcomp.decoding.adapters.base import Adapter
+from probcomp.decoding.adapters.masked_lm import MaskedLMAdapter
 from probcomp.decoding.adapters.small import SmallAdapter
 from probcomp.decoding.config import DecodingConfig
 from probcomp.decoding.presets import presets
@@ -23,6 +24,8 @@ def as_adapter(model: Any, tokenizer: Any) -> tuple[Adapter, Any, DecodingConfig
         from probcomp.decoding.small.load import small_config
 
         return SmallAdapter(model), tokenizer, small_config()
+    if hasattr(getattr(model, "config", None), "vocab_size"):
+        return MaskedLMAdapter(model, tokenizer), tokenizer, presets["bayes"]
     raise InputError(
         f"no adapter for {type(model).__name__}: wrap it in "
         "probcomp.decoding.adapters.CallableAdapter(function, mask_id=..., eos_ids=...)"
