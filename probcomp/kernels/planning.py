@@ -14,7 +14,7 @@ from probcomp.kernels.tuning import problem_of, time_backends
 
 @dataclasses.dataclass(frozen=True)
 class PlanRow:
-    """One batch size. Times are medians in microseconds; empty where nothing was measured."""
+    """One batch size. Times are microseconds by backend; empty where nothing was measured."""
 
     rows: int
     backend: str

@@ -22,7 +22,7 @@ _SHIPPED = Path(__file__).parent / "tables"
 
 
 class Entry(NamedTuple):
-    """One measured case: the winner, microseconds (median) by backend, and where it is from."""
+    """One measured case: the winner, microseconds by backend, and where it is from."""
 
     winner: str
     microseconds: dict[str, float]

@@ -59,7 +59,7 @@ def reparameterised(
 def noise_tile(rows: int, bn: int) -> tuple[int, int, int]:
     """Rows of a tile, warps and stages. Philox is inlined for each normal of a thread, so many
     threads and small tiles keep the code short and the registers unspilled."""
-    return (16, 4, 5) if rows <= 16 else (32 if bn >= 128 else 64, 8, 5)
+    return (16, 4, 5) if rows <= 16 else (32 if bn >= 64 else 64, 8, 5)
 
 
 def launch(
