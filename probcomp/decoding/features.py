@@ -43,15 +43,12 @@ def read_features(
         noise: uniform numbers [batch, width] for the draw.
     """
     peak, top = logits.max(-1)
-    weight = (logits - peak[..., None]).exp()
+    # exp(-500) is 0 in either precision, and a banned token (-inf) then adds 0 and not NaN.
+    below = (logits - peak[..., None]).clamp_(min=-500.0)
+    weight = below.exp()
     total = weight.sum(-1)
-    # H = log Z - E[l - peak]; a banned token is -inf with weight 0, and adds nothing.
-    finite = (
-        torch.where(weight > 0, logits - peak[..., None], 0.0)
-        if _has_bans(logits)
-        else (logits - peak[..., None])
-    )
-    entropy = (total.log() - torch.linalg.vecdot(weight, finite) / total).clamp(min=0.0)
+    # H = log Z - E[l - peak]
+    entropy = (total.log() - torch.linalg.vecdot(weight, below) / total).clamp(min=0.0)
     eos = weight[..., list(eos_ids)].sum(-1) / total
     if delimiters:
         ids, values = zip(*delimiters)
@@ -68,7 +65,3 @@ def read_features(
         token = token.clamp(max=logits.shape[-1] - 1)
         confidence = weight.gather(-1, token[..., None])[..., 0] / total
     return Features(token, confidence, top, top_prob, entropy, eos, delimiter.clamp(max=1.0))
-
-
-def _has_bans(logits: Tensor) -> bool:
-    return bool(torch.isinf(logits[:1, :1]).any())
