@@ -31,10 +31,11 @@ _FUNCTION_PACKAGES = frozenset({"torch", "math", "operator", "transformers"})
 def import_path(thing: Any) -> str | None:
     """``"module:qualified.name"`` that leads back to ``thing``, or None if nothing does."""
     module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
-    if not module and name and getattr(torch._C._nn, name, None) is thing:
-        module = "torch._C._nn"
-    elif not module and name and getattr(torch, name, None) is thing:
-        module = "torch"
+    own = getattr(thing, "__name__", None)
+    if not module and own:  # built-in functions do not say where they live
+        for home in (torch, torch._C._nn, math):
+            if getattr(home, own, None) is thing:
+                module, name = home.__name__, own
     if not module or not name or "<locals>" in name:
         return None
     try:
@@ -56,6 +57,11 @@ def resolve(path: str) -> Any:
 
 
 _COLLECTIONS: tuple[type, ...] = (tuple, torch.Size, set, frozenset)
+
+
+def stock_class(cls: Any) -> Any:
+    """The importable class behind one that was made while loading uneven layers."""
+    return vars(cls).get("_probcomp_stock", cls)
 
 
 # Writing -----------------------------------------------------------------------------------------
@@ -145,7 +151,7 @@ class _Writer:
             if vars(module).get(name):
                 raise InputError(f"cannot save {where}: it has hooks ({name}); remove them first")
         return {
-            "class": self.path(type(module), where),
+            "class": self.path(stock_class(type(module)), where),
             "attributes": {
                 name: self.value(value, f"{where}.{name}")
                 for name, value in vars(module).items()

@@ -27,7 +27,7 @@ from probcomp.structure.config_search import (
     search,
     shapes_of,
 )
-from probcomp.structure.describe import import_path, resolve, settle
+from probcomp.structure.describe import import_path, resolve, settle, stock_class
 from probcomp.structure.same import NotStock, check_same
 
 BUFFERS = "buffers.safetensors"
@@ -73,7 +73,7 @@ def plan(model: Any) -> Plan:
     Raises:
         NotStock: when no configuration does.
     """
-    cls, config = type(model), copy.deepcopy(model.config)
+    cls, config = stock_class(type(model)), copy.deepcopy(model.config)
     config.__dict__.pop("_heterogeneity_spec", None)
     target = shapes_of(model)
     uniform = search(cls, config, target)
@@ -173,7 +173,7 @@ def write(model: Any, directory: Path, tokenizer: Any = None) -> dict[str, Any]:
     Raises:
         NotStock: when what comes back would not be the same model.
     """
-    path = import_path(type(model))
+    path = import_path(stock_class(type(model)))
     if path is None:
         raise NotStock(f"the class {type(model).__qualname__} cannot be imported by name")
     planned = plan(model)
@@ -184,7 +184,7 @@ def write(model: Any, directory: Path, tokenizer: Any = None) -> dict[str, Any]:
     }
     state = model.state_dict()
     try:
-        shell = _shell(type(model), planned)
+        shell = _shell(stock_class(type(model)), planned)
     except (ValueError, TypeError) as error:  # the library's own checks
         raise NotStock(f"the configuration is refused: {error}") from error
     try:
@@ -230,7 +230,12 @@ def uneven(cls: Any, layers: str) -> Any:
             held[i] = make(config.per_layer_config[i], i)
         self.post_init()
 
-    body = {"__init__": __init__, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    body = {
+        "__init__": __init__,
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "_probcomp_stock": cls,
+    }
     return type(cls.__name__, (cls,), body)
 
 
