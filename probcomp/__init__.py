@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from probcomp.allocation import Budget as Budget
     from probcomp.errors import ProbcompError as ProbcompError
     from probcomp.recipes import Compressed as Compressed
-    from probcomp.recipes import compress as compress
+    from probcomp.recipes import compress as compress  # type: ignore[no-redef]
     from probcomp.structure import load as load
     from probcomp.structure import save as save
-    from probcomp.structure import shrink as shrink
-    from probcomp.structure import trace as trace
+    from probcomp.structure import shrink as shrink  # type: ignore[no-redef]
+    from probcomp.structure import trace as trace  # type: ignore[no-redef]
 
 _HOME = {
     "Budget": "probcomp.allocation",

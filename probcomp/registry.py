@@ -43,7 +43,7 @@ class Registry(Generic[T]):
             module, attribute = entry.split(":")
             entry = getattr(importlib.import_module(module), attribute)
             self._entries[name] = entry
-        return entry  # type: ignore[return-value]
+        return entry
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries

@@ -26,10 +26,10 @@ def weight_macs(
         Parameter name of each weight seen to its count for one sample.
     """
     counts: dict[str, float] = {}
-    handles = []
+    handles: list[Any] = []
     names = {id(p): name for name, p in model.named_parameters()}
 
-    def count(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def count(module: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         weight = module.weight
         # Outputs of a linear layer or convolution: one multiplication by each weight of the row
         # that feeds it. A transposed convolution applies each weight once per input position.

@@ -61,6 +61,8 @@ def solve_price(
         BudgetError: No finite price reaches the budget, or the cost is not finite.
     """
 
+    evaluations = 0
+
     def cost_at(price: float) -> float:
         nonlocal evaluations
         evaluations += 1
@@ -69,7 +71,6 @@ def solve_price(
             raise BudgetError(f"the expected cost at price {price:g} is {cost}")
         return cost
 
-    evaluations = 0
     cost = cost_at(0.0)
     if cost <= budget:
         return Price(0.0, cost, False, evaluations)

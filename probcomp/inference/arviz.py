@@ -31,9 +31,8 @@ def from_groups(
             {name: dict(group) for name, group in groups.items()},
             attrs={"posterior": attrs} if attrs else None,
         )
-    return arviz.from_dict(
-        **{name: dict(group) for name, group in groups.items()}, posterior_attrs=attrs
-    )
+    keywords: dict[str, Any] = {name: dict(group) for name, group in groups.items()}
+    return arviz.from_dict(**keywords, posterior_attrs=attrs)
 
 
 def posterior_to_arviz(posterior: Posterior, *, draws: int, chains: int, seed: int) -> Any:
@@ -47,7 +46,7 @@ def posterior_to_arviz(posterior: Posterior, *, draws: int, chains: int, seed: i
     constant: dict[str, np.ndarray] = {}
     groups = (("support", posterior.weights), ("unit", posterior.units))
     for label, entries in groups:
-        for name, entry in entries.items():  # type: ignore[attr-defined]
+        for name, entry in entries.items():
             probability = entry.probability.detach().cpu().numpy()
             uniform = rng.random((chains, draws, *probability.shape), dtype=np.float32)
             sampled[f"{label}/{name}"] = (uniform < probability).astype(np.int8)

@@ -32,6 +32,7 @@ def test_budget_is_met_and_the_files_are_there(finished, tmp_path) -> None:
 
 def test_stdout_is_the_report_file(finished) -> None:
     _, result = finished
+    result = dict(result)
     out = result.pop("out")
     result.pop("files")
     with open(f"{out}/report.json", encoding="utf-8") as file:
