@@ -134,7 +134,7 @@ def main() -> None:
     write_json(
         options.out,
         {
-            "command": f"python benchmarks/compress.py --seed {options.seed} --seeds {options.seeds} "
+            "command": f"probcomp bench compress --seed {options.seed} --seeds {options.seeds} "
             f"--budget {options.budget}",
             "machine": machine(),
             "torch": torch.__version__,

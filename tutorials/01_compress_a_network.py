@@ -66,8 +66,8 @@ def show(name: str) -> None:
 #
 # $$ \log p(s) = \sum_n \Big(f - \tfrac J2 \deg_n\Big) s_n + J \sum_{n \sim m} s_n s_m - \log Z . $$
 #
-# The field $f$ alone sets the density ($f = 0$ is one half at *any* coupling); the coupling $J$ alone
-# sets how much survivors cluster. Two draws at a density of about one fifth:
+# The field $f$ alone sets the density ($f = 0$ is one half at *any* coupling); the coupling $J$
+# alone sets how much survivors cluster. Two draws at a density of about one fifth:
 
 # %%
 generator = torch.Generator().manual_seed(1)
@@ -86,10 +86,10 @@ show("1-prior-draws")
 # ## 2. What the data say: the evidence of a weight
 #
 # Training gives a posterior over each weight's value, with a mean and a variance, so with a mean
-# square $E[w^2]$. The three-layer prior (Xia, Tsang and Lau, 2023) explains a weight in one of two
-# ways: as a **slab** (needed: of ordinary size $v$) or as a **spike** (not needed: a thousand times
-# smaller in square). Between support and weight stands a precision $\rho$ with a Gamma prior; we
-# integrate it out, which leaves the closed form
+# square $E[w^2]$. The three-layer prior (Xia, Tsang and Lau, 2023) explains a weight in one of
+# two ways: as a **slab** (needed: of ordinary size $v$) or as a **spike** (not needed: a thousand
+# times smaller in square). Between support and weight stands a precision $\rho$ with a Gamma
+# prior; we integrate it out, which leaves the closed form
 #
 # $$ l = \log f(a, b) - \log f(\bar a, \bar b), \qquad
 #    \log f(a,b) = a\log b - \log\Gamma(a) + \log\Gamma(a + \tfrac12)
@@ -112,16 +112,16 @@ crossing = size[(evidence > 0).nonzero()[0]].item()
 print(f"between {evidence[0]:.2f} and {evidence[-1]:.2f} nats; undecided at |w| = {crossing:.3f}")
 
 # %% [markdown]
-# The evidence is *bounded*: a tiny weight argues against itself with $\tfrac12\log(1/\kappa)$ nats, no
-# more. So a few confident neighbours, or a strict budget, can overrule it, and a prior on the
-# scale of these numbers matters.
+# The evidence is *bounded*: a tiny weight argues against itself with $\tfrac12\log(1/\kappa)$
+# nats, no more. So a few confident neighbours, or a strict budget, can overrule it, and a prior
+# on the scale of these numbers matters.
 #
 # ## 3. Putting them together: message passing
 #
-# With an independent prior, $\psi$ is just the prior's log-odds. With a lattice, $\psi_n$ depends on
-# the neighbours, theirs on their neighbours, and so on. **Belief propagation** solves this: each site
-# tells each neighbour what it believes *without* what that neighbour told it, until nothing
-# changes. On a small lattice we can check it against the sum over all masks.
+# With an independent prior, $\psi$ is just the prior's log-odds. With a lattice, $\psi_n$ depends
+# on the neighbours, theirs on their neighbours, and so on. **Belief propagation** solves this:
+# each site tells each neighbour what it believes *without* what that neighbour told it, until
+# nothing changes. On a small lattice we can check it against the sum over all masks.
 
 # %%
 small = 3 * torch.randn(3, 4, dtype=torch.float64)
@@ -130,14 +130,14 @@ masks = torch.tensor(list(itertools.product([0.0, 1.0], repeat=12)), dtype=torch
 joint = prior.log_prob(masks.view(-1, 3, 4)) + masks @ small.flatten()
 exact = (torch.softmax(joint, 0) @ masks).view(3, 4)
 passed = marginals(prior, small, method="loopy").probability
-print(
-    f"largest error of belief propagation over {len(masks)} masks: {(passed - exact).abs().max():.1e}"
-)
-assert (passed - exact).abs().max() < 0.02
+error = float((passed - exact).abs().max())
+print(f"largest error of belief propagation over {len(masks)} masks: {error:.1e}")
+assert error < 0.02
 
 # %% [markdown]
-# Now a case too large to enumerate ($2^{2304}$ masks): the clustered mask from above, seen through
-# noise. Each site's own evidence is often wrong; with the neighbours' help most mistakes go.
+# Now a case too large to enumerate ($2^{2304}$ masks): the clustered mask from above, seen
+# through noise. Each site's own evidence is often wrong; with the neighbours' help most mistakes
+# go.
 
 # %%
 truth = clustered.float()
@@ -157,16 +157,16 @@ show("3-message-passing")
 # %% [markdown]
 # Two rules keep this honest, and most public code of such methods breaks one of them:
 #
-# - What goes from the weights to the lattice is $l$, *not* the posterior: the lattice already knows
-#   what it said. What comes back is $\psi$ = posterior minus $l$. Anything else counts the same
-#   evidence twice, and in a few rounds every probability is 0 or 1.
+# - What goes from the weights to the lattice is $l$, *not* the posterior: the lattice already
+# knows what it said. What comes back is $\psi$ = posterior minus $l$. Anything else counts the
+# same evidence twice, and in a few rounds every probability is 0 or 1.
 # - $\psi$ then changes the prior of the next weight step: a weight whose neighbours are needed is
-#   pulled to zero less. That is all the two halves of Turbo-VBI tell each other.
+# pulled to zero less. That is all the two halves of Turbo-VBI tell each other.
 #
 # ## 4. A network
 #
-# Eight-by-eight pictures of handwritten digits and a 64-300-100-10 network: 50,610 parameters, far
-# too many for the task, which nobody but the posterior can tell us.
+# Eight-by-eight pictures of handwritten digits and a 64-300-100-10 network: 50,610 parameters,
+# far too many for the task, which nobody but the posterior can tell us.
 
 # %%
 data = load_digits(seed=0)
@@ -175,10 +175,11 @@ epochs = 5 if SMOKE else 30
 train(model, Batches(data.train, batch_size=64, seed=0), epochs=epochs, seed=0)
 
 # %% [markdown]
-# `compress` traces the network to find what can be removed (a hidden neuron is a row of one matrix,
-# an entry of a bias and a column of the next matrix, and they must go together), trains it under
-# the prior, and asks for a tenth of the parameters. The **budget** is a price on each parameter, in
-# nats: a weight stays if its log-odds pay for it. Bisection finds the price that meets the budget.
+# `compress` traces the network to find what can be removed (a hidden neuron is a row of one
+# matrix, an entry of a bias and a column of the next matrix, and they must go together), trains
+# it under the prior, and asks for a tenth of the parameters. The **budget** is a price on each
+# parameter, in nats: a weight stays if its log-odds pay for it. Bisection finds the price that
+# meets the budget.
 
 # %%
 config = TurboConfig(rounds=4, epochs=1, refit_epochs=2) if SMOKE else None
@@ -199,14 +200,15 @@ print(f"test accuracy:       {report.accuracy.dense} -> {report.accuracy.compres
 print(f"difference:          {report.accuracy.difference}")
 
 # %% [markdown]
-# Read the last lines with care. *Non-zero* is what the budget counts. *Stored* is what is left after
-# dead neurons were cut out of the tensors; the printed model is an ordinary, smaller PyTorch
-# module. Every accuracy has an interval, since the test set is finite, and the difference is
-# **paired**: both networks saw the same pictures, so its interval is narrower than the two single
-# ones would suggest.
+# Read the last lines with care. *Non-zero* is what the budget counts. *Stored* is what is left
+# after dead neurons were cut out of the tensors; the printed model is an ordinary, smaller
+# PyTorch module. Every accuracy has an interval, since the test set is finite, and the difference
+# is **paired**: both networks saw the same pictures, so its interval is narrower than the two
+# single ones would suggest.
 #
-# Here is what was kept of the first layer, beside the largest weights of the dense network, as many of
-# them. Rows are hidden neurons (dead ones have no pixels), columns are the pixels of the image.
+# Here is what was kept of the first layer, beside the largest weights of the dense network, as
+# many of them. Rows are hidden neurons (dead ones have no pixels), columns are the pixels of the
+# image.
 
 # %%
 from probcomp.evaluation import compare_with_magnitude, magnitude_mask
@@ -228,9 +230,9 @@ for label, one in (("posterior", figures.ours), ("magnitude", figures.magnitude)
 # %% [markdown]
 # ## 5. Do the probabilities mean something?
 #
-# A probability of being needed should predict what happens when the weight is taken away. Sort all
-# weights of the network, before the final decision, into bins of their inclusion probability, zero
-# a random sample of each bin, and measure how much the loss rises.
+# A probability of being needed should predict what happens when the weight is taken away. Sort
+# all weights of the network, before the final decision, into bins of their inclusion probability,
+# zero a random sample of each bin, and measure how much the loss rises.
 
 # %%
 posterior = result.posterior
@@ -282,8 +284,8 @@ for label, rise, count in zip(labels, rises, counts):
 # %% [markdown]
 # ## 6. Reading the report
 #
-# `result.save(directory)` writes everything: `report.html` (open it in a browser), `report.json` (the
-# same numbers for machines), the posterior, and the model, which `probcomp.load` reads back.
+# `result.save(directory)` writes everything: `report.html` (open it in a browser), `report.json`
+# (the same numbers for machines), the posterior, and the model, which `probcomp.load` reads back.
 
 # %%
 result.save(OUT / "compressed")
@@ -301,8 +303,9 @@ print(idata["posterior"]["support/fc3.weight"].dims)
 
 # %% [markdown]
 # Last, the check against the formula we began with: posterior log-odds are $\psi + l$, so the
-# inclusion probability is their logistic function, and the expected number of weights kept is the sum
-# of the probabilities. The decision keeps close to that many, because the price was solved for it.
+# inclusion probability is their logistic function, and the expected number of weights kept is the
+# sum of the probabilities. The decision keeps close to that many, because the price was solved
+# for it.
 
 # %%
 for key, weight in posterior.weights.items():
