@@ -123,8 +123,10 @@ def add_divergence(layers: Mapping[str, Any], precision: Mapping[str, Tensor], p
         if mean.grad is None or log_sigma.grad is None:
             continue  # a layer the loss did not reach
         mean.grad.addcmul_(precision[name], mean, value=pull)
-        slope = torch.exp(2 * log_sigma).mul_(precision[name]).sub_(1)
-        log_sigma.grad.add_(slope, alpha=pull)
+        variance = layer.variance
+        if variance is None:
+            variance = log_sigma.mul(2).exp_()
+        log_sigma.grad.addcmul_(precision[name], variance, value=pull).sub_(pull)
 
 
 def dead_entries(graph: Graph) -> dict[str, Tensor]:
