@@ -9,7 +9,7 @@ from probcomp.inference.training.gates import Graph, Messages, expected_cost, sw
 TOLERANCE = 0.01
 """Share of the target by which the expected cost may miss it between rounds."""
 
-LOWEST = -15.0
+LOWEST = -10.0
 """Lowest price, nats: there every weight of a live unit stays, and nothing is left to buy."""
 
 

@@ -1,0 +1,33 @@
+import math
+
+import pytest
+
+from probcomp.errors import InputError
+from probcomp.inference.training import TurboConfig
+
+
+def test_all_faults_are_named_at_once() -> None:
+    with pytest.raises(InputError, match=r"rounds must be at least 1, got 0; .*damping must be in"):
+        TurboConfig(rounds=0, damping=1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 0),
+        ("learning_rate", 0.0),
+        ("sigma_rate", math.inf),
+        ("kl_weight", -0.1),
+        ("kl_weight", math.nan),
+        ("kappa_start", 1.0),
+        ("kappa_end", 0.0),
+        ("target_rounds", 1.5),
+        ("freeze_below", 0.0),
+        ("kernels", "both"),
+        ("linear_draw", "x"),
+        ("convolution_draw", ""),
+    ],
+)
+def test_single_faults(name: str, value) -> None:
+    with pytest.raises(InputError, match=f"{name} must be"):
+        TurboConfig(**{name: value})

@@ -1,0 +1,39 @@
+import pytest
+import torch
+
+from probcomp.inference.training.gates import Graph, Matrix, expected_cost, start
+from probcomp.inference.training.sites import Sites
+from probcomp.inference.training.steering import LOWEST, TOLERANCE, steer
+from probcomp.inference.training.units import Slot
+from probcomp.priors import Independent, Lattice
+
+
+@pytest.mark.parametrize("prior", [Independent(0.4), Lattice(-0.4, 1.0)], ids=["alone", "lattice"])
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.5])
+def test_the_expected_cost_reaches_the_target(prior, share) -> None:
+    generator = torch.Generator().manual_seed(0)
+    l = 3 * torch.randn(30, 40, generator=generator) - 1
+    cost = torch.rand(30, 40, generator=generator) + 0.5
+    slot = Slot("row", 0, torch.arange(30))
+    graph = Graph(
+        {"w": Matrix(Sites((30, 40)), prior, (slot,), cost)}, {}, {"row": torch.zeros(30)}
+    )
+    target = share * graph.total
+    messages = steer(graph, {"w": l}, start(graph), target, trials=25)
+    got = expected_cost(graph, {"w": l}, messages)
+    assert abs(got - target) <= TOLERANCE * target
+    free = steer(graph, {"w": l}, start(graph), None)
+    assert free.price == 0.0
+    wanted = expected_cost(graph, {"w": l}, free)
+    assert (messages.price > 0) == (wanted > target)
+
+
+def test_a_target_beyond_what_live_units_hold_stops_at_the_lowest_price() -> None:
+    l = torch.full((4, 20), 5.0)
+    l[2:] = -6.0
+    slot = Slot("row", 0, torch.arange(4))
+    matrix = Matrix(Sites((4, 20)), Independent(0.5), (slot,), torch.ones(4, 20))
+    graph = Graph({"w": matrix}, {}, {"row": torch.zeros(4)})
+    messages = steer(graph, {"w": l}, start(graph), 70.0, trials=20)
+    assert messages.price == LOWEST
+    assert expected_cost(graph, {"w": l}, messages) == pytest.approx(40, abs=0.5)
