@@ -32,16 +32,16 @@ def import_path(thing: Any) -> str | None:
     """``"module:qualified.name"`` that leads back to ``thing``, or None if nothing does."""
     module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
     own = getattr(thing, "__name__", None)
-    if not module and own:  # built-in functions do not say where they live
-        for home in (torch, torch._C._nn, math):
-            if getattr(home, own, None) is thing:
-                module, name = home.__name__, own
-    if not module or not name or "<locals>" in name:
-        return None
-    try:
-        return f"{module}:{name}" if resolve(f"{module}:{name}") is thing else None
-    except InputError:
-        return None
+    paths = [f"{module}:{name}"] if module and name and "<locals>" not in name else []
+    # Built-in functions do not say where they can be found.
+    paths += [f"{home}:{own}" for home in ("torch", "torch._C._nn", "math") if own]
+    for path in paths:
+        try:
+            if resolve(path) is thing:
+                return path
+        except InputError:
+            continue
+    return None
 
 
 def resolve(path: str) -> Any:

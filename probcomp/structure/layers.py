@@ -122,13 +122,22 @@ def _regions(structure: Structure, names: list[str]) -> tuple[set[int], set[int]
     return region, additions
 
 
+def _does_nothing(instr: Instr) -> bool:
+    """A cast to the type it has, or dropout: the exporter may count it before or after a branch."""
+    if instr.op not in ("to", "_to_copy", "alias", "detach", "contiguous", "dropout"):
+        return False
+    source = next(iter(instr.inputs), None)
+    value = None if source is None else source.meta.get("val")
+    return isinstance(value, Tensor) and value.dtype == instr.value.dtype
+
+
 def _below(path: str, ancestor: str) -> bool:
     return path == ancestor or ancestor == "" or path.startswith(ancestor + ".")
 
 
 def _inside(structure: Structure, model: nn.Module, region: set[int]) -> list[str]:
     """The largest modules all of whose instructions belong to the branches."""
-    ops = [i for i in structure.program.instrs if i.kind == "op"]
+    ops = [i for i in structure.program.instrs if i.kind == "op" and not _does_nothing(i)]
     mine: list[str] = []
     for path, module in model.named_modules():
         if path == "" or _top(path, mine) is not None or isinstance(module, _CONTAINERS):
@@ -215,7 +224,7 @@ def _empty_blocks(
     structure: Structure, model: nn.Module, region: set[int], additions: set[int]
 ) -> dict[str, tuple[int, ...]]:
     """Blocks of a list in which only the sums of removed branches are left."""
-    ops = [i for i in structure.program.instrs if i.kind == "op"]
+    ops = [i for i in structure.program.instrs if i.kind == "op" and not _does_nothing(i)]
     empty: dict[str, tuple[int, ...]] = {}
     for path, module in model.named_modules():
         if not isinstance(module, nn.ModuleList | nn.Sequential):
