@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from probcomp.cli import bench, compress, decode, doctor, methods
+from probcomp.cli import advise, bench, compress, decode, doctor, methods
 from probcomp.cli.options import debugging
 from probcomp.errors import ProbcompError
 
@@ -31,6 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("compress")(compress.compress)
+app.command("advise")(advise.advise)
 app.command("decode")(decode.decode)
 app.command("methods")(methods.methods)
 app.command("doctor")(doctor.doctor)

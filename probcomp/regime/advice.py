@@ -73,7 +73,7 @@ class Advice:
 
 
 def advise(
-    runs: RunTable | Mapping[str, Any] | Path | str,
+    runs: RegimeModel | RunTable | Mapping[str, Any] | Path | str,
     *,
     density: float,
     knob: str | None = None,
@@ -88,7 +88,7 @@ def advise(
     """Advise on one knob from runs at hand; nothing is trained.
 
     Args:
-        runs: A table, a mapping of columns or a CSV file; see `read_runs`.
+        runs: A table, a mapping of columns or a CSV file, see `read_runs`; or a fitted model.
         density: The load to advise at: density kept, or width, as the runs have it.
         knob: The knob to turn; the first of the runs by default.
         at: Present setting by knob. By default the coldest value of the knob among the runs (a
@@ -104,7 +104,10 @@ def advise(
         raise InputError(f"confidence is {confidence}; it must lie in [0.5, 1).")
     if not 0 < gain < 1:
         raise InputError(f"gain is {gain}; give a fraction in (0, 1); 0.003 is usual.")
-    model = RegimeModel.fit(runs, knobs=knobs, load=load, seed=seed)
+    if isinstance(runs, RegimeModel):
+        model = runs
+    else:
+        model = RegimeModel.fit(runs, knobs=knobs, load=load, seed=seed)
     table = model.table
     position = table.knob(knob)
     chosen = table.knobs[position]

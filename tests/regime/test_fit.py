@@ -1,0 +1,80 @@
+"""The fit where the phases are known; a fit that fails must say so."""
+
+import numpy as np
+import pytest
+
+from probcomp.errors import InputError
+from probcomp.regime import RegimeModel
+from probcomp.regime.model import REGIMES
+from probcomp.regime.sampler import Convergence
+from probcomp.regime.toys import sk_table
+
+
+def test_it_converges_and_labels_the_cells(spin_glass):
+    model, truth = spin_glass
+    assert model.convergence.ok, str(model.convergence)
+    found = model.predict(model.table.settings, model.table.load).regime.argmax(1)
+    # Three of the 25 cells lie on the line bias = temperature itself, where either label is right.
+    assert np.mean([REGIMES[k] == label for k, label in zip(found, truth)]) >= 0.75
+
+
+def test_predictions_follow_the_runs(spin_glass):
+    model, _ = spin_glass
+    seen = model.predict({"temperature": model.table.settings[:, 0]}, model.table.load)
+    assert np.sqrt(np.mean((seen.error.mean(0) - model.table.error) ** 2)) < 0.03
+    low, high = seen.interval(0.9, observed=True)
+    assert np.mean((model.table.error >= low) & (model.table.error <= high)) >= 0.8
+    np.testing.assert_allclose(seen.regime.sum(1), 1, atol=1e-9)
+    assert np.all(seen.connectivity <= 0)
+    assert seen.converged
+
+
+def test_phase_diagram_has_the_known_corners(spin_glass):
+    model, _ = spin_glass
+    diagram = model.phase_diagram(size=8)
+    corners = {(0, 0): "I", (-1, 0): "II-A", (0, -1): "II-B"}  # (temperature, bias)
+    for (value, load), regime in corners.items():
+        assert REGIMES[diagram.regime[value, load]] == regime
+    # Three phases meet at (1, 1); 25 cells place that point to within half. The slow test, on
+    # 121 cells, asks for 20 %.
+    assert diagram.triple_load[1] == pytest.approx(1, rel=0.5)
+    assert diagram.triple_value[1] == pytest.approx(1, rel=0.5)
+    assert np.nanmax(diagram.boundary[0] - diagram.boundary[2]) <= 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "load", "words"),
+    [
+        ({"epochs": 1.0}, 1.0, "expected temperature"),
+        ({"temperature": 1.0}, -1.0, "positive"),
+        ([[1.0, 2.0]], 1.0, "expected"),
+        ({"temperature": -1.0}, 1.0, "logarithm"),
+    ],
+)
+def test_bad_settings_are_refused(spin_glass, settings, load, words):
+    with pytest.raises(InputError, match=words):
+        spin_glass[0].predict(settings, load)
+
+
+def test_gates():
+    assert Convergence(1.01, 400, 0, 2000).ok
+    for bad in ((1.03, 400, 0), (1.0, 150, 0), (1.0, 400, 30), (np.inf, 0.0, 0)):
+        failed = Convergence(*bad, 2000)
+        assert not failed.ok
+        assert str(failed).startswith("not converged")
+
+
+@pytest.mark.slow
+def test_spin_glass_triple_point_slope_and_labels():
+    values = np.geomspace(0.5, 2.2, 11)
+    columns, truth = sk_table(values, values, noise=0.02)
+    model = RegimeModel.fit(columns)
+    assert model.convergence.ok, str(model.convergence)
+    diagram = model.phase_diagram()
+    assert diagram.triple_load[1] == pytest.approx(1, rel=0.2)
+    assert diagram.triple_value[1] == pytest.approx(1, rel=0.2)
+    # II-A | II-B: x - x0 = kappa (t - t0); both axes are logarithms over the same range.
+    slope = 1 / np.median(model.parameters["kappa"])
+    assert slope == pytest.approx(1, rel=0.1)
+    found = model.predict(model.table.settings, model.table.load).regime.argmax(1)
+    assert np.mean([REGIMES[k] == label for k, label in zip(found, truth)]) >= 0.85

@@ -1,0 +1,51 @@
+"""The process against scikit-learn, and its draws against their own moments."""
+
+import numpy as np
+import pytest
+from sklearn.gaussian_process.kernels import Matern
+
+from probcomp.errors import InputError
+from probcomp.regime.gp import GaussianProcess, draws, matern
+
+
+def test_kernel_equals_scikit_learn():
+    generator = np.random.default_rng(0)
+    a, b = generator.normal(size=(7, 2)), generator.normal(size=(5, 2))
+    lengths = np.array([0.7, 2.0])
+    np.testing.assert_allclose(matern(a, b, lengths), Matern(lengths, nu=2.5)(a, b), atol=1e-12)
+
+
+def test_conditioning_equals_the_joint_normal():
+    generator = np.random.default_rng(1)
+    train, points, y = generator.normal(size=(6, 2)), generator.normal(size=(3, 2)), np.arange(6.0)
+    gp = GaussianProcess(train, 0.8, np.array([1.0, 1.3]), 0.2)
+    weights, cover = gp.condition(points)
+    every = 0.64 * matern(np.vstack([train, points]), np.vstack([train, points]), gp.lengths)
+    every[:6, :6] += 0.04 * np.eye(6)
+    # The block of the inverse of the joint covariance is the inverse of the conditional one.
+    inverse = np.linalg.inv(every)
+    np.testing.assert_allclose(np.linalg.inv(inverse[6:, 6:]), cover, atol=1e-6)
+    mean = -np.linalg.solve(inverse[6:, 6:], inverse[6:, :6] @ y)
+    np.testing.assert_allclose(weights @ y, mean, atol=1e-5)
+
+
+def test_fit_recovers_a_smooth_function():
+    x = np.linspace(-1.5, 1.5, 25)[:, None]
+    gp = GaussianProcess.fit(x, np.sin(2 * x[:, 0]))
+    new = np.array([[0.31], [-0.77]])
+    np.testing.assert_allclose(
+        gp.condition(new)[0] @ np.sin(2 * x[:, 0]), np.sin(2 * new[:, 0]), atol=0.01
+    )
+
+
+def test_draws_have_the_moments_asked_for():
+    cover = np.array([[1.0, 0.6], [0.6, 0.5]])
+    sample = draws(np.array([1.0, -1.0]), cover, 40_000, np.random.default_rng(0))
+    # Five standard errors of 40,000 draws are below 0.03 for means and 0.04 for covariances.
+    np.testing.assert_allclose(sample.mean(0), [1, -1], atol=0.03)
+    np.testing.assert_allclose(np.cov(sample.T), cover, atol=0.04)
+
+
+def test_shapes_that_do_not_match_are_refused():
+    with pytest.raises(InputError):
+        GaussianProcess.fit(np.zeros((3, 2)), np.zeros(4))
