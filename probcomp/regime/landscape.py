@@ -1,0 +1,130 @@
+"""Order parameters of trained networks: connectivity, similarity, agreement, spectra.
+
+All are measured on evaluation-mode models; a loader is any iterable of ``(inputs, targets)`` that
+can be read more than once, in a fixed order and without augmentation.
+"""
+
+import copy
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from probcomp.errors import InputError
+from probcomp.progress import progress
+
+Loader = Iterable[tuple[Tensor, Tensor]]
+
+
+def cka(x: Tensor, y: Tensor, *, form: str = "feature") -> float:
+    """Linear centred kernel alignment, in [0, 1]; 1 for outputs equal up to rotation and scale.
+
+    ``|X'Y|_F^2 / (|X'X|_F |Y'Y|_F)`` with centred columns (Kornblith et al. 2019, eq. 4); the Gram
+    form ``<K, L> / (|K| |L|)``, ``K = H X X' H``, is the same number.
+
+    Args:
+        x, y: Outputs of two networks on the same samples, [samples, features].
+        form: ``"feature"`` costs features^2 memory, ``"gram"`` samples^2.
+    """
+    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or len(x) < 2:
+        raise InputError(f"got outputs {tuple(x.shape)} and {tuple(y.shape)}; need [samples, k].")
+    if form not in ("feature", "gram"):
+        raise InputError(f"form is {form!r}; it must be 'feature' or 'gram'.")
+    x, y = (v.double() - v.double().mean(0) for v in (x, y))
+    if form == "feature":
+        cross, left, right = (x.T @ y).square().sum(), (x.T @ x).norm(), (y.T @ y).norm()
+    else:
+        k, m = x @ x.T, y @ y.T
+        cross, left, right = (k * m).sum(), k.norm(), m.norm()
+    if left == 0 or right == 0:
+        raise InputError("an output is the same for every sample; its similarity is not defined.")
+    return float(cross / (left * right))
+
+
+def agreement(x: Tensor, y: Tensor) -> float:
+    """Share of samples on which two networks predict the same class; logits [samples, classes]."""
+    if x.shape != y.shape or x.ndim != 2:
+        raise InputError(f"got logits {tuple(x.shape)} and {tuple(y.shape)}; they must match.")
+    return float((x.argmax(1) == y.argmax(1)).double().mean())
+
+
+def linear_connectivity(
+    first: nn.Module, second: nn.Module, loader: Loader, *, points: int = 11
+) -> tuple[float, np.ndarray]:
+    """Linear mode connectivity, a fraction of the train error; negative at a barrier.
+
+    ``mc = (E(0) + E(1)) / 2 - E(t*)`` with t* the point of the straight path where the two differ
+    most (Yang et al. 2021, eq. 1). Batch-norm statistics are estimated anew at every point with one
+    pass over the loader: those averaged between the ends belong to neither network.
+
+    Returns:
+        mc, and the error at each of ``points`` equally spaced points of the path.
+    """
+    a, b = first.state_dict(), second.state_dict()
+    if a.keys() != b.keys() or any(a[k].shape != b[k].shape for k in a):
+        raise InputError("the two networks differ in their parameters; they must share one shape.")
+    if points < 3:
+        raise InputError(f"points is {points}; at least three are needed.")
+    model = copy.deepcopy(first)
+    errors = np.empty(points)
+    with torch.no_grad(), progress("mode connectivity", points) as advance:
+        for i, t in enumerate(np.linspace(0, 1, points)):
+            mixed = {
+                k: torch.lerp(a[k], b[k], float(t)) if a[k].is_floating_point() else a[k] for k in a
+            }
+            model.load_state_dict(mixed)
+            refresh_batch_norm(model, loader)
+            errors[i] = _error(model, loader)
+            advance(f"error {errors[i]:.3f}")
+    ends = (errors[0] + errors[-1]) / 2
+    return float(ends - errors[np.argmax(np.abs(ends - errors))]), errors
+
+
+def refresh_batch_norm(model: nn.Module, loader: Loader) -> None:
+    """Estimate batch-norm statistics anew: the average over one pass, each batch with its size."""
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    model.eval()
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.train()
+    seen = 0
+    with torch.no_grad():
+        for inputs, _ in loader:
+            for norm in norms:
+                norm.momentum = len(inputs) / (seen + len(inputs))
+            model(inputs)
+            seen += len(inputs)
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+        norm.eval()
+
+
+def _error(model: nn.Module, loader: Loader) -> float:
+    wrong = seen = 0
+    for inputs, targets in loader:
+        wrong += int((model(inputs).argmax(1) != targets).sum())
+        seen += len(targets)
+    if seen == 0:
+        raise InputError("the loader gave no batch; if it is a generator, pass a list instead.")
+    return wrong / seen
+
+
+def hill_alpha(weight: Tensor, *, tail: float = 0.5) -> float:
+    """Tail exponent of the spectrum of ``W'W``: small is well trained, no unit.
+
+    ``alpha = 1 + k / sum_i ln(l_i / l_min)`` over the k largest eigenvalues, k = ``tail`` of all
+    (Hill's estimator with the median as threshold; Zhou et al. 2023, TempBalance). Convolutions
+    [out, in, ...] are read as [out, in * positions].
+    """
+    if weight.ndim < 2 or not 0 < tail < 1:
+        raise InputError(f"got weight {tuple(weight.shape)}, tail {tail}: need a matrix, (0, 1).")
+    values = torch.linalg.svdvals(weight.detach().double().flatten(1)).square().sort().values
+    k = int(tail * len(values))
+    if k < 2 or values[-k - 1] <= 0:
+        raise InputError(f"{len(values)} eigenvalues, {k} in the tail: too few, or zeros.")
+    return float(1 + k / torch.log(values[-k:] / values[-k - 1]).sum())

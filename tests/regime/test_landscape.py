@@ -1,0 +1,117 @@
+"""Order parameters against closed forms."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from probcomp.errors import InputError
+from probcomp.regime.landscape import agreement, cka, hill_alpha, linear_connectivity
+from probcomp.regime.landscape import refresh_batch_norm as refresh
+
+
+@pytest.fixture
+def batches():
+    generator = torch.Generator().manual_seed(0)
+    x = 3 + 2 * torch.randn(70, 4, generator=generator)
+    y = (x[:, 0] > 3).long()
+    return [(x[:32], y[:32]), (x[32:64], y[32:64]), (x[64:], y[64:])]
+
+
+def test_cka_forms_agree_with_the_definition():
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(40, 5, generator=generator), torch.randn(40, 3, generator=generator)
+    centre = np.eye(40) - 1 / 40
+    k, m = (centre @ (v.double() @ v.double().T).numpy() @ centre for v in (x, y))
+    expected = np.trace(k @ m) / np.sqrt(np.trace(k @ k) * np.trace(m @ m))
+    assert cka(x, y) == pytest.approx(expected, abs=1e-10)
+    assert cka(x, y, form="gram") == pytest.approx(expected, abs=1e-10)
+    rotation = torch.linalg.qr(torch.randn(5, 5, generator=generator)).Q
+    assert cka(x, 3 * x @ rotation + 1) == pytest.approx(1, abs=1e-6)
+
+
+def test_agreement_counts_equal_predictions():
+    x = torch.eye(4)
+    assert agreement(x, x[[0, 1, 3, 2]]) == 0.5
+
+
+def test_a_network_is_connected_to_itself(batches):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    mc, errors = linear_connectivity(model, model, batches)
+    assert mc == 0
+    assert np.ptp(errors) == 0
+
+
+def test_a_barrier_is_negative_and_has_the_right_height(batches):
+    # Two units in swapped order: the ends classify perfectly, the middle gives no difference.
+    first = nn.Sequential(nn.Linear(4, 2), nn.ReLU(), nn.Linear(2, 2))
+    with torch.no_grad():
+        for p in first.parameters():
+            p.zero_()
+        first[0].weight[:, 0] = torch.tensor([-1.0, 1.0])
+        first[0].bias[:] = torch.tensor([3.0, -3.0])
+        first[2].weight[:] = torch.eye(2)
+    second = copy.deepcopy(first)
+    with torch.no_grad():
+        second[0].weight[:] = first[0].weight.flip(0)
+        second[0].bias[:] = first[0].bias.flip(0)
+        second[2].weight[:] = first[2].weight.flip(1)
+    mc, errors = linear_connectivity(first, second, batches)
+    ones = float(torch.cat([y for _, y in batches]).double().mean())
+    assert errors[0] == errors[-1] == 0
+    # At the middle both logits are equal and argmax says class 0: every one is wrong.
+    assert mc == pytest.approx(-ones, abs=1e-12)
+    assert mc == pytest.approx(-errors.max())
+
+
+def test_batch_norm_statistics_are_those_of_the_data(batches):
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2))
+    model[0].running_mean += 50.0
+    refresh(model, batches)
+    data = torch.cat([x for x, _ in batches])
+    torch.testing.assert_close(model[0].running_mean, data.mean(0), atol=1e-5, rtol=0)
+    assert model[0].momentum == 0.1
+    assert not model[0].training
+
+
+def test_connectivity_fails_without_the_estimation(batches):
+    """Stale statistics at one end would spoil the whole path; they are not used."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2))
+    with torch.no_grad():
+        model[1].weight.zero_()
+        model[1].bias.zero_()
+        model[1].weight[1, 0] = 1.0
+    stale = copy.deepcopy(model)
+    stale[0].running_mean += 50.0
+    mc, errors = linear_connectivity(model, stale, batches)
+    assert mc == 0
+    stale.eval()
+    data, labels = (torch.cat(parts) for parts in zip(*batches))
+    assert float((stale(data).argmax(1) != labels).double().mean()) > errors.max() + 0.2
+
+
+def test_hill_alpha_of_a_power_law():
+    # Quantiles of a density with exponent a: the estimator returns it up to O(1 / k).
+    n, exponent = 4000, 3.0
+    eigenvalues = (1 - (np.arange(n) + 0.5) / n) ** (-1 / (exponent - 1))
+    weight = torch.diag(torch.tensor(np.sqrt(eigenvalues[::20])))
+    assert hill_alpha(weight) == pytest.approx(exponent, rel=0.03)
+
+
+def test_bad_input_is_refused(batches):
+    with pytest.raises(InputError):
+        cka(torch.zeros(3, 2), torch.zeros(4, 2))
+    with pytest.raises(InputError, match="same for every"):
+        cka(torch.ones(3, 2), torch.rand(3, 2))
+    with pytest.raises(InputError):
+        agreement(torch.zeros(3, 2), torch.zeros(3, 4))
+    with pytest.raises(InputError, match="differ"):
+        linear_connectivity(nn.Linear(4, 2), nn.Linear(4, 3), batches)
+    with pytest.raises(InputError, match="no batch"):
+        linear_connectivity(nn.Linear(4, 2), nn.Linear(4, 2), iter(()))
+    with pytest.raises(InputError):
+        hill_alpha(torch.zeros(3))
