@@ -114,7 +114,8 @@ def read(form: dict[str, Any], tensors: Mapping[str, Tensor], where: str) -> fx.
             name: nn.Parameter(t, requires_grad=grad[name]) if name in grad else t
             for name, t in tensors.items()
         }
-        graph, env = fx.Graph(), {}
+        graph = fx.Graph()
+        env: dict[str, fx.Node] = {}
         for node in form["nodes"]:
             args = _read(node["args"], env)
             kwargs = dict(_read(node["kwargs"], env))

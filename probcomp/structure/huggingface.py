@@ -248,7 +248,8 @@ def read(directory: Path, recipe: Mapping[str, Any]) -> Any:
     import transformers
 
     cls: Any = resolve(recipe["class"])
-    if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
+    family = transformers.PreTrainedModel
+    if not (isinstance(cls, type) and issubclass(cls, family) and cls.config_class is not None):
         raise InputError(f"{recipe['class']!r} is not a Hugging Face model class")
     fields = read_json(directory / "config.json")
     per_layer = fields.pop("per_layer_config", None)

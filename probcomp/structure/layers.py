@@ -39,7 +39,7 @@ class StandIn(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Zeros, or the input, in the structure the module returned."""
-        given: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}
+        given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
         source = given[self.like]
 
         def make(form: Any) -> Any:
