@@ -17,6 +17,7 @@ class TurboConfig:
         epochs: Passes over the data in each weight step.
         learning_rate: Adam step of the weights; falls to a tenth along a half cosine.
         sigma_rate: Adam step of log sigma.
+        sigma_every: Batches between steps of log sigma; each costs a third product a layer.
         kl_weight: Weight of the divergence at full strength; 1 is the evidence bound.
         kl_warmup: Share of the rounds over which that weight rises from 0.
         kappa_start: Spike over slab mean square at first.
@@ -48,7 +49,8 @@ class TurboConfig:
     rounds: int = 40
     epochs: int = 5
     learning_rate: float = 2e-3
-    sigma_rate: float = 1e-2
+    sigma_rate: float = 2e-2
+    sigma_every: int = 2
     kl_weight: float = 0.2
     kl_warmup: float = 0.2
     kappa_start: float = 1e-1
@@ -82,6 +84,7 @@ class TurboConfig:
         rules = [
             *((n, getattr(self, n) >= 1, "at least 1") for n in ("rounds", "epochs", "sweeps")),
             ("trials", self.trials >= 1, "at least 1"),
+            ("sigma_every", self.sigma_every >= 1, "at least 1"),
             *((n, 0 < getattr(self, n) < math.inf, "positive and finite") for n in rates),
             *((n, 0 <= getattr(self, n) <= 1, "a share in [0, 1]") for n in shares),
             *((n, 0 <= getattr(self, n) < math.inf, "not negative") for n in counts),

@@ -45,10 +45,12 @@ class Noise:
     Attributes:
         generator: Random numbers; its state is part of a checkpoint.
         active: Whether layers in training mode draw at all.
+        learn: Whether the gradient of the log sigmas is computed; it costs a third product.
     """
 
     generator: torch.Generator = field(default_factory=torch.Generator)
     active: bool = True
+    learn: bool = True
 
 
 class _AddNoise(torch.autograd.Function):
@@ -126,13 +128,16 @@ class _Bayesian:
         """The layer's output: a draw in training mode, the posterior mean otherwise."""
         if not (self.training and self.noise.active):
             return self.product(x, self.weight, self.bias)
+        log_sigma: Tensor = self.weight_log_sigma
+        if not self.noise.learn:
+            log_sigma = log_sigma.detach()
         if self.draw == "weights":
             noise = _normal(self.weight, self.noise)
-            weight = _Draw.apply(self.weight, self.weight_log_sigma, noise)
+            weight = _Draw.apply(self.weight, log_sigma, noise)
             self.variance = None
             return self.product(x, weight, self.bias)
         mean = self.product(x, self.weight, self.bias)
-        spread = _Variance.apply(self.weight_log_sigma)
+        spread = _Variance.apply(log_sigma)
         self.variance = spread.detach()
         variance = self.product(x * x, spread, None)
         return _AddNoise.apply(mean, variance, _normal(mean, self.noise))

@@ -100,7 +100,8 @@ def weight_step(
     run.model.train()
     total, count = 0.0, 0
     for epoch in range(done * config.epochs, (done + 1) * config.epochs):
-        for batch in run.batches(epoch):
+        for index, batch in enumerate(run.batches(epoch)):
+            run.noise.learn = index % config.sigma_every == 0
             run.optimizer.zero_grad(set_to_none=True)
             loss = run.loss(run.model, batch)
             value = loss.item()
@@ -120,9 +121,10 @@ def add_divergence(layers: Mapping[str, Any], precision: Mapping[str, Tensor], p
     """Add ``pull`` times the gradient of each layer's divergence to the gradients there are."""
     for name, layer in layers.items():
         mean, log_sigma = layer.weight, layer.weight_log_sigma
-        if mean.grad is None or log_sigma.grad is None:
-            continue  # a layer the loss did not reach
-        mean.grad.addcmul_(precision[name], mean, value=pull)
+        if mean.grad is not None:  # None where the loss did not reach the layer
+            mean.grad.addcmul_(precision[name], mean, value=pull)
+        if log_sigma.grad is None:  # also on steps that leave the log sigmas as they are
+            continue
         variance = layer.variance
         if variance is None:
             variance = log_sigma.mul(2).exp_()
