@@ -30,12 +30,14 @@ class StandIn(nn.Module):
         like: position or name of the argument that stands for the input.
         result: what to return: ``"zeros"`` in the shape of the input, ``"input"``, ``None``,
             ``["argument", key]`` for an argument that was passed through, or a tuple of these.
+        width: last dimension of the zeros, where it is not that of the input.
     """
 
-    def __init__(self, like: int | str, result: Any) -> None:
+    def __init__(self, like: int | str, result: Any, width: int | None = None) -> None:
         super().__init__()
         self.like = like
         self.result = result
+        self.width = width
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Zeros, or the input, in the structure the module returned."""
@@ -43,6 +45,8 @@ class StandIn(nn.Module):
         source = given[self.like]
 
         def make(form: Any) -> Any:
+            if form == "zeros" and self.width is not None:
+                return source.new_zeros((*source.shape[:-1], self.width))
             if form == "zeros":
                 return torch.zeros_like(source)
             if form == "input":
@@ -159,9 +163,11 @@ class _Seen:
     like: int | str
     form: Any
     same_shape: bool
+    width: int
 
     def zeros(self) -> StandIn:
-        return StandIn(self.like, _filled(self.form, "zeros"))
+        width = None if self.same_shape else self.width
+        return StandIn(self.like, _filled(self.form, "zeros"), width)
 
     def passing(self) -> StandIn:
         return StandIn(self.like, _filled(self.form, "input"))
@@ -217,7 +223,8 @@ def _seen(given: dict[int | str, Any], output: Any) -> _Seen | None:
         else:
             return None
     same = tensors[like].shape == main.shape
-    return _Seen(like, tuple(forms) if isinstance(output, tuple) else "main", same)
+    width = int(main.shape[-1]) if main.dim() else 1
+    return _Seen(like, tuple(forms) if isinstance(output, tuple) else "main", same, width)
 
 
 def _empty_blocks(
@@ -246,7 +253,7 @@ def cut_layers(model: nn.Module, plan: Plan) -> None:
     """Carry out ``plan`` on ``model``, in place."""
     counters = list(_counters(model))
     for path, stand_in in plan.instead.items():
-        _replace(model, path, StandIn(stand_in.like, stand_in.result))
+        _replace(model, path, StandIn(stand_in.like, stand_in.result, stand_in.width))
     for path, gone in plan.dropped.items():
         _drop(model, path, set(gone))
     alive = {id(module) for module in model.modules()}
