@@ -12,9 +12,11 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from probcomp.allocation import Budget as Budget
+    from probcomp.decoding import decode as decode
     from probcomp.errors import ProbcompError as ProbcompError
     from probcomp.recipes import Compressed as Compressed
     from probcomp.recipes import compress as compress  # type: ignore[no-redef]
+    from probcomp.regime import advise as advise
     from probcomp.structure import load as load
     from probcomp.structure import save as save
     from probcomp.structure import shrink as shrink  # type: ignore[no-redef]
@@ -24,7 +26,9 @@ _HOME = {
     "Budget": "probcomp.allocation",
     "Compressed": "probcomp.recipes",
     "ProbcompError": "probcomp.errors",
+    "advise": "probcomp.regime",
     "compress": "probcomp.recipes",
+    "decode": "probcomp.decoding",
     "load": "probcomp.structure",
     "save": "probcomp.structure",
     "shrink": "probcomp.structure",

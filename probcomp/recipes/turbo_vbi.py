@@ -56,8 +56,8 @@ def run(job: Job) -> Outcome:
         )
     if result.price < 0:
         warnings.append(
-            "The budget is looser than what the posterior would keep by itself: the price is "
-            f"{result.price:.2g} nats, so some weights stay that are probably not needed."
+            f"The posterior asks for {result.expected:.1%} of the cost; the budget allows more, "
+            "and the likeliest of the rest fill it. The probabilities are those without a price."
         )
     prior = repr(job.prior) if job.prior is not None else words(config)
     meta = {**result.posterior.meta, "prior": prior, "budget": str(job.budget)}

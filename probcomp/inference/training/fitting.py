@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,9 @@ from probcomp.inference.training.refitting import apply_masks, refit
 from probcomp.inference.training.steering import steer
 from probcomp.inference.training.units import Slot, UnitGroup, slots
 from probcomp.inference.training.weights import BatchSource, Loss, Run
+
+READING_SWEEPS = 20
+"""Sweeps that settle the beliefs once the price is taken off."""
 
 FINAL_TRIALS = 20
 """Prices tried before the decision; rounds use few, since the next one corrects them."""
@@ -191,7 +194,11 @@ def _finish(
         graph = remove_orphans(graph, sites, messages)
         messages = steer(graph, sites, messages, run.target, sweeps=config.sweeps)
         decision = decide(graph, sites, messages, units, run.target)
-    posterior = _posterior(run, graph, sites, messages, seed)
+    # A negative price spends a loose budget; it is no belief, so probabilities are read without it.
+    believed = messages
+    if messages.price < 0:
+        believed = steer(graph, sites, replace(messages, price=0.0), None, sweeps=READING_SWEEPS)
+    posterior = _posterior(run, graph, sites, believed, seed)
     model = from_bayesian(run.model).eval()
     masks, keep = dict(decision.masks), dict(decision.keep)
     shapes = tensor_shapes(model)
@@ -223,7 +230,7 @@ def _finish(
         refit_history=refit_history,
         orders=orders,
         achieved=decision.cost / graph.total,
-        expected=expected_cost(graph, sites, messages) / graph.total,
+        expected=expected_cost(graph, sites, believed) / graph.total,
         price=messages.price,
         converged=_settled(state, config),
     )
