@@ -68,7 +68,7 @@ def describe(
         data=f"{data_name or 'given'} ({samples} training + {Batches(test).samples} test samples)",
         seed=job.seed,
         command=command,
-        budget=(_budget_line(job, before, after),),
+        budget=(budget_line(job, before, after),),
         dense=before,
         compressed=after,
         layers=layer_sizes(dense, compressed),
@@ -118,10 +118,11 @@ def _macs(model: nn.Module, job: Job) -> float:
     return sum(use * int(values[name].count_nonzero()) for name, use in uses.items())
 
 
-def _budget_line(job: Job, before: Size, after: Size) -> BudgetLine:
+def budget_line(job: Job, before: Size, after: Size) -> BudgetLine:
+    """The budget as it was asked for, beside what came out, with the reason for a difference."""
     budget = job.budget
     counts = {
-        "params": (before.nonzero, after.nonzero),
+        "params": (before.params, after.nonzero),
         "macs": (before.macs or 0, after.macs or 0),
         "bits": (before.bytes * 8, after.bytes * 8),
     }

@@ -1,0 +1,33 @@
+import pytest
+
+from probcomp.evaluation.sizes import Size
+from probcomp.recipes.describe import budget_line, machine
+from tests.recipes.jobs import job
+
+DENSE = Size(params=1000, nonzero=990, bytes=4000, macs=900)
+
+
+def small(nonzero: int) -> Size:
+    return Size(params=200, nonzero=nonzero, bytes=4 * nonzero, macs=nonzero)
+
+
+def test_requested_stands_beside_achieved():
+    line = budget_line(job("params=0.1"), DENSE, small(100))
+    assert (line.requested, line.achieved, line.dense, line.kept) == (0.1, 0.1, 1000, 100)
+    assert line.note == ""
+    count = budget_line(job("params=100"), DENSE, small(100))
+    assert (count.requested, count.achieved) == (100, 100)
+    assert budget_line(job("macs=0.1"), DENSE, small(90)).achieved == pytest.approx(0.1)
+    assert budget_line(job("bits=0.1"), DENSE, small(100)).achieved == pytest.approx(0.1)
+
+
+def test_a_difference_has_its_reason():
+    assert "less remains than was allowed" in budget_line(job("params=0.1"), DENSE, small(50)).note
+    assert "not removable" in budget_line(job("params=0.1"), DENSE, small(150)).note
+
+
+def test_the_machine_is_named():
+    words = machine()
+    assert int(words["threads"]) >= 1
+    assert words["processor"]
+    assert all(isinstance(value, str) for value in words.values())

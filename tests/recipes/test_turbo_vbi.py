@@ -1,0 +1,84 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from probcomp.errors import BudgetError, InputError
+from probcomp.inference.training import TurboConfig
+from probcomp.priors import Independent
+from probcomp.recipes.turbo_vbi import cost_and_share, density_for_bits, run, words
+from tests.recipes.jobs import job
+from tests.recipes.nets import QUICK, trained
+
+
+@given(bits=st.floats(0.01, 31.9))
+def test_density_for_bits_solves_its_equation(bits):
+    d = density_for_bits(bits)
+    spent = 32 * d - d * math.log2(d) - (1 - d) * math.log2(1 - d)
+    assert spent == pytest.approx(bits, abs=1e-6)
+
+
+def test_density_for_bits_at_its_ends():
+    assert density_for_bits(40.0) == 1.0
+    assert density_for_bits(1e-12) == pytest.approx(0, abs=1e-6)
+
+
+def test_costs_of_the_units():
+    total = sum(p.numel() for p in trained().parameters())
+    assert cost_and_share(job("params=0.25")) == (None, 0.25)
+    assert cost_and_share(job(f"params={total // 2}"))[1] == pytest.approx(total // 2 / total)
+    cost, share = cost_and_share(job("macs=0.25"))
+    assert share == 0.25
+    assert cost is not None
+    assert cost["one.weight"] == 1.0  # one multiplication a sample for each weight
+    assert cost["one.bias"] == 0.0
+    with pytest.raises(BudgetError, match="more than the dense"):
+        cost_and_share(job(f"params={2 * total}"))
+
+
+def test_the_outcome_names_its_prior_and_its_steps():
+    outcome = run(job("params=0.4", config=QUICK))
+    assert outcome.prior == words(QUICK)
+    assert len(outcome.history["nll"]) == QUICK.rounds
+    assert set(outcome.posterior.weights) == {"one.weight", "two.weight", "three.weight"}
+    assert outcome.posterior.meta["budget"] == "params=0.4"
+    other = run(job("params=0.4", config=QUICK, prior=Independent(0.3)))
+    assert "Independent" in other.prior
+
+
+def test_a_run_resumes_from_its_checkpoint(tmp_path):
+    whole = run(job("params=0.4", config=QUICK))
+
+    class Stop(Exception):
+        pass
+
+    def stop(step: int, total: int, text: str) -> None:
+        if step == 3:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(job("params=0.4", config=QUICK, checkpoint=tmp_path, on_step=stop))
+    seen = []
+    resumed = run(
+        job(
+            "params=0.4",
+            config=QUICK,
+            checkpoint=tmp_path,
+            on_step=lambda step, total, text: seen.append(step),
+        )
+    )
+    assert seen == [4, 5, 6]
+    for name, mask in whole.masks.items():
+        assert mask.equal(resumed.masks[name]), name
+    for (name, one), (_, two) in zip(
+        whole.model.named_parameters(), resumed.model.named_parameters(), strict=True
+    ):
+        assert one.equal(two), name
+
+
+def test_settings_of_another_kind_are_refused():
+    with pytest.raises(InputError, match="must be a TurboConfig, got dict"):
+        run(job("params=0.4", config={"rounds": 3}))
+    with pytest.raises(InputError, match="rounds"):
+        TurboConfig(rounds=0)
