@@ -81,23 +81,15 @@ def plans(structure: Structure, model: nn.Module, names: list[str]) -> list[Plan
         SurgeryError: when the end of a branch is not the result of one module.
     """
     region, additions = _regions(structure, names)
-    inside = _inside(structure, model, region)
-    ends: list[str] = []
-    for name in names:
-        for addition in structure.branches[name].additions:
-            last = [
-                _path(structure.program.instrs[i])
-                for i in sorted(addition.region, reverse=True)
-                if structure.program.instrs[i].kind == "op"
-            ]
-            tops = (top for path in last if (top := _top(path, inside)) is not None)
-            end = next(tops, None)
-            if end is None:
-                raise SurgeryError(f"layer {name!r} is written inside another module's forward")
-            ends.append(end)
-    found = _record(model, structure, [*inside, *ends])
-    if missing := [path for path in ends if path not in found]:
-        raise SurgeryError(f"{missing[0]} returns no tensor that could be replaced by zeros")
+    unfit: set[str] = set()
+    while True:
+        inside = _inside(structure, model, region, unfit)
+        ends = [end for name in names for end in _ends(structure, name, inside)]
+        found = _record(model, structure, [*inside, *ends])
+        missing = {path for path in ends if path not in found}
+        if not missing:
+            break
+        unfit |= missing  # it returns more than the branch: look at its parts
     zeros = {path: found[path].zeros() for path in ends}
     passing = {path: seen.passing() for path, seen in found.items()}
     same = {path: seen.passing() for path, seen in found.items() if seen.same_shape}
@@ -126,6 +118,19 @@ def _regions(structure: Structure, names: list[str]) -> tuple[set[int], set[int]
     return region, additions
 
 
+def _ends(structure: Structure, name: str, inside: list[str]) -> list[str]:
+    """The modules that make the results of a layer's branches."""
+    ends = []
+    for addition in structure.branches[name].additions:
+        last = [structure.program.instrs[i] for i in sorted(addition.region, reverse=True)]
+        tops = (_top(_path(instr), inside) for instr in last if instr.kind == "op")
+        end = next((top for top in tops if top is not None), None)
+        if end is None:
+            raise SurgeryError(f"layer {name!r} is written inside another module's forward")
+        ends.append(end)
+    return ends
+
+
 def _does_nothing(instr: Instr) -> bool:
     """A cast to the type it has, or dropout: the exporter may count it before or after a branch."""
     if instr.op not in ("to", "_to_copy", "alias", "detach", "contiguous", "dropout"):
@@ -139,12 +144,14 @@ def _below(path: str, ancestor: str) -> bool:
     return path == ancestor or ancestor == "" or path.startswith(ancestor + ".")
 
 
-def _inside(structure: Structure, model: nn.Module, region: set[int]) -> list[str]:
-    """The largest modules all of whose instructions belong to the branches."""
+def _inside(structure: Structure, model: nn.Module, region: set[int], unfit: set[str]) -> list[str]:
+    """The largest modules, unfit ones aside, all of whose instructions belong to the branches."""
     ops = [i for i in structure.program.instrs if i.kind == "op" and not _does_nothing(i)]
     mine: list[str] = []
     for path, module in model.named_modules():
-        if path == "" or _top(path, mine) is not None or isinstance(module, _CONTAINERS):
+        if path == "" or path in unfit or isinstance(module, _CONTAINERS):
+            continue
+        if _top(path, mine) is not None:
             continue
         own = [i.index for i in ops if _below(_path(i), path)]
         if own and all(index in region for index in own):

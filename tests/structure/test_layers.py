@@ -102,11 +102,13 @@ def test_layers_and_widths_together():
         assert difference(run(made, inputs), run(silent, inputs)) is None
 
 
-def test_a_branch_written_in_one_forward_falls_back_to_the_graph():
+def test_a_branch_written_in_one_forward_loses_its_last_module():
     model, structure = setup("one_attribute")
-    made = shrink_report(model, structure, dict.fromkeys(branches(structure), CUT))
-    assert made.surgery == "graph"
-    assert made.reason
+    keep = dict.fromkeys(branches(structure), CUT)
+    made = shrink(model, structure, keep, surgery="module")
+    assert made.out.width == 20  # its input has 24
+    x = torch.randn(2, 5, 20, dtype=torch.float64)
+    assert torch.equal(made(x), x)
 
 
 def test_the_stand_in_returns_what_the_module_returned():

@@ -56,7 +56,6 @@ TOYS = [
         vectors(20, sequence=True),
         {"head": (4,), "head_dim": (6, 6)},
         branches=1,
-        surgery="mixed",  # its branch is written in one forward with the sum
     ),
     Entry(
         "batchnorm_residual",
