@@ -172,6 +172,7 @@ def main() -> None:
     parser.add_argument("what", choices=("designs", "loo"))
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--start", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="default: results/regime_WHAT.json")
     options = parser.parse_args()
     import jax
 
@@ -188,7 +189,7 @@ def main() -> None:
         "result": result,
     }
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"regime_{options.what}.json"
+    path = options.out or RESULTS / f"regime_{options.what}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
     shown = result["mean"] if options.what == "designs" else result
     print(json.dumps(shown, indent=1))

@@ -138,6 +138,7 @@ def main():
     parser.add_argument("--only", nargs="*", help="names of networks (default: all)")
     parser.add_argument("--no-large", action="store_true", help="leave out the full-size traces")
     parser.add_argument("--large", choices=LARGE, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -174,10 +175,10 @@ def main():
                 f"{name:24} {row['parameters']:14,} {row['trace_s']:8} {row['peak_gib']:9}"
                 + ("" if fits else f"  over {LIMIT_SECONDS:.0f} s or {LIMIT_GIB:.0f} GiB")
             )
-    if options.only or options.no_large:
+    if (options.only or options.no_large) and options.out == RESULT:
         return  # a partial run does not replace the record
     write_json(
-        RESULT,
+        options.out,
         {
             "command": "python benchmarks/structure.py",
             "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},

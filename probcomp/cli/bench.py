@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from probcomp.cli.options import Json, Seed, print_json
+from probcomp.cli.options import Json, print_json
 from probcomp.errors import InputError, unknown
 
 
@@ -18,7 +18,9 @@ def bench(
         str, typer.Argument(metavar="NAME", help="structure, training, compress, kernels ...")
     ],
     json: Json = False,
-    seed: Seed = 0,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed, for scripts that take one.", show_default=False)
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="File for the JSON result.", show_default=False)
     ] = None,
@@ -28,9 +30,15 @@ def bench(
 
 
 def run_script(
-    name: str, extra: list[str], *, json: bool = False, seed: int = 0, out: Path | None = None
+    name: str,
+    extra: list[str],
+    *,
+    json: bool = False,
+    seed: int | None = None,
+    out: Path | None = None,
 ) -> int:
-    """Run one script and return its exit status. Scripts take ``--seed`` and ``--out FILE``.
+    """Run one script and return its exit status. A script takes ``--out FILE`` and, where
+    something in it is random, ``--seed``.
 
     Raises:
         InputError: no checkout, no such script, or a script that wrote no result.
@@ -40,7 +48,8 @@ def run_script(
         raise unknown("benchmark", name, scripts)
     with tempfile.TemporaryDirectory() as temporary:
         target = Path(temporary) / "result.json" if json and out is None else out
-        command = [sys.executable, str(scripts[name]), "--seed", str(seed), *extra]
+        command = [sys.executable, str(scripts[name]), *extra]
+        command += ["--seed", str(seed)] if seed is not None else []
         command += ["--out", str(target)] if target else []
         status = subprocess.run(
             command, stdout=sys.stderr if json else None, check=False
