@@ -181,6 +181,15 @@ def _sliced(structure: Structure, model: torch.nn.Module, cut: Cut) -> dict[str,
     return found
 
 
+def fixed_size(size: int | torch.SymInt) -> int | None:
+    """A size as a number, or ``None`` where it is free.
+
+    A symbol that the model's own Python turned into a number (padding computed from an extent)
+    is still a `SymInt`, and is as fixed as any literal.
+    """
+    return size if isinstance(size, int) else size.node.maybe_as_int()
+
+
 def expect_shape(tensor: torch.Tensor, sizes: Sequence[int | None], name: str) -> torch.Tensor:
     """Return ``tensor`` when its sizes are those the graph was made for (None: any size)."""
     fits = len(sizes) == tensor.ndim and all(
@@ -238,7 +247,7 @@ class _Copy:
 
     def _checked(self, instr: Instr, node: fx.Node) -> fx.Node:
         """Sizes that the export fixed are checked: literals of the graph may depend on them."""
-        sizes = [n if isinstance(n, int) else None for n in instr.value.shape]
+        sizes = [fixed_size(n) for n in instr.value.shape]
         return self.graph.call_function(expect_shape, (node, sizes, node.name))
 
     def _pick(self, instr: Instr, node: fx.Node) -> fx.Node:
