@@ -21,8 +21,8 @@ from probcomp.recipes.job import Job
 from probcomp.recipes.methods import METHODS
 from probcomp.recipes.result import Compressed
 from probcomp.recipes.task import Task, as_tensors, split
-from probcomp.structure import Axis, Structure, shrink, trace
-from probcomp.structure.masks import apply_masks
+from probcomp.structure import Axis, Structure, apply_masks, trace
+from probcomp.structure.shrink import shrink_report
 
 UNIT_KINDS = ("neuron", "channel", "head", "kv_group")
 """Axes whose units are removed by default: those that cost nothing but themselves."""
@@ -124,7 +124,13 @@ def compress(
         outcome = chosen.run(job)
     with clock("surgery"):
         masked = apply_masks(copy.deepcopy(outcome.model), dict(outcome.masks))
-        small = shrink(masked, structure, dict(outcome.keep), round_to=round_to)
+        shrunk = shrink_report(masked, structure, dict(outcome.keep), round_to=round_to)
+        small = shrunk.model
+        if shrunk.surgery == "graph":
+            warnings.append(
+                "The smaller model is a graph of operators, without the original classes: "
+                f"{shrunk.reason}"
+            )
         example = Batches(held, shuffle=False).example(64)
         _compare(masked, small, task, example)
     with clock("measurement"):

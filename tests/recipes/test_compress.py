@@ -167,3 +167,25 @@ def test_records_of_methods_are_complete():
         assert record["name"] == name
         assert all(record[key] not in ("", None) for key in record if key != "prior")
         assert "run" not in record
+
+
+class Literal(nn.Module):
+    """A width written into forward: no attribute could be changed, so only the graph can be cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(6, 24)
+        self.two = nn.Linear(24, 3)
+
+    def forward(self, x):
+        y = torch.relu(self.one(x)).view(-1, 24)
+        return self.two(y)
+
+
+def test_a_model_that_only_a_graph_can_follow_says_so():
+    torch.manual_seed(0)
+    result = probcomp.compress(
+        Literal(), clouds(), budget="params=0.4", config=QUICK, progress=False
+    )
+    assert isinstance(result.model, torch.fx.GraphModule)
+    assert any("graph of operators" in text for text in result.report.warnings)
