@@ -32,7 +32,11 @@ def compress(
         ),
     ] = None,
     budget: Annotated[
-        str, typer.Option(help="What may remain: params=0.1, macs=50%, bits=80000 ...")
+        str,
+        typer.Option(
+            help="What may remain: params=0.1, macs=50%, bits=80000 ...; 'none' leaves it to "
+            "methods with a pruning rule of their own."
+        ),
     ] = "params=0.1",
     method: Annotated[
         str, typer.Option(help="How it is done; 'probcomp methods' lists them.")
@@ -94,7 +98,7 @@ def _work(
     from probcomp.cli.destination import check_destination
     from probcomp.cli.sources import EMBEDDED, default_model, load_data, load_model
 
-    wanted = Budget.parse(budget)
+    wanted = None if budget.strip().lower() == "none" else Budget.parse(budget)
     check_destination(out)
     if checkpoint is not None:
         check_destination(checkpoint)
@@ -117,7 +121,7 @@ def _work(
         note("reading the model")
         network, name = load_model(model)
         check_destination(out, 3 * sum(p.numel() * p.element_size() for p in network.parameters()))
-    note(f"compressing {name} to {wanted} with {method}")
+    note(f"compressing {name} with {method}, budget {budget}")
     result = run(
         network,
         samples.train,
@@ -131,7 +135,13 @@ def _work(
         name=name,
         data_name=samples.name,
         command=_command(
-            model, data=data, budget=wanted, method=method, prior=prior, seed=seed, out=out
+            model,
+            data=data,
+            budget=wanted or "none",
+            method=method,
+            prior=prior,
+            seed=seed,
+            out=out,
         ),
     )
     result.save(out)

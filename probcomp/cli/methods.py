@@ -46,6 +46,7 @@ LABELS = {
     "when": "when",
     "data": "data it needs",
     "budgets": "budgets it meets",
+    "own_rule": "has its own pruning rule",
     "probabilistic": "gives a posterior",
     "source": "source",
 }
@@ -54,5 +55,5 @@ LABELS = {
 
 def _words(value: Any) -> str:
     if isinstance(value, bool):
-        return "yes" if value else "no, scores only"
+        return "yes" if value else "no"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

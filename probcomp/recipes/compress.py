@@ -35,7 +35,7 @@ def compress(
     model: nn.Module,
     data: Any,
     *,
-    budget: Budget | str,
+    budget: Budget | str | None,
     prior: Any = None,
     method: str = "turbo-vbi",
     seed: int = 0,
@@ -56,7 +56,8 @@ def compress(
         model: Any module that `torch.export` can read; it is not changed. Trained or fresh.
         data: Training data: ``(inputs, targets)``, a dict of tensors with ``labels``, a Dataset, a
             DataLoader, or `probcomp.data.Data` with its own test part.
-        budget: What may remain, as in ``Budget(params=0.1)`` or ``"params=0.1"``.
+        budget: What may remain, as in ``Budget(params=0.1)`` or ``"params=0.1"``. ``None`` leaves
+            the size to methods with a pruning rule of their own.
         prior: Prior of the supports inside each weight matrix; by default the method's own.
         method: Name of the method; ``probcomp methods`` lists them.
         seed: Seed of every random step. The same seed gives the same result.
@@ -78,13 +79,15 @@ def compress(
 
     Raises:
         InputError: Data that do not fit the model, NaN, an unknown method.
-        BudgetError: A budget out of range or out of reach.
+        BudgetError: A budget out of range or out of reach, or none where the method needs one.
         TraceError: A model whose structure cannot be read.
         DivergenceError: Training produced values that are not finite.
     """
     budget = Budget.parse(budget) if isinstance(budget, str) else budget
     chosen = METHODS[method]
-    if budget.unit not in chosen.budgets:
+    if budget is None and not chosen.own_rule:
+        raise BudgetError(f"method {method!r} needs a budget, such as Budget(params=0.1)")
+    if budget is not None and budget.unit not in chosen.budgets:
         raise BudgetError(
             f"method {method!r} meets budgets in {', '.join(chosen.budgets)}, not {budget.unit}"
         )
@@ -241,8 +244,6 @@ def _compare(masked: nn.Module, small: nn.Module, task: Task, batch: Any) -> Non
         )
 
 
-def _call(method: str, budget: Budget, seed: int) -> str:
-    return (
-        f"probcomp.compress(model, data, budget=Budget({budget.unit}={budget.value:g}), "
-        f"method={method!r}, seed={seed})"
-    )
+def _call(method: str, budget: Budget | None, seed: int) -> str:
+    wanted = None if budget is None else f"Budget({budget.unit}={budget.value:g})"
+    return f"probcomp.compress(model, data, budget={wanted}, method={method!r}, seed={seed})"

@@ -68,7 +68,7 @@ def describe(
         data=f"{data_name or 'given'} ({samples} training + {Batches(test).samples} test samples)",
         seed=job.seed,
         command=command,
-        budget=(budget_line(job, before, after),),
+        budget=budget_lines(job, before, after),
         dense=before,
         compressed=after,
         layers=layer_sizes(dense, compressed),
@@ -118,9 +118,14 @@ def _macs(model: nn.Module, job: Job) -> float:
     return sum(use * int(values[name].count_nonzero()) for name, use in uses.items())
 
 
-def budget_line(job: Job, before: Size, after: Size) -> BudgetLine:
-    """The budget as it was asked for, beside what came out, with the reason for a difference."""
+def budget_lines(job: Job, before: Size, after: Size) -> tuple[BudgetLine, ...]:
+    """The budget as it was asked for, beside what came out, with the reason for a difference.
+
+    Empty where the method's own rule decided.
+    """
     budget = job.budget
+    if budget is None:
+        return ()
     counts = {
         "params": (before.params, after.nonzero),
         "macs": (before.macs or 0, after.macs or 0),
@@ -137,7 +142,7 @@ def budget_line(job: Job, before: Size, after: Size) -> BudgetLine:
             f"{short:.0%} less remains than was allowed: removing a whole unit also removes "
             "weights that the budget would have kept."
         )
-    return BudgetLine(budget.unit, budget.value, achieved, dense, kept, note)
+    return (BudgetLine(budget.unit, budget.value, achieved, dense, kept, note),)
 
 
 def _quality(

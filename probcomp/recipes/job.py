@@ -23,7 +23,7 @@ class Job:
         train: Training tensors.
         structure: The model's axes.
         units: The axes whose units may be removed, disjoint enough to be gated one by one.
-        budget: What may remain.
+        budget: What may remain; ``None`` for the method's own rule.
         uses: Parameter name to multiply-accumulates of one sample for each weight.
         prior: A support prior, or ``None`` for the method's own.
         config: The method's own settings, or ``None``.
@@ -37,7 +37,7 @@ class Job:
     train: Tensors
     structure: Structure
     units: tuple[Axis, ...]
-    budget: Budget
+    budget: Budget | None
     uses: Mapping[str, float]
     prior: Any = None
     config: Any = None

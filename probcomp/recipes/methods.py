@@ -33,6 +33,7 @@ class Method:
         data: ``none``, ``calibration`` or ``training``.
         budgets: Budget units it meets.
         probabilistic: Whether its output is a posterior; otherwise a score.
+        own_rule: Whether it has a pruning rule of its own, so that no budget need be given.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Method:
     data: str
     budgets: tuple[str, ...]
     probabilistic: bool
+    own_rule: bool = False
 
     def record(self) -> dict[str, Any]:
         """The record without the function, as JSON values."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from scipy.optimize import brentq
 from torch import Tensor
 
+from probcomp.allocation import Budget
 from probcomp.data.batches import Batches
 from probcomp.errors import InputError
 from probcomp.inference.training import Info, TurboConfig, fit
@@ -90,15 +91,16 @@ def cost_and_share(job: Job) -> tuple[dict[str, Tensor | float] | None, float]:
     """
     parameters = dict(job.model.named_parameters())
     total = sum(p.numel() for p in parameters.values())
-    if job.budget.unit == "macs":
+    budget = job.budget or Budget(params=1.0)
+    if budget.unit == "macs":
         cost: dict[str, Tensor | float] = dict.fromkeys(parameters, 0.0)
         cost |= job.uses
         dense = sum(use * parameters[name].numel() for name, use in job.uses.items())
-        return cost, job.budget.amount(dense) / dense
-    if job.budget.unit == "bits":
-        bits = job.budget.amount(total * VALUE_BITS) / total
+        return cost, budget.amount(dense) / dense
+    if budget.unit == "bits":
+        bits = budget.amount(total * VALUE_BITS) / total
         return None, density_for_bits(bits)
-    return None, job.budget.amount(total) / total
+    return None, budget.amount(total) / total
 
 
 def density_for_bits(bits: float) -> float:

@@ -11,7 +11,7 @@ from probcomp.structure import trace
 from tests.recipes.nets import clouds, trained
 
 
-def job(budget: str, **changes: Any) -> Job:
+def job(budget: str | None, **changes: Any) -> Job:
     model, data = trained(), clouds()
     structure = trace(model, (data[0][:2],))
     uses = weight_macs(model, lambda m: m(data[0][:2]), 2)
@@ -21,7 +21,7 @@ def job(budget: str, **changes: Any) -> Job:
         "train": data,
         "structure": structure,
         "units": removable(structure, ("neuron",)),
-        "budget": Budget.parse(budget),
+        "budget": None if budget is None else Budget.parse(budget),
         "uses": uses,
     }
     return Job(**(given | changes))

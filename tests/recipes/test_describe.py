@@ -1,7 +1,7 @@
 import pytest
 
 from probcomp.evaluation.sizes import Size
-from probcomp.recipes.describe import budget_line, machine
+from probcomp.recipes.describe import budget_lines, machine
 from tests.recipes.jobs import job
 
 DENSE = Size(params=1000, nonzero=990, bytes=4000, macs=900)
@@ -12,18 +12,20 @@ def small(nonzero: int) -> Size:
 
 
 def test_requested_stands_beside_achieved():
-    line = budget_line(job("params=0.1"), DENSE, small(100))
+    line = budget_lines(job("params=0.1"), DENSE, small(100))[0]
     assert (line.requested, line.achieved, line.dense, line.kept) == (0.1, 0.1, 1000, 100)
     assert line.note == ""
-    count = budget_line(job("params=100"), DENSE, small(100))
+    count = budget_lines(job("params=100"), DENSE, small(100))[0]
     assert (count.requested, count.achieved) == (100, 100)
-    assert budget_line(job("macs=0.1"), DENSE, small(90)).achieved == pytest.approx(0.1)
-    assert budget_line(job("bits=0.1"), DENSE, small(100)).achieved == pytest.approx(0.1)
+    assert budget_lines(job("macs=0.1"), DENSE, small(90))[0].achieved == pytest.approx(0.1)
+    assert budget_lines(job("bits=0.1"), DENSE, small(100))[0].achieved == pytest.approx(0.1)
 
 
 def test_a_difference_has_its_reason():
-    assert "less remains than was allowed" in budget_line(job("params=0.1"), DENSE, small(50)).note
-    assert "not removable" in budget_line(job("params=0.1"), DENSE, small(150)).note
+    assert (
+        "less remains than was allowed" in budget_lines(job("params=0.1"), DENSE, small(50))[0].note
+    )
+    assert "not removable" in budget_lines(job("params=0.1"), DENSE, small(150))[0].note
 
 
 def test_the_machine_is_named():
@@ -31,3 +33,7 @@ def test_the_machine_is_named():
     assert int(words["threads"]) >= 1
     assert words["processor"]
     assert all(isinstance(value, str) for value in words.values())
+
+
+def test_without_a_budget_there_is_no_line():
+    assert budget_lines(job(None), DENSE, small(100)) == ()
