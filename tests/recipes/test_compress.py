@@ -192,5 +192,5 @@ def test_a_model_that_only_a_graph_can_follow_says_so():
 
 
 def test_a_method_without_its_own_rule_needs_a_budget():
-    with pytest.raises(BudgetError, match="magnitude.*needs a budget"):
+    with pytest.raises(BudgetError, match=r"magnitude.*needs a budget"):
         probcomp.compress(trained(), clouds(), budget=None, method="magnitude")
