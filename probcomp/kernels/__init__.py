@@ -5,6 +5,7 @@ fastest backend that the device has (dense always among the candidates), `decode
 a decoder needs from logits in one pass. Nothing is compiled and Triton is not imported here.
 """
 
+from probcomp.kernels.attention import ScoreBlocks, live_attention
 from probcomp.kernels.blocks import BlockWeight
 from probcomp.kernels.chains import chain_messages
 from probcomp.kernels.compact import CompactWeight
@@ -33,10 +34,12 @@ __all__ = [
     "PackedWeight",
     "Plan",
     "RunWeight",
+    "ScoreBlocks",
     "chain_messages",
     "compact_mlp",
     "decode_stats",
     "gated_mlp_hidden",
+    "live_attention",
     "masked_linear",
     "pack",
     "quantise",

@@ -56,7 +56,7 @@ def candidates(problem: Problem) -> tuple[str, ...]:
             found.append("cpp")
     # Interpreted Triton kernels run on CPU tensors, for tests; no rule or table chooses them.
     on_gpu = problem.device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
-    if on_gpu and problem.kind in ("blocks", "int8", "runs") and triton_installed():
+    if on_gpu and problem.kind in ("blocks", "int8", "runs", "nm") and triton_installed():
         found.append("triton")
     return tuple(found)
 
@@ -122,6 +122,9 @@ def break_even(problem: Problem, backend: str) -> float:
     CPU: float32, 768-3072-768, measured. GPU: from copy and matrix ceilings, 4096 x 14336.
     """
     tall, rows = problem.block[0], problem.rows or 2048
+    if problem.kind == "nm":
+        # Each row of x streams the weight again, and a matrix unit would have to expand it.
+        return 0.6 if rows <= 1 else 0.0
     if backend == "cpp":
         return 0.75 if rows <= 16 else 0.7
     if backend == "panels":

@@ -90,9 +90,13 @@ def group_linear(
     problem = Problem(
         "nm", x.device, x.dtype, (n, x.shape[1]), (kept, group), kept / group, x.shape[0], True
     )
-    choose(problem, backend)  # dense is the only backend: refuse another
-    dense = _group_dense(val, code, kept, group)
-    return activation_function(activation)(frozen_linear(x, dense, bias))
+    act = activation_function(activation)
+    if choose(problem, backend).backend == "triton":
+        from probcomp.kernels.gpu.groups import launch
+
+        y = launch(x, val, code, kept, group)
+        return act(y if bias is None else y + bias)
+    return act(frozen_linear(x, _group_dense(val, code, kept, group), bias))
 
 
 @group_linear.register_fake

@@ -6,12 +6,14 @@ from typing import Any
 import triton.language as tl
 
 from probcomp.kernels.gpu import (
+    attention,
     block_backward,
     block_forward,
     block_gemv,
     chains,
     decode_statistics,
     gated,
+    groups,
     reparameterised,
     runs,
 )
@@ -148,6 +150,37 @@ def other_cases(dtype: str) -> dict[str, Case]:
     return found
 
 
+def attention_cases(dtype: str) -> dict[str, Case]:
+    strides = "q_b q_h q_t k_b k_h k_t v_b v_h v_t o_b o_h o_t"
+    types = {
+        **pointers(dtype, "q k v o", "off blk"), "kv_ptr": "*i64",
+        **sizes(f"H LQ LK D {strides} off_h"), "scale": "fp32",
+    }  # fmt: skip
+    found = {}
+    for bm, width, sparse in ((64, 64, False), (64, 64, True), (128, 128, True)):
+        constants = {
+            "BM": bm, "BN": 64, "BD": width, "CAUSAL": True, "SPARSE": sparse, **ARITHMETIC,
+        }  # fmt: skip
+        found[f"attention-{bm}x64-D{width}{'-sparse' if sparse else ''}"] = Case(
+            attention.attention, types, constants, 4 if bm == 64 else 8, attention.STAGES,
+            ("H", "LQ", "LK", "off_h"), wgmma=True,
+        )  # fmt: skip
+    return found
+
+
+def group_cases(dtype: str) -> dict[str, Case]:
+    types = {
+        **pointers(dtype, "x val y"), "code_ptr": "*i8", **sizes("N KEPT CODES stride_x stride_y"),
+    }  # fmt: skip
+    constants = {
+        "BN": groups.TALL, "BE": groups.WIDE, "KEEP": 2, "GROUP": 4, "BITS": 2, "ACC": tl.float32,
+        "STAGES": groups.STAGES,
+    }  # fmt: skip
+    return {
+        "groups": Case(groups.group_gemv, types, constants, groups.WARPS, groups.STAGES, ("N",))
+    }
+
+
 def decode_cases(dtype: str) -> dict[str, Case]:
     types = {
         **pointers(dtype, "x", "arg", "m1 m2 z u"), **sizes("V SPAN stride_x"), "inverse_t": "fp32",
@@ -162,4 +195,5 @@ def decode_cases(dtype: str) -> dict[str, Case]:
 
 def cases(dtype: str) -> dict[str, Case]:
     """Every case by name."""
-    return {**block_cases(dtype), **other_cases(dtype), **decode_cases(dtype)}
+    families = (block_cases, other_cases, decode_cases, attention_cases, group_cases)
+    return {name: case for family in families for name, case in family(dtype).items()}

@@ -17,7 +17,7 @@ SIXTEEN = cases("bf16")
 QUICK = [
     "forward-64x32-M4096", "forward-128x64-M4096", "forward-16x16-M16", "gemv", "backward-input",
     "backward-weight", "decode", "int8", "forward-sum", "gated-M64", "runs-M64",
-    "reparameterised-M32x64", "chain-512x1", "chain-64x16",
+    "reparameterised-M32x64", "attention-64x64-D64-sparse", "groups", "chain-512x1", "chain-64x16",
 ]  # fmt: skip
 
 
