@@ -64,3 +64,7 @@ class Method:
 METHODS: Registry[Method] = Registry("method")
 METHODS.add("turbo-vbi", "probcomp.recipes.turbo_vbi:METHOD")
 METHODS.add("magnitude", "probcomp.recipes.magnitude:METHOD")
+METHODS.add("sparse-vd", "probcomp.recipes.variational:SPARSE_VD")
+METHODS.add("bc-gnj", "probcomp.recipes.variational:BC_GNJ")
+METHODS.add("bc-ghs", "probcomp.recipes.variational:BC_GHS")
+METHODS.add("l0", "probcomp.recipes.variational:L0")

@@ -1,0 +1,140 @@
+r"""L0 regularisation by hard concrete gates: Louizos, Welling and Kingma (2018), ICLR.
+
+A gate for each group of weights (section 4.1 of the publication prunes whole input neurons and
+feature maps):
+
+.. math:: s = \sigma\bigl((\ln u - \ln(1 - u) + \ln\alpha)/\beta\bigr),\quad
+          z = \min(1, \max(0, s(\zeta - \gamma) + \gamma))
+
+with ``beta = 2/3``, ``gamma = -0.1``, ``zeta = 1.1`` (eq. 10, 11), and the penalty
+:math:`\lambda \sum_j |g_j|\, P(z_j \neq 0)` (eq. 12), where :math:`|g_j|` counts the weights of the
+group. In evaluation the gate is :math:`\min(1, \max(0, \sigma(\ln\alpha)(\zeta - \gamma) + \gamma))`
+(eq. 13), and a group goes when that is zero.
+
+Departures: training starts from a pretrained network with open gates; the gates have a larger
+step than the weights.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from probcomp.inference.baselines.divergences import hard_concrete_open
+from probcomp.inference.baselines.engine import Decay, Fit, Schedule
+from probcomp.inference.baselines.gating import Gate, logit
+from probcomp.inference.baselines.places import Place, find_places
+from probcomp.inference.baselines.preparing import (
+    Setting,
+    decide_units,
+    finish,
+    run,
+    seeded,
+    working_copy,
+)
+from probcomp.inference.baselines.readout import Pruned, cut
+
+EPS = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class L0Config(Schedule):
+    """Settings of the hard concrete gates.
+
+    Attributes:
+        price: ``lambda``, nats for each weight kept; the publication's ``lambda / N`` for a mean
+            loss over ``N`` samples.
+        prices: Place name to its own price, as in the publication's "sep" runs.
+        open_probability: Where the gates start: the median of the unstretched gate.
+        weight_decay: Precision of a Gaussian prior over kept weights, for each sample.
+        beta: Temperature.
+        low: Lower end of the stretched interval.
+        high: Upper end.
+        each_sample: Whether each sample has its own draw of the gates.
+    """
+
+    price: float = 0.1
+    prices: Mapping[str, float] = field(default_factory=dict)
+    open_probability: float = 0.9
+    weight_decay: float = 5e-4
+    beta: float = 2 / 3
+    low: float = -0.1
+    high: float = 1.1
+    each_sample: bool = True
+
+
+class HardConcreteGate(Gate):
+    """Hard concrete gates of one place."""
+
+    def __init__(self, place: Place, config: L0Config) -> None:
+        super().__init__(place)
+        self.config = config
+        self.each_sample = config.each_sample
+        self.price = config.prices.get(place.name, config.price) * place.fan.float()
+        self.log_alpha = nn.Parameter(torch.full((place.size,), logit(config.open_probability)))
+        # The evaluation gate is zero when sigma(ln alpha) (zeta - gamma) + gamma <= 0.
+        self.threshold = logit(-config.low / (config.high - config.low))
+
+    def draw(self, rows: int, generator: torch.Generator) -> Tensor:
+        u = torch.rand(rows, self.place.size, generator=generator).clamp_(EPS, 1 - EPS)
+        noise = torch.log(u) - torch.log1p(-u)
+        return self._stretch(torch.sigmoid((noise + self.log_alpha) / self.config.beta))
+
+    def mean(self) -> Tensor:
+        return self._stretch(torch.sigmoid(self.log_alpha)).detach()
+
+    def open(self) -> Tensor:
+        """``P(z != 0)``, [size]."""
+        return hard_concrete_open(
+            self.log_alpha, self.config.beta, self.config.low, self.config.high
+        )
+
+    def divergence(self) -> Tensor:
+        return (self.price * self.open()).sum()
+
+    def score(self) -> Tensor:
+        return self.log_alpha.detach()
+
+    def _stretch(self, s: Tensor) -> Tensor:
+        return (s * (self.config.high - self.config.low) + self.config.low).clamp(0, 1)
+
+
+def l0(setting: Setting, config: L0Config | None = None) -> Pruned:
+    """Train with hard concrete gates on groups and prune; see the module.
+
+    Raises:
+        InputError, BudgetError, DivergenceError: As `sparse_vd`.
+    """
+    config = config or L0Config()
+    with seeded(setting.seed) as noise:
+        model, names = working_copy(setting)
+        gates = [
+            HardConcreteGate(place, config) for place in find_places(model, setting.units, names)
+        ]
+        weights = [model.get_submodule(name).weight for name in names]
+        decay = Decay(weights, config.weight_decay * setting.batches.samples)
+        fit = Fit(model, setting.batches, setting.loss, config, noise, gates, [decay])
+        history = run(fit, setting, config)
+        scores = {gate.place.name: gate.score() for gate in gates}
+        with torch.no_grad():
+            expected = {g.place.name: float((g.place.fan * g.open()).sum()) for g in gates}
+        if fit.gating is not None:
+            fit.gating.fold(model)
+        masks, keep, shift = cut(
+            scores,
+            {gate.place.name: gate.threshold for gate in gates},
+            decide_units(model, names, setting.units, gates),
+            setting.limit,
+        )
+        refitted = finish(model, setting, config, masks, keep)
+    meta = {
+        "method": "l0",
+        "rule": f"ln alpha > {gates[0].threshold + shift:.4g}" if gates else "",
+        "threshold": shift + (gates[0].threshold if gates else math.nan),
+        "expected_weights": expected,
+        "refit_nll": refitted,
+        "scores": {n: s.tolist() for n, s in scores.items()},
+    }
+    return Pruned(model=model, masks=masks, keep=keep, history=history, meta=meta)

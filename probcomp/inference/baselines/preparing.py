@@ -1,0 +1,192 @@
+"""What every variational baseline does before and after its training."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probcomp.errors import InputError
+from probcomp.inference.baselines.engine import Epoch, Fit, Schedule, train
+from probcomp.inference.baselines.gating import Gate
+from probcomp.inference.baselines.places import columns
+from probcomp.inference.baselines.readout import Limit, settle
+from probcomp.inference.training.layers import Noise, bayesian_layers, from_bayesian, to_bayesian
+from probcomp.inference.training.readout import unit_masks
+from probcomp.inference.training.refitting import refit
+from probcomp.inference.training.units import UnitGroup, slots
+from probcomp.inference.training.weights import BatchSource, Loss
+
+KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a baseline is given.
+
+    Attributes:
+        model: Pretrained or fresh; not changed.
+        batches: Seeded epochs of batches.
+        loss: Mean negative log-likelihood of a batch, nats for each sample.
+        units: Groups of units that may be removed; an `Axis` of the structure is one.
+        seed: Seed of all noise.
+        limit: A budget, or ``None`` for the method's own rule.
+        checkpoint: Directory to continue from and to write to after each epoch, or ``None``.
+        on_epoch: Called after each epoch.
+    """
+
+    model: nn.Module
+    batches: BatchSource
+    loss: Loss
+    units: Sequence[UnitGroup] = ()
+    seed: int = 0
+    limit: Limit | None = None
+    checkpoint: Path | None = None
+    on_epoch: Callable[[Epoch], None] | None = None
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[Noise]:
+    """The source of a run's noise; torch's global state is as before afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield Noise(torch.Generator().manual_seed(seed))
+
+
+def working_copy(setting: Setting) -> tuple[nn.Module, list[str]]:
+    """A copy to train, and the names of its layers whose weights have a support.
+
+    These are the linear layers and convolutions that a forward pass really calls, whose weight
+    is trainable and no other module's.
+
+    Raises:
+        InputError: There is none, or a weight is not finite.
+    """
+    model = copy.deepcopy(setting.model)
+    users: dict[int, int] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            users[id(parameter)] = users.get(id(parameter), 0) + 1
+    layers = {
+        name: module
+        for name, module in model.named_modules()
+        if type(module) in KINDS and module.weight.requires_grad and users[id(module.weight)] == 1
+    }
+    called: list[str] = []
+    handles = [
+        module.register_forward_pre_hook(lambda m, x, name=name: called.append(name))
+        for name, module in layers.items()
+    ]
+    training = model.training
+    with torch.no_grad():
+        setting.loss(model.eval(), next(iter(setting.batches(0))))
+    model.train(training)
+    for handle in handles:
+        handle.remove()
+    names = list(dict.fromkeys(called))
+    if not names:
+        raise InputError("the model has no trainable linear or convolution layer to prune")
+    for name in names:
+        if not bool(torch.isfinite(layers[name].weight).all()):
+            raise InputError(f"the weight of layer {name!r} holds NaN or infinite values")
+    return model, names
+
+
+def give_posterior(
+    model: nn.Module, layers: Sequence[str], noise: Noise, log_variance: float
+) -> dict[str, Any]:
+    """Gaussian posteriors with local reparameterisation for the named layers, in place.
+
+    Args:
+        model: Changed in place.
+        layers: Names of the layers.
+        noise: Source of noise.
+        log_variance: Log of the initial posterior variance of every weight.
+
+    Returns:
+        Weight name to layer.
+    """
+    to_bayesian(model, noise, linear="outputs", convolution="outputs")
+    wanted = set(layers)
+    found = {}
+    for name, module in list(bayesian_layers(model)):
+        if name not in wanted:
+            from_bayesian(module)
+            continue
+        with torch.no_grad():
+            module.weight_log_sigma.fill_(0.5 * log_variance)
+        found[f"{name}.weight" if name else "weight"] = module
+    return found
+
+
+def run(fit: Fit, setting: Setting, schedule: Schedule) -> dict[str, list[float]]:
+    """Train, and give the series over the epochs."""
+    identity = f"{schedule!r} seed={setting.seed} samples={setting.batches.samples}"
+    history = train(
+        fit, checkpoint=setting.checkpoint, identity=identity, on_epoch=setting.on_epoch
+    )
+    return {
+        "step": [float(epoch.epoch) for epoch in history],
+        "nll": [epoch.nll for epoch in history],
+        "kl": [epoch.kl for epoch in history],
+    }
+
+
+def decide_units(
+    model: nn.Module, layers: Sequence[str], units: Sequence[UnitGroup], gates: Sequence[Gate]
+) -> Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    """The decision of a group method: from the units alive at each place to masks and units."""
+    names = [f"{name}.weight" if name else "weight" for name in layers]
+    shapes = {name: model.get_parameter(name).shape for name in names}
+    places = [gate.place for gate in gates]
+
+    def decide(alive: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        masks = {name: torch.ones(shape, dtype=torch.bool) for name, shape in shapes.items()}
+        for name, kept in columns(places, alive).items():
+            masks[name] &= kept.reshape(1, -1, *[1] * (masks[name].dim() - 2))
+        return settle(model, masks, units)
+
+    return decide
+
+
+def finish(
+    model: nn.Module,
+    setting: Setting,
+    schedule: Schedule,
+    masks: Mapping[str, Tensor],
+    keep: Mapping[str, Tensor],
+) -> list[float]:
+    """Zero what is not kept, in place, and train the rest where the schedule says so.
+
+    Returns:
+        Mean loss of each refit epoch.
+    """
+    whole = all_masks(model, setting.units, masks, keep)
+    history = refit(
+        model,
+        setting.batches,
+        loss=setting.loss,
+        masks=whole,
+        epochs=schedule.refit_epochs,
+        learning_rate=schedule.refit_rate,
+        first_epoch=schedule.epochs,
+    )
+    model.train(setting.model.training)
+    return history
+
+
+def all_masks(
+    model: nn.Module,
+    units: Sequence[UnitGroup],
+    masks: Mapping[str, Tensor],
+    keep: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """Masks of the weights and of every other parameter of removed units."""
+    parameters = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    shapes = parameters | {name: tuple(b.shape) for name, b in model.named_buffers()}
+    whole = unit_masks(keep, slots(units, shapes), shapes)
+    return {n: m for n, m in whole.items() if n in parameters} | dict(masks)

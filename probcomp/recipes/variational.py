@@ -1,0 +1,158 @@
+"""The variational baselines as recipes: train under the published prior, prune by its rule."""
+
+from collections.abc import Callable
+from typing import Any
+
+from probcomp.data.batches import Batches
+from probcomp.errors import InputError
+from probcomp.inference.baselines import (
+    GroupConfig,
+    L0Config,
+    Pruned,
+    Schedule,
+    Setting,
+    SparseVDConfig,
+    bc_ghs,
+    bc_gnj,
+    l0,
+    sparse_vd,
+)
+from probcomp.inference.baselines.bayesian_compression import GHS_DEFAULT
+from probcomp.recipes.job import Job, Outcome
+from probcomp.recipes.methods import Method
+from probcomp.recipes.pricing import limit_of
+
+SCORES = "This method gives a decision and scores, and no probabilities."
+
+
+def recipe(
+    fit: Callable[[Setting, Any], Pruned], default: Schedule, prior: str
+) -> Callable[[Job], Outcome]:
+    """The ``run`` of a variational method.
+
+    Args:
+        fit: Trains and prunes.
+        default: Settings where the job has none; a job's own must be of the same type.
+        prior: The prior in words.
+    """
+
+    def run(job: Job) -> Outcome:
+        if job.prior is not None:
+            raise InputError(f"this method has its own prior ({prior}); leave prior out")
+        config = job.config if job.config is not None else default
+        if type(config) is not type(default):
+            raise InputError(
+                f"config must be a {type(default).__name__}, got {type(config).__name__}"
+            )
+        setting = Setting(
+            model=job.model,
+            batches=Batches(job.train, batch_size=config.batch_size, seed=job.seed),
+            loss=job.task.loss,
+            units=job.units,
+            seed=job.seed,
+            limit=limit_of(job),
+            checkpoint=job.checkpoint,
+            on_epoch=lambda e: job.on_step(e.epoch, config.epochs, f"nll {e.nll:.3f}"),
+        )
+        found = fit(setting, config)
+        return outcome(found, job, prior)
+
+    return run
+
+
+def outcome(found: Pruned, job: Job, prior: str) -> Outcome:
+    """The result of a baseline as the recipe's outcome."""
+    meta = {**found.meta, **found.posterior.meta, "seed": job.seed, "prior": prior}
+    meta |= {"samples": len(Batches(job.train).tensors[0]), "budget": str(job.budget)}
+    posterior = type(found.posterior)(found.posterior.weights, found.posterior.units, meta)
+    return Outcome(
+        model=found.model,
+        masks=found.masks,
+        keep=found.keep,
+        posterior=posterior,
+        prior=prior,
+        history=found.history,
+        warnings=() if posterior.weights or posterior.units else (SCORES,),
+    )
+
+
+def method(
+    name: str,
+    title: str,
+    source: str,
+    fit: Callable[[Setting, Any], Pruned],
+    default: Schedule,
+    *,
+    prior: str,
+    evidence: str,
+    inference: str,
+    structured: bool,
+    probabilistic: bool = False,
+) -> Method:
+    """A record with what all variational baselines share."""
+    return Method(
+        name=name,
+        title=title,
+        source=source,
+        run=recipe(fit, default, prior),
+        evidence=evidence,
+        prior=prior,
+        inference=inference,
+        allocation="the method's own threshold, moved until a budget fits",
+        recovery="none",
+        speedup="structured" if structured else "unstructured",
+        when="during",
+        data="training",
+        budgets=("params", "macs", "bits"),
+        probabilistic=probabilistic,
+        own_rule=True,
+    )
+
+
+SPARSE_VD = method(
+    "sparse-vd",
+    "Sparse variational dropout: a dropout rate for each weight",
+    "Molchanov, Ashukha and Vetrov (2017), ICML",
+    sparse_vd,
+    SparseVDConfig(),
+    prior="log-uniform over each weight",
+    evidence="dropout rate of the weight's posterior, ln(sigma^2 / mu^2)",
+    inference="variational, local reparameterisation",
+    structured=False,
+)
+
+BC_GNJ = method(
+    "bc-gnj",
+    "Bayesian compression, normal-Jeffreys scales on groups",
+    "Louizos, Ullrich and Welling (2017), NeurIPS",
+    bc_gnj,
+    GroupConfig(),
+    prior="log-uniform scale for each unit, Gaussian weights",
+    evidence="dropout rate of the scale's posterior",
+    inference="variational, local reparameterisation",
+    structured=True,
+)
+
+BC_GHS = method(
+    "bc-ghs",
+    "Bayesian compression, horseshoe scales on groups",
+    "Louizos, Ullrich and Welling (2017), NeurIPS",
+    bc_ghs,
+    GHS_DEFAULT,
+    prior="half-Cauchy scale for each unit and each layer, Gaussian weights",
+    evidence="log-mode of the scale's posterior",
+    inference="variational, local reparameterisation",
+    structured=True,
+)
+
+L0 = method(
+    "l0",
+    "L0 regularisation by hard concrete gates on groups",
+    "Louizos, Welling and Kingma (2018), ICLR",
+    l0,
+    L0Config(),
+    prior="a price for each weight that stays",
+    evidence="log-odds of the group's hard concrete gate",
+    inference="stochastic gates, hard concrete relaxation",
+    structured=True,
+)
