@@ -1,0 +1,218 @@
+"""Streaming statistics against plain concatenation, loops over positions, and closed forms."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from probcomp.errors import InputError
+from probcomp.evidence import Matrix, collect, collect_within, readouts
+from probcomp.evidence.collect import parts_within
+from probcomp.evidence.matrices import matrix_of
+from probcomp.structure import trace
+
+EXACT = 1e-10  # float64 sums in another order
+FLOAT32 = 1e-6  # relative; what a limit puts on disk
+
+
+def run(model: nn.Module, batch: Any) -> Any:
+    return model(**batch) if isinstance(batch, dict) else model(batch[0])
+
+
+class Tokens(nn.Module):
+    """A feed-forward pair on every token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(5, 7), nn.Linear(7, 3)
+
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        return self.down(torch.relu(self.up(x)))
+
+
+def tokens() -> tuple[Tokens, Tensor, Tensor]:
+    torch.manual_seed(0)
+    mask = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]])
+    return Tokens().double(), torch.randn(5, 4, 5, dtype=torch.float64), mask
+
+
+MATRICES = {"down.weight": Matrix("down", "linear")}
+
+
+def test_sums_equal_those_of_the_concatenated_tokens_without_padding() -> None:
+    model, x, mask = tokens()
+    batches = [{"x": x[a:b], "attention_mask": mask[a:b]} for a, b in ((0, 2), (2, 3), (3, 5))]
+    found = collect(model, MATRICES, batches, run)["down.weight"]
+    rows = torch.cat(
+        [torch.relu(model.up(x[i, j]))[None] for i in range(5) for j in range(4) if mask[i, j]]
+    )
+    assert (found.count, found.samples) == (len(rows), 5)
+    torch.testing.assert_close(found.gram, rows.T @ rows, atol=EXACT, rtol=0)
+    torch.testing.assert_close(found.sum, rows.sum(0), atol=EXACT, rtol=0)
+
+
+def test_fisher_equals_the_outer_products_of_gradients_at_the_output() -> None:
+    model, x, mask = tokens()
+    batches = [{"x": x[a:b], "attention_mask": mask[a:b]} for a, b in ((0, 3), (3, 5))]
+
+    def probe(outputs: Tensor, batch: dict[str, Tensor]) -> list[Tensor]:
+        kept = outputs * batch["attention_mask"][:, :, None]
+        return [kept.square().sum() / 2, kept.sum()]  # gradients: the output, and one
+
+    found = collect(model, MATRICES, batches, run, probe=probe)["down.weight"]
+    with torch.no_grad():
+        outputs = model(x)[mask.bool()]
+    ones = torch.ones_like(outputs)
+    assert found.probes == 2
+    expected = (outputs.T @ outputs + ones.T @ ones) / (2 * len(outputs))
+    torch.testing.assert_close(found.metric, expected, atol=EXACT, rtol=0)
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model, x, mask = tokens()
+    model.train()
+    model.up.bias.requires_grad_(False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    collect(model, MATRICES, [{"x": x, "attention_mask": mask}], run, probe=lambda o, b: [o.sum()])
+    assert model.training
+    assert model.down.training
+    assert not model.up.bias.requires_grad
+    assert model.down.weight.requires_grad
+    assert model.down.weight.grad is None
+    assert not model.down._forward_hooks
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+CONVOLUTIONS = {
+    "plain": (nn.Conv2d(3, 4, 3), (2, 3, 6, 7)),
+    "strided": (nn.Conv2d(3, 4, 3, stride=2), (2, 3, 7, 8)),
+    "padded": (nn.Conv2d(2, 3, (3, 2), padding=(2, 1)), (2, 2, 5, 5)),
+    "dilated": (nn.Conv2d(2, 3, 3, dilation=2, padding=2), (2, 2, 7, 6)),
+    "same": (nn.Conv2d(2, 3, 4, padding="same"), (2, 2, 7, 6)),
+    "valid": (nn.Conv2d(2, 3, 2, padding="valid"), (1, 2, 5, 6)),
+    "one-dimensional": (nn.Conv1d(3, 4, 3, stride=2, padding=1), (2, 3, 9)),
+    "one-dimensional same": (nn.Conv1d(3, 4, 4, padding="same"), (2, 3, 9)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_unfolded_rows_times_the_matrix_give_the_convolution(case: str) -> None:
+    module, shape = CONVOLUTIONS[case]
+    module = module.double()
+    x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    matrix = matrix_of(module, "")
+    assert isinstance(matrix, Matrix)
+    with torch.no_grad():
+        expected = module(x)
+        rows = matrix.rows(module, x)
+        made = rows @ matrix.of(module.weight).T + module.bias
+    torch.testing.assert_close(made, matrix.outputs(expected), atol=EXACT, rtol=0)
+
+
+def test_the_columns_of_a_channel_are_all_of_its_kernel() -> None:
+    matrix = Matrix("", "conv", kernel=4)
+    weight = torch.randn(5, 3, 2, 2)
+    columns = matrix.columns(torch.tensor([[0], [2]]))
+    masked = matrix.of(weight).clone()
+    masked[:, columns[1]] = 0
+    expected = weight.clone()
+    expected[:, 2] = 0
+    assert torch.equal(matrix.back(masked, weight), expected)
+
+
+def test_modules_without_a_matrix_say_why() -> None:
+    assert "grouped" in str(matrix_of(nn.Conv2d(4, 4, 3, groups=2), "a"))
+    assert "reflect" in str(matrix_of(nn.Conv2d(4, 4, 3, padding_mode="reflect"), "a"))
+    assert "LSTM" in str(matrix_of(nn.LSTM(4, 4), "a"))
+
+
+def test_a_memory_limit_makes_several_passes_with_the_same_result() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5), nn.ReLU(),
+        nn.Linear(5, 2),
+    ).double()  # fmt: skip
+    x = torch.randn(20, 4, dtype=torch.float64)
+    matrices = {f"{i}.weight": Matrix(str(i), "linear") for i in (2, 4, 6)}
+    passes = []
+
+    def batches() -> list[tuple[Tensor]]:
+        passes.append(len(passes))
+        return [(x[:12],), (x[12:],)]
+
+    whole = collect(model, matrices, batches(), run)
+    limit = 8 * (8 * 8 + 8)  # the widest read-out alone
+    with collect_within(model, matrices, batches, run, limit=limit) as store:
+        assert len(passes) == 1 + 3
+        assert set(store) == set(matrices)
+        for name, expected in whole.items():
+            found = store[name]
+            assert (found.count, found.samples) == (20, 20)
+            torch.testing.assert_close(found.gram, expected.gram, rtol=FLOAT32, atol=1e-5)
+
+
+def test_a_limit_below_one_readout_is_refused_and_says_what_it_needs() -> None:
+    assert parts_within({"a": 3, "b": 3, "c": 5}, 6) == [["a", "b"], ["c"]]
+    with pytest.raises(InputError, match=r"statistics of c take 5 bytes.*limit is 4"):
+        parts_within({"a": 3, "c": 5}, 4)
+
+
+def test_a_readout_that_is_used_as_a_function_is_reported() -> None:
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(torch.relu(self.one(x)), self.two.weight)
+
+    with pytest.raises(InputError, match="two was never called as a module"):
+        collect(Functional(), {"two.weight": Matrix("two", "linear")}, [(torch.randn(2, 3),)], run)
+
+
+def test_inputs_that_are_not_finite_are_refused() -> None:
+    model, x, mask = tokens()
+    x[0, 0, 0] = torch.inf
+    with pytest.raises(InputError, match="inputs of down are not finite"):
+        collect(model, MATRICES, [{"x": x, "attention_mask": mask}], run)
+
+
+def test_statistics_of_two_sets_add_up() -> None:
+    model, x, mask = tokens()
+    parts = [
+        collect(model, MATRICES, [{"x": x[a:b], "attention_mask": mask[a:b]}], run)["down.weight"]
+        for a, b in ((0, 2), (2, 5), (0, 5))
+    ]
+    added = parts[0] + parts[1]
+    assert (added.count, added.samples) == (parts[2].count, 5)
+    torch.testing.assert_close(added.gram, parts[2].gram, atol=EXACT, rtol=0)
+
+
+def test_masking_the_columns_of_a_unit_removes_it() -> None:
+    """The read-outs of every axis of a small convolution net: zero columns = silenced unit."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 2), nn.ReLU(),
+        nn.Flatten(), nn.Linear(4 * 9, 6), nn.ReLU(), nn.Linear(6, 2),
+    ).double().eval()  # fmt: skip
+    x = torch.randn(3, 1, 6, 6, dtype=torch.float64)
+    structure = trace(model, (x[:2],))
+    found = readouts(model, structure)
+    assert [r.parameter for r in found] == ["3.weight", "6.weight", "8.weight"]
+    for readout in found:
+        axis = structure.axis(readout.axis)
+        keep = torch.ones(axis.size, dtype=torch.bool)
+        keep[1] = False
+        weight = model.get_parameter(readout.parameter)
+        with torch.no_grad():
+            expected = structure.silence(model, {axis.name: keep})(x)
+            old = weight.clone()
+            masked = readout.matrix.of(weight).clone()
+            masked[:, readout.columns[1]] = 0
+            weight.copy_(readout.matrix.back(masked, weight))
+            torch.testing.assert_close(model(x), expected, atol=EXACT, rtol=0)
+            weight.copy_(old)
