@@ -158,10 +158,10 @@ def ep_group(
         >>> price = solve_price(result.expected_cost, budget=100).value
         >>> result = ep_group([factor], price=price, start=result)
     """
-    units = _check(factors, iterations, tolerance, damping)
+    units = check_axis(factors, iterations, tolerance, damping)
     like = factors[0].quadratic.weight
-    field_ = _per_unit("field", field, units, like)
-    cost_ = _per_unit("cost", cost, units, like)
+    field_ = per_unit("field", field, units, like)
+    cost_ = per_unit("cost", cost, units, like)
     if bool((cost_ < 0).any()):
         raise InputError("costs cannot be negative")
     if start is not None and start.evidence.shape != (units,):
@@ -239,12 +239,15 @@ def _iterate(
     )
 
 
-def _check(
-    factors: Sequence[GroupFactor], iterations: int, tolerance: float, damping: float
+def check_axis(
+    factors: Sequence[GroupFactor],
+    iterations: int = 1,
+    tolerance: float = 1.0,
+    damping: float = 0.0,
 ) -> int:
     """The number of units, or one error that names everything wrong."""
     if isinstance(factors, GroupFactor) or not factors:
-        raise InputError("ep_group needs a sequence of at least one GroupFactor")
+        raise InputError("an axis needs a sequence of at least one GroupFactor")
     wrong = []
     sizes = sorted({len(f.columns) for f in factors})
     if len(sizes) > 1:
@@ -263,7 +266,8 @@ def _check(
     return sizes[0]
 
 
-def _per_unit(name: str, value: Tensor | float, units: int, like: Tensor) -> Tensor:
+def per_unit(name: str, value: Tensor | float, units: int, like: Tensor) -> Tensor:
+    """A number or ``[G]`` as ``[G]``."""
     tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device)
     if tensor.shape not in ((), (1,), (units,)):
         raise InputError(
