@@ -11,6 +11,7 @@ from torch.nn.functional import linear
 from probcomp.errors import InputError, unknown
 
 CHUNK = 16_000_000  # logits held at once by the chunked paths: 64 MB in float32
+CACHE = 500_000  # logits that stay in a core's cache between the passes over them
 # exp of this is zero in float32 and negligible in float64, and 0 times it is not NaN.
 _FLOOR = -750.0
 
@@ -119,7 +120,8 @@ def decode_statistics(
         from probcomp.kernels.gpu.decode_statistics import launch
 
         return _finish(logits, eos, temperature, *launch(logits, temperature))
-    step = max(1, CHUNK // logits.shape[1])
+    most = CACHE if logits.device.type == "cpu" else CHUNK
+    step = max(1, most // logits.shape[1])
     pieces = [
         _finish(piece, eos, temperature, *_sums(piece, temperature)) for piece in logits.split(step)
     ]
@@ -145,7 +147,10 @@ def _sums(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor, T
     """m1, m2, argmax, Z and U of each row; NaN in Z marks a row that cannot be normalised."""
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
     best, index = wide.max(-1, keepdim=True)
-    second = wide.scatter(-1, index, float("-inf")).max(-1).values if wide.shape[-1] > 1 else None
+    second = None
+    if wide.shape[-1] > 1:
+        second = wide.scatter_(-1, index, float("-inf")).amax(-1)
+        wide.scatter_(-1, index, best)
     wide.sub_(best).clamp_(min=_FLOOR)
     weight = wide.exp()
     z = weight.sum(-1)
