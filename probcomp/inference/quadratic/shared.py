@@ -32,6 +32,7 @@ from probcomp.inference.quadratic.weight_result import (
     WeightResult,
     WeightState,
     check_options,
+    learn_slab,
     row_scale,
     start_state,
     weight_field,
@@ -123,7 +124,8 @@ def ep_shared(
         if learn_field and result is not None and prior is not None and iteration >= LEARN_EVERY:
             prior = learn_prior(prior, result)
         if learn and slab is None and iteration % LEARN_EVERY == 0:
-            state = _learn_slab(state, precisions, cavity, probability, scale, spike is None)
+            square = precisions.slab_square(cavity.precision, cavity.linear) / scale.square()
+            state = learn_slab(state, probability, square, spike is None)
     return WeightResult(
         odds,
         probability,
@@ -159,22 +161,3 @@ def _update(
         linear=torch.lerp(linear, state.linear, keep),
         mean=mean,
     )
-
-
-def _learn_slab(
-    state: WeightState,
-    precisions: Precisions,
-    cavity: Cavities,
-    probability: Tensor,
-    scale: Tensor,
-    with_spike: bool,
-) -> WeightState:
-    r"""``1 / alpha <- sum p E[w^2 | s=1] / sum p``; the spike keeps its ratio if it is free."""
-    total = float(probability.sum())
-    if total < 1.0:
-        return state
-    square = precisions.slab_square(cavity.precision, cavity.linear) / scale.square()
-    slab = total / float((probability * square).sum())
-    if with_spike:
-        return replace(state, slab=slab, spike=state.spike * slab / state.slab)
-    return replace(state, slab=min(slab, state.spike / 2))

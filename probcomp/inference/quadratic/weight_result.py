@@ -1,6 +1,6 @@
 """What inference over single weights returns, whatever its method."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -93,6 +93,26 @@ def start_state(
     site = quadratic.weight.new_full((quadratic.size,), middle)
     zero = torch.zeros_like(quadratic.weight)
     return WeightState(site, zero, quadratic.weight * scale, slab, spike)
+
+
+def learn_slab(
+    state: WeightState, probability: Tensor, square: Tensor, with_spike: bool
+) -> WeightState:
+    r"""One EM step, ``1 / alpha <- sum p E[w^2 | s=1] / sum p``.
+
+    Args:
+        state: Its slab moves.
+        probability: Inclusion probabilities.
+        square: ``E[w^2 | s=1]`` in the units of the dense weights.
+        with_spike: Whether the spike keeps its ratio to the slab; else the slab stays below it.
+    """
+    total = float(probability.sum())
+    if total < 1.0:
+        return state
+    slab = total / float((probability * square).sum())
+    if with_spike:
+        return replace(state, slab=slab, spike=state.spike * slab / state.slab)
+    return replace(state, slab=min(slab, state.spike / 2))
 
 
 def weight_field(field: Tensor | float, quadratic: Quadratic) -> Tensor:
