@@ -8,6 +8,7 @@ from torch import Tensor
 from probcomp.errors import ConvergenceError
 from probcomp.inference.bethe import pair_probabilities, prior_log_z, with_gradient
 from probcomp.inference.lattice_messages import ODDS_LIMIT, add_incoming, differentiable, run
+from probcomp.inference.lattice_sweeps import run_rows_and_columns
 from probcomp.inference.solver import Marginals, Options, finish
 from probcomp.priors.base import over_batch
 from probcomp.priors.lattice import Lattice
@@ -22,7 +23,9 @@ def solve_loopy(prior: Lattice, evidence: Tensor, options: Options) -> Marginals
     coupling = over_batch(prior.coupling, evidence, 2)
     clipped = (field + evidence).clamp(-ODDS_LIMIT, ODDS_LIMIT)
     with torch.no_grad():
-        messages, converged, sweeps = run(clipped.detach(), coupling.detach(), options)
+        # Launches cost more than passes over memory on a GPU: there, whole rows and columns.
+        pass_messages = run_rows_and_columns if evidence.is_cuda else run
+        messages, converged, sweeps = pass_messages(clipped.detach(), coupling.detach(), options)
     if torch.is_grad_enabled() and (clipped.requires_grad or coupling.requires_grad):
         live = differentiable(messages, clipped.exp(), coupling.exp())
     else:

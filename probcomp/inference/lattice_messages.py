@@ -36,7 +36,7 @@ class Messages(NamedTuple):
 def run(base: Tensor, coupling: Tensor, options: Options) -> tuple[Messages, bool, int]:
     """Sweeps until no message changes by more than the tolerance, in place, without gradient."""
     odds, gain = base.exp(), coupling.exp()
-    messages = _start(options.start, base, gain)
+    messages = starting(options.start, base, gain)
     tolerance = options.tolerance or TOLERANCE[base.dtype]
     belief = torch.empty_like(odds)
     room = Messages(*(torch.empty_like(m) for m in messages))
@@ -54,7 +54,7 @@ def run(base: Tensor, coupling: Tensor, options: Options) -> tuple[Messages, boo
     return messages, False, options.max_iterations
 
 
-def _start(start: Messages | None, base: Tensor, gain: Tensor) -> Messages:
+def starting(start: Messages | None, base: Tensor, gain: Tensor) -> Messages:
     """The given messages, or those of a prior with field 0, which are ``e^(J/2)`` exactly."""
     shapes = [m.shape for m in (base[..., :, 1:], base[..., 1:, :])]
     if start is None:
