@@ -23,7 +23,7 @@ MAX_COUPLING = 1.2  # belief propagation is within 0.01 of exact marginals up to
 
 def learn_lattice(
     prior: Lattice,
-    posterior: Marginals,
+    posterior: Marginals | Tensor,
     *,
     steps: int = 5,
     clip: float = 0.5,
@@ -40,7 +40,7 @@ def learn_lattice(
 
     Args:
         prior: The lattice whose posterior this is; a field for each site moves as a whole.
-        posterior: ``marginals(prior, log_odds)``.
+        posterior: ``marginals(prior, log_odds)``, or its probabilities alone.
         steps: Newton steps.
         clip: Largest change of ``f`` and of ``J`` in one step, nats.
         max_coupling: ``J`` stays in ``[0, max_coupling]``.
@@ -56,7 +56,8 @@ def learn_lattice(
     if isinstance(prior.coupling, Tensor) and prior.coupling.numel() > 1:
         raise InputError("learn_lattice learns one coupling; split the batch into one call each")
     with torch.no_grad():
-        label = posterior.probability.double()
+        label = posterior if isinstance(posterior, Tensor) else posterior.probability
+        label = label.double()
         around = neighbour_sum(label - 0.5)
         own = isinstance(prior.field, Tensor) and prior.field.numel() > 1
         base = torch.as_tensor(prior.field).to(label) if own else label.new_zeros(())

@@ -7,7 +7,6 @@ from dataclasses import replace
 from scipy.optimize import brentq
 from torch import Tensor
 
-from probcomp.allocation import Budget
 from probcomp.data.batches import Batches
 from probcomp.errors import InputError
 from probcomp.inference.training import Info, TurboConfig, fit
@@ -15,6 +14,10 @@ from probcomp.recipes.job import Job, Outcome
 from probcomp.recipes.methods import Method
 
 BATCH_SIZE = 64
+LARGEST_BATCH = 256
+BATCHES_PER_EPOCH = 256
+"""Batches grow with the data, as a power of two, towards this many an epoch."""
+
 VALUE_BITS = 32
 
 
@@ -38,7 +41,7 @@ def run(job: Job) -> Outcome:
 
     result = fit(
         job.model,
-        Batches(job.train, batch_size=BATCH_SIZE, seed=job.seed),
+        Batches(job.train, batch_size=batch_size(Batches(job.train).samples), seed=job.seed),
         loss=job.task.loss,
         units=job.units,
         prior=job.prior,
@@ -61,7 +64,7 @@ def run(job: Job) -> Outcome:
             "and the likeliest of the rest fill it. The probabilities are those without a price."
         )
     prior = repr(job.prior) if job.prior is not None else words(config)
-    meta = {**result.posterior.meta, "prior": prior, "budget": str(job.budget)}
+    meta = {**result.posterior.meta, "prior": prior, "budget": str(job.budget or "its own")}
     return Outcome(
         model=result.model,
         masks=result.masks,
@@ -82,8 +85,16 @@ def words(config: TurboConfig) -> str:
     )
 
 
-def cost_and_share(job: Job) -> tuple[dict[str, Tensor | float] | None, float]:
+def batch_size(samples: int) -> int:
+    """Samples a batch: more where there are many, since settings count batches, not epochs."""
+    power = 2 ** round(math.log2(max(samples / BATCHES_PER_EPOCH, 1)))
+    return min(max(power, BATCH_SIZE), LARGEST_BATCH)
+
+
+def cost_and_share(job: Job) -> tuple[dict[str, Tensor | float] | None, float | None]:
     """The budget as a cost for each entry of each parameter, and the share that may remain.
+
+    Without a budget the share is ``None``: what the posterior asks for at price 0.
 
     A budget in bits pays 32 for each value and the entropy of the mask; with a share ``d`` of
     weights kept that is ``32 d + H2(d)`` bits a weight, which is solved for ``d``. The report
@@ -91,7 +102,9 @@ def cost_and_share(job: Job) -> tuple[dict[str, Tensor | float] | None, float]:
     """
     parameters = dict(job.model.named_parameters())
     total = sum(p.numel() for p in parameters.values())
-    budget = job.budget or Budget(params=1.0)
+    budget = job.budget
+    if budget is None:
+        return None, None
     if budget.unit == "macs":
         cost: dict[str, Tensor | float] = dict.fromkeys(parameters, 0.0)
         cost |= job.uses
@@ -139,5 +152,6 @@ METHOD = Method(
     when="during",
     data="training",
     budgets=("params", "macs", "bits"),
+    own_rule=True,
     probabilistic=True,
 )

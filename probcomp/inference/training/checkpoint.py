@@ -16,10 +16,11 @@ from probcomp.errors import InputError
 from probcomp.inference.training.build import with_orders
 from probcomp.inference.training.engine import Info, State
 from probcomp.inference.training.gates import MatrixMessages, Messages
+from probcomp.inference.training.learning import is_learnable
 from probcomp.inference.training.weights import Run
 from probcomp.storage import read_json, read_tensors, write_json, write_tensors
 
-FORMAT = "probcomp-turbo-1"
+FORMAT = "probcomp-turbo-2"
 HEADER = "turbo.json"
 
 
@@ -63,6 +64,12 @@ def save_checkpoint(
         "data": data,
         "layout": layout,
         "round": state.round,
+        "place": list(state.place),
+        "priors": {
+            name: [matrix.prior.field, matrix.prior.coupling]
+            for name, matrix in state.graph.matrices.items()
+            if is_learnable(matrix.prior)
+        },
         "calm": state.calm,
         "slab": dict(state.slab),
         "first_slab": dict(state.first_slab),
@@ -119,6 +126,10 @@ def load_checkpoint(
         for name, entry in content["matrices"].items()
     }
     graph = replace(with_orders(state.graph, content["orders"]), fields=content["fields"])
+    graph = replace(graph, matrices=dict(graph.matrices))
+    for name, (field, coupling) in header["priors"].items():
+        prior = replace(graph.matrices[name].prior, field=field, coupling=coupling)
+        graph.matrices[name] = replace(graph.matrices[name], prior=prior)
     restored = State(
         graph=graph,
         messages=Messages(content["units"], matrices, header["price"]),
@@ -129,6 +140,7 @@ def load_checkpoint(
         first_slab=header["first_slab"],
         orders=content["orders"],
         round=header["round"],
+        place=tuple(header["place"]),
         calm=header["calm"],
     )
     return restored, [Info(**entry) for entry in header["history"]]

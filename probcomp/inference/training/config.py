@@ -2,10 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from probcomp.errors import InputError
 from probcomp.inference.training.layers import SIGMA_RATIO, Draw
 from probcomp.inference.training.sites import Kernels
+
+Learn = Literal["nothing", "coupling", "both"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,11 +17,13 @@ class TurboConfig:
 
     Attributes:
         rounds: Outer iterations: a weight step, then evidence and message passing.
-        epochs: Passes over the data in each weight step.
+        steps: Batches in each weight step.
+        epochs: Passes over the data in each weight step, in the place of ``steps``.
         learning_rate: Adam step of the weights; falls to a tenth along a half cosine.
         sigma_rate: Adam step of log sigma.
         sigma_every: Batches between steps of log sigma; each costs a third product a layer.
-        kl_weight: Weight of the divergence at full strength; 1 is the evidence bound.
+        kl_weight: Weight of the divergence at full strength; 1 is the evidence bound. ``None``
+            follows the amount of data: `probcomp.inference.training.schedule.divergence_weight`.
         kl_warmup: Share of the rounds over which that weight rises from 0.
         kappa_start: Spike over slab mean square at first.
         kappa_end: The same from ``kappa_rounds`` on.
@@ -27,6 +32,10 @@ class TurboConfig:
         field: Log-odds of a weight within live units, for the default prior.
         coupling: Coupling of neighbouring supports, for the default prior; below 1.39, the
             ordering threshold of loopy belief propagation on a lattice.
+        learn: What of a lattice each round learns from its own posterior: nothing, its coupling, or
+            its field too, each matrix for itself.
+        learn_after: Share of the rounds before which nothing is learnt.
+        max_coupling: Highest coupling that may be learnt.
         gate_field: Prior log-odds of a unit.
         kernels: Whether a convolution's kernel lives and dies as one.
         linear_draw: How linear layers draw noise.
@@ -41,17 +50,19 @@ class TurboConfig:
         freeze_after: Share of the rounds before which no unit is removed for good.
         stop_change: Stop when no inclusion probability moves by more, three rounds in a row, once
             all schedules have ended; 0 never stops early.
-        refit_epochs: Passes over the data with the masks fixed.
+        refit_steps: Batches with the masks fixed.
+        refit_epochs: Passes over the data with the masks fixed, in the place of ``refit_steps``.
         refit_rate: Adam step of the refit; falls to zero along a half cosine.
         refit_decay: Decoupled weight decay of the refit.
     """
 
     rounds: int = 40
-    epochs: int = 5
+    steps: int = 115
+    epochs: int | None = None
     learning_rate: float = 2e-3
     sigma_rate: float = 2e-2
     sigma_every: int = 2
-    kl_weight: float = 0.2
+    kl_weight: float | None = None
     kl_warmup: float = 0.2
     kappa_start: float = 1e-1
     kappa_end: float = 1e-3
@@ -59,6 +70,9 @@ class TurboConfig:
     target_rounds: float = 0.6
     field: float = -0.5
     coupling: float = 1.0
+    learn: Learn = "nothing"
+    learn_after: float = 0.3
+    max_coupling: float = 1.38
     gate_field: float = 0.0
     kernels: Kernels = "shared"
     linear_draw: Draw = "outputs"
@@ -72,17 +86,23 @@ class TurboConfig:
     freeze_below: float = 1e-3
     freeze_after: float = 0.6
     stop_change: float = 1e-2
-    refit_epochs: int = 40
+    refit_steps: int = 920
+    refit_epochs: int | None = None
     refit_rate: float = 2e-3
     refit_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        shares = ("kl_warmup", "kappa_rounds", "target_rounds", "freeze_after")
-        counts = ("kl_weight", "order_every", "refit_epochs", "refit_decay", "stop_change")
+        shares = ("kl_warmup", "kappa_rounds", "target_rounds", "freeze_after", "learn_after")
+        counts = ("order_every", "refit_steps", "refit_decay", "stop_change")
         rates = ("learning_rate", "sigma_rate", "sigma_ratio", "refit_rate")
         draws = ("outputs", "weights")
         rules = [
-            *((n, getattr(self, n) >= 1, "at least 1") for n in ("rounds", "epochs", "sweeps")),
+            *((n, getattr(self, n) >= 1, "at least 1") for n in ("rounds", "steps", "sweeps")),
+            ("epochs", self.epochs is None or self.epochs >= 1, "None or at least 1"),
+            ("refit_epochs", self.refit_epochs is None or self.refit_epochs >= 0, "not negative"),
+            ("kl_weight", self.kl_weight is None or 0 <= self.kl_weight < math.inf, "not negative"),
+            ("learn", self.learn in get_args(Learn), f"one of {get_args(Learn)}"),
+            ("max_coupling", 0 <= self.max_coupling <= 1.4, "in [0, 1.4]"),
             ("trials", self.trials >= 1, "at least 1"),
             ("sigma_every", self.sigma_every >= 1, "at least 1"),
             *((n, 0 < getattr(self, n) < math.inf, "positive and finite") for n in rates),

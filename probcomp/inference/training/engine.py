@@ -9,7 +9,8 @@ One round is
    added in closed form;
 2. the evidence ``l`` of each weight in closed form;
 3. message passing over supports and unit gates, with the price that meets the cost target;
-4. the slab scale of each layer by EM: :math:`v \leftarrow \sum_n p_n E[w_n^2] / \sum_n p_n`.
+4. field and coupling of the priors by pseudo-likelihood, where asked for;
+5. the slab scale of each layer by EM: :math:`v \leftarrow \sum_n p_n E[w_n^2] / \sum_n p_n`.
 
 Only ``l`` goes to the structure, and only ``psi`` (belief less ``l``) comes back.
 """
@@ -35,6 +36,8 @@ from probcomp.inference.training.gates import (
     remove,
     start,
 )
+from probcomp.inference.training.learning import learn_priors
+from probcomp.inference.training.schedule import plan
 from probcomp.inference.training.steering import steer
 from probcomp.inference.training.weights import Run, dead_entries, silence, weight_step
 
@@ -61,6 +64,7 @@ class State:
         first_slab: The same before the first round.
         orders: Group name to unit numbers in their current places.
         round: Rounds done.
+        place: The epoch of the data, and the batch in it, with which the next round begins.
         calm: Rounds in a row without a notable change.
     """
 
@@ -73,6 +77,7 @@ class State:
     first_slab: Mapping[str, float]
     orders: Mapping[str, Tensor] = field(default_factory=dict)
     round: int = 0
+    place: tuple[int, int] = (0, 0)
     calm: int = 0
 
     @property
@@ -90,7 +95,7 @@ class Info:
         nll: Mean negative log-likelihood of the training draws, nats for each sample.
         kl: Weight name to the divergence of its weights, precisions and supports, nats.
         keep: Expected cost kept over the dense model's.
-        target: The share aimed at in this round, or ``None``.
+        target: The share aimed at in this round.
         price: Price of a unit of cost, nats.
         density: Weight name to mean inclusion probability.
         units: Group name to expected number of units kept.
@@ -106,7 +111,7 @@ class Info:
     nll: float
     kl: Mapping[str, float]
     keep: float
-    target: float | None
+    target: float
     price: float
     density: Mapping[str, float]
     units: Mapping[str, float]
@@ -137,16 +142,13 @@ def step(run: Run, state: State) -> tuple[State, Info]:
     Raises:
         DivergenceError: The loss, a gradient or a parameter is not finite; names the layer.
     """
-    config, done = run.config, state.round / run.config.rounds
-    kl_weight = config.kl_weight * _ramp(done + 1 / config.rounds, config.kl_warmup)
-    kappa = config.kappa_start * (config.kappa_end / config.kappa_start) ** _ramp(
-        done, config.kappa_rounds
-    )
+    config = run.config
+    goal = plan(config, state.round, state.graph.total, run.target, run.kl_weight)
     began = time.perf_counter()
-    nll = weight_step(run, state.graph, state.precision, state.round, kl_weight)
+    nll, place = weight_step(run, state.graph, state.precision, state.place, goal)
     middle = time.perf_counter()
 
-    scale = {name: Scale(slab, kappa) for name, slab in state.slab.items()}
+    scale = {name: Scale(slab, goal.kappa) for name, slab in state.slab.items()}
     before = state.probability
     weights = _moments(run, state, before)
     log_odds = {
@@ -159,16 +161,22 @@ def step(run: Run, state: State) -> tuple[State, Info]:
         supports = {n: torch.sigmoid(b) for n, b in beliefs(graph, sites, messages).items()}
         graph, orders = reorder(graph, supports)
         messages = _forget(messages)
-    aim = None
-    if run.target is not None:
-        whole, share = graph.total, _ramp(done + 1 / config.rounds, config.target_rounds)
-        # Geometric from all of the cost to the target: equal factors in equal times.
-        aim = whole * (run.target / whole) ** share
-    messages = steer(graph, sites, messages, aim, sweeps=config.sweeps, trials=config.trials)
+    messages = steer(
+        graph,
+        sites,
+        messages,
+        goal.aim,
+        sweeps=config.sweeps,
+        trials=config.trials,
+        ceiling=goal.ceiling,
+        subsidise=goal.subsidise,
+    )
+    if config.learn != "nothing":
+        graph = learn_priors(graph, sites, messages, config)
     belief = beliefs(graph, sites, messages)
     psi = {n: graph.matrices[n].sites.expand(belief[n]) - l for n, l in log_odds.items()}
     after = {n: torch.sigmoid(psi[n] + l) for n, l in log_odds.items()}
-    if done >= config.freeze_after and messages.price >= 0:
+    if state.round >= config.freeze_after * config.rounds and messages.price >= 0:
         graph = _freeze(run, graph, sites, messages)
 
     precision, slab, kl = {}, {}, {}
@@ -181,8 +189,7 @@ def step(run: Run, state: State) -> tuple[State, Info]:
         slab[name] = _slab(after[name], moments.square, state.slab[name], state.first_slab[name])
     moved = sum(float((after[n] - before[n]).abs().sum()) for n in after)
     change = moved / sum(p.numel() for p in after.values())
-    settled = done >= max(config.kl_warmup, config.kappa_rounds, config.target_rounds)
-    calm = state.calm + 1 if settled and change < config.stop_change else 0
+    calm = state.calm + 1 if goal.settled and change < config.stop_change else 0
     new = replace(
         state,
         graph=graph,
@@ -193,6 +200,7 @@ def step(run: Run, state: State) -> tuple[State, Info]:
         slab=slab,
         orders=orders,
         round=state.round + 1,
+        place=place,
         calm=calm,
     )
     _check(run, new)
@@ -201,23 +209,18 @@ def step(run: Run, state: State) -> tuple[State, Info]:
         nll=nll,
         kl=kl,
         keep=expected_cost(graph, sites, messages) / graph.total,
-        target=None if aim is None else aim / graph.total,
+        target=goal.aim / graph.total,
         price=messages.price,
         density={n: float(p.mean()) for n, p in after.items()},
         units={n: float(torch.sigmoid(t).sum()) for n, t in messages.units.items()},
-        kappa=kappa,
-        kl_weight=kl_weight,
+        kappa=goal.kappa,
+        kl_weight=goal.kl_weight,
         change=change,
         bp_converged=all(m.converged for m in messages.matrices.values()),
         seconds_weights=middle - began,
         seconds_messages=time.perf_counter() - middle,
     )
     return new, info
-
-
-def _ramp(done: float, over: float) -> float:
-    """0 to 1 over a share of the run."""
-    return 1.0 if over <= 0 else min(done / over, 1.0)
 
 
 def _moments(run: Run, state: State, probability: Mapping[str, Tensor]) -> dict[str, Weights]:

@@ -23,13 +23,14 @@ from probcomp.inference.training.config import TurboConfig
 from probcomp.inference.training.engine import Info, State, init, remove_orphans, step
 from probcomp.inference.training.evidence import CollapsedGamma, WeightEvidence
 from probcomp.inference.training.gates import Graph, beliefs, expected_cost
-from probcomp.inference.training.layers import Noise, from_bayesian, to_bayesian
+from probcomp.inference.training.layers import Noise, bayesian_layers, from_bayesian, to_bayesian
 from probcomp.inference.training.permute import PERMUTABLE, permute_model, permuted
 from probcomp.inference.training.readout import decide, unit_masks
 from probcomp.inference.training.refitting import apply_masks, refit
+from probcomp.inference.training.schedule import divergence_weight
 from probcomp.inference.training.steering import steer
 from probcomp.inference.training.units import Slot, UnitGroup, slots
-from probcomp.inference.training.weights import BatchSource, Loss, Run
+from probcomp.inference.training.weights import BatchSource, Loss, Run, leave_out
 
 READING_SWEEPS = 20
 """Sweeps that settle the beliefs once the price is taken off."""
@@ -138,7 +139,9 @@ def fit(
         )
         graph = build_graph(model, units, prior or default_prior(config), cost, config)
         goal = check_target(graph, target)
-        run = Run(model, batches, loss, evidence, config, noise, goal)
+        weights = sum(layer.weight.numel() for _, layer in bayesian_layers(model))
+        full = divergence_weight(config, batches.samples, weights)
+        run = Run(model, batches, loss, evidence, config, noise, goal, full)
         state = init(run, graph)
         history: list[Info] = []
         identity = {"seed": seed, "config": asdict(config), "prior": repr(prior)}
@@ -178,10 +181,13 @@ def _finish(
     """Decide, permute, refit."""
     config, graph = run.config, state.graph
     sites = {n: graph.matrices[n].sites.collect(l) for n, l in state.log_odds.items()}
+    messages = state.messages
+    if run.target is None:
+        messages = replace(messages, price=0.0)  # rounds may end while a subsidy still falls
     messages = steer(
         graph,
         sites,
-        state.messages,
+        messages,
         run.target,
         sweeps=2 * config.sweeps,
         trials=FINAL_TRIALS,
@@ -210,16 +216,7 @@ def _finish(
         masks = {n: permuted(m, gates[n], orders) for n, m in masks.items()}
         keep = {n: k[orders[n]] if n in orders else k for n, k in keep.items()}
         posterior = _permute_posterior(posterior, gates, orders)
-    refit_history = refit(
-        model,
-        run.batches,
-        loss=run.loss,
-        masks=_all_masks(model, masks, keep, gates),
-        epochs=config.refit_epochs,
-        learning_rate=config.refit_rate,
-        weight_decay=config.refit_decay,
-        first_epoch=config.rounds * config.epochs,
-    )
+    refit_history = _refit(run, model, state, _all_masks(model, masks, keep, gates))
     model.train(dense.training)
     return TurboResult(
         model=model,
@@ -234,6 +231,27 @@ def _finish(
         price=messages.price,
         converged=_settled(state, config),
     )
+
+
+def _refit(run: Run, model: nn.Module, state: State, masks: dict[str, Tensor]) -> list[float]:
+    """Refit in place, without computing what the masks leave out."""
+    config = run.config
+    to_bayesian(model, Noise(active=False))
+    layers = {f"{n}.weight" if n else "weight": m for n, m in bayesian_layers(model)}
+    leave_out(layers, masks)
+    history = refit(
+        model,
+        run.batches,
+        loss=run.loss,
+        masks=masks,
+        steps=config.refit_steps,
+        epochs=config.refit_epochs,
+        learning_rate=config.refit_rate,
+        weight_decay=config.refit_decay,
+        place=state.place,
+    )
+    from_bayesian(model)
+    return history
 
 
 def _all_masks(

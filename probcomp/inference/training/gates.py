@@ -19,8 +19,10 @@ it is loopy belief propagation (Kschischang, Frey and Loeliger 2001, eq. 5 and 6
 
 Notes:
     A negative price, where the budget is looser than the beliefs, is a subsidy on the weights of
-    units that are needed anyway. Gates do not feel it: else units that nothing needs would be
-    bought back to spend the budget.
+    units that are needed anyway. Gates do not feel it in the end: else units that nothing needs
+    would be kept to spend the budget. While the cost aimed at is still falling they do
+    (``subsidise``): evidence that is only forming must not remove units ahead of that schedule,
+    for the weights of a unit believed dead shrink, and it does not come back.
 
     Where both sides of a weight belong to the same unit (the diagonal of a square matrix in a
     residual stream) the two gates are one variable counted as two. Its share of the weights is one
@@ -154,7 +156,12 @@ def start(graph: Graph) -> Messages:
 
 
 def sweep(
-    graph: Graph, evidence: Mapping[str, Tensor], messages: Messages, price: float
+    graph: Graph,
+    evidence: Mapping[str, Tensor],
+    messages: Messages,
+    price: float,
+    *,
+    subsidise: bool = False,
 ) -> Messages:
     """One pass over all matrices: supports, then gates.
 
@@ -163,17 +170,19 @@ def sweep(
         evidence: Parameter name to evidence of its sites, nats.
         messages: Where to start.
         price: Price of a unit of cost, nats.
+        subsidise: Whether gates feel a negative price as well.
 
     Returns:
         New messages; ``change`` is the largest change of a unit's or weight's probability.
     """
     units = {name: value.clone() for name, value in messages.units.items()}
+    gate_price = price if subsidise else max(price, 0.0)
     # The gates' totals are rebuilt from the messages, so that the price of what only gates
     # remove is always the current one and rounding does not build up.
     for name, gates_field in graph.fields.items():
         units[name] = gates_field.clone()
     for entry in graph.gated.values():
-        _charge(entry, messages.units, units, max(price, 0.0))
+        _charge(entry, messages.units, units, gate_price)
     for name, matrix in graph.matrices.items():
         for slot, message in zip(matrix.slots, messages.matrices[name].slots, strict=True):
             units[slot.group] += slot.gather(message, len(units[slot.group]))
@@ -181,7 +190,7 @@ def sweep(
     for name, matrix in graph.matrices.items():
         old = messages.matrices[name]
         l = (evidence[name] - price * matrix.cost).clamp(-CLIP, CLIP)
-        felt = (evidence[name] - max(price, 0.0) * matrix.cost).clamp(-CLIP, CLIP)
+        felt = (evidence[name] - gate_price * matrix.cost).clamp(-CLIP, CLIP)
         new = _matrix(graph, matrix, l, felt, old, units)
         matrices[name] = new
         moved = torch.sigmoid(new.psi + l) - torch.sigmoid(old.psi + l)
@@ -284,6 +293,14 @@ def beliefs(graph: Graph, evidence: Mapping[str, Tensor], messages: Messages) ->
         + (evidence[name] - messages.price * matrix.cost).clamp(-CLIP, CLIP)
         for name, matrix in graph.matrices.items()
     }
+
+
+def support_log_odds(graph: Graph, name: str, evidence: Tensor, messages: Messages) -> Tensor:
+    """Posterior log-odds of the supports ``r`` of one matrix, whatever its gates say."""
+    matrix, own = graph.matrices[name], messages.matrices[name]
+    l = (evidence - messages.price * matrix.cost).clamp(-CLIP, CLIP)
+    cavities = _cavities(matrix, messages.units, own.slots)
+    return own.prior + (_mix(_sum(cavities), l) if cavities else l)
 
 
 def expected_cost(graph: Graph, evidence: Mapping[str, Tensor], messages: Messages) -> float:

@@ -119,6 +119,12 @@ class _Bayesian:
     draw: Draw
     variance: Tensor | None
     """``sigma^2`` of the last forward pass, where it was needed; the divergence uses it again."""
+    live: tuple[Tensor, Tensor] | None
+    """Rows and columns (dimensions 0 and 1 of the weight) that are not zero throughout."""
+    cuttable: bool
+    """Whether dimensions 0 and 1 of the weight are all outputs and all inputs."""
+    channel_dim: int
+    """Dimension of the features in inputs and outputs, from the end."""
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer's linear map with the given weight."""
@@ -126,17 +132,35 @@ class _Bayesian:
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output: a draw in training mode, the posterior mean otherwise."""
-        if not (self.training and self.noise.active):
-            return self.product(x, self.weight, self.bias)
-        log_sigma: Tensor = self.weight_log_sigma
-        if not self.noise.learn:
+        noisy = self.training and self.noise.active
+        weight, bias, log_sigma = self.weight, self.bias, self.weight_log_sigma
+        if noisy and not self.noise.learn:
             log_sigma = log_sigma.detach()
+        self.variance = None
+        if self.live is None:
+            return self._output(x, weight, bias, log_sigma if noisy else None)
+        # What is zero throughout is left out of the products, and its outputs are zero.
+        rows, columns = self.live
+        x = x.index_select(self.channel_dim, columns)
+        weight = weight.index_select(0, rows).index_select(1, columns)
+        bias = None if bias is None else bias.index_select(0, rows)
+        log_sigma = log_sigma.index_select(0, rows).index_select(1, columns)
+        part = self._output(x, weight, bias, log_sigma if noisy else None)
+        self.variance = None
+        shape = list(part.shape)
+        shape[self.channel_dim] = len(self.weight)
+        return part.new_zeros(shape).index_copy(self.channel_dim, rows, part)
+
+    def _output(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, log_sigma: Tensor | None
+    ) -> Tensor:
+        """The mean output, or a draw where there is a ``log_sigma``."""
+        if log_sigma is None:
+            return self.product(x, weight, bias)
         if self.draw == "weights":
-            noise = _normal(self.weight, self.noise)
-            weight = _Draw.apply(self.weight, log_sigma, noise)
-            self.variance = None
-            return self.product(x, weight, self.bias)
-        mean = self.product(x, self.weight, self.bias)
+            drawn = _Draw.apply(weight, log_sigma, _normal(weight, self.noise))
+            return self.product(x, drawn, bias)
+        mean = self.product(x, weight, bias)
         spread = _Variance.apply(log_sigma)
         self.variance = spread.detach()
         variance = self.product(x * x, spread, None)
@@ -239,6 +263,11 @@ def to_bayesian(
         module.variance = None
         module.noise = noise
         module.draw = linear if kind is BayesLinear else convolution
+        module.live = None
+        module.channel_dim = 1 - weight.dim()
+        module.cuttable = kind is BayesLinear or (
+            kind is not BayesConvTranspose2d and module.groups == 1
+        )
         changed.append(name)
     if not changed:
         raise InputError(
@@ -251,6 +280,8 @@ def to_bayesian(
 def from_bayesian(model: nn.Module) -> nn.Module:
     """Undo `to_bayesian`: the plain classes again, with the posterior means as weights."""
     for _, module in list(bayesian_layers(model)):
-        del module._parameters[LOG_SIGMA], module.noise, module.draw, module.variance
+        del module._parameters[LOG_SIGMA]
+        for name in ("noise", "draw", "variance", "live", "cuttable", "channel_dim"):
+            delattr(module, name)
         module.__class__ = module.plain
     return model

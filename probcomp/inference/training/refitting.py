@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from probcomp.errors import DivergenceError
-from probcomp.inference.training.weights import BatchSource, Loss
+from probcomp.inference.training.weights import BatchSource, Loss, Place, stream
 
 
 @torch.no_grad()
@@ -23,10 +23,11 @@ def refit(
     *,
     loss: Loss,
     masks: Mapping[str, Tensor],
-    epochs: int,
     learning_rate: float,
+    steps: int = 0,
+    epochs: int | None = None,
     weight_decay: float = 0.0,
-    first_epoch: int = 0,
+    place: Place = (0, 0),
 ) -> list[float]:
     """Train the kept weights, in place; what a mask leaves out stays exactly zero.
 
@@ -35,39 +36,44 @@ def refit(
         batches: The data.
         loss: Mean negative log-likelihood of a batch, nats for each sample.
         masks: Parameter name to booleans that broadcast to it.
-        epochs: Passes over the data.
         learning_rate: AdamW step, falling to zero along a half cosine.
+        steps: Number of batches.
+        epochs: Passes over the data, in the place of ``steps``.
         weight_decay: Decoupled weight decay.
-        first_epoch: Number of the first epoch, so that batches differ from earlier ones.
+        place: Epoch and batch to begin with, so that batches differ from earlier ones.
 
     Returns:
-        Mean loss of each epoch.
+        Mean loss of each epoch; the first and the last may be cut.
 
     Raises:
         DivergenceError: The loss is not finite.
     """
     apply_masks(model, masks)
+    if epochs is not None:
+        steps = epochs * sum(1 for _ in batches(place[0]))
+        place = (place[0] + (place[1] > 0), 0)
+    if steps == 0:
+        return []
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         trainable, lr=learning_rate, weight_decay=weight_decay, fused=True
     )
     model.train()
-    history = []
-    for epoch in range(epochs):
+    history: list[list[float]] = [[]]
+    for done, ((epoch, _), batch, after) in enumerate(stream(batches, place, steps)):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
-        total, count = 0.0, 0
-        for batch in batches(first_epoch + epoch):
-            optimizer.zero_grad(set_to_none=True)
-            value = loss(model, batch)
-            total, count = total + value.item(), count + 1
-            if not math.isfinite(total):
-                raise DivergenceError(
-                    f"the loss is not finite in refit epoch {epoch}; lower refit_rate"
-                )
-            value.backward()
-            optimizer.step()
-            apply_masks(model, masks)
-        history.append(total / max(count, 1))
+            group["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * done / steps))
+        optimizer.zero_grad(set_to_none=True)
+        value = loss(model, batch)
+        history[-1].append(value.item())
+        if not math.isfinite(history[-1][-1]):
+            raise DivergenceError(
+                f"the loss is not finite in refit epoch {epoch}; lower refit_rate"
+            )
+        value.backward()
+        optimizer.step()
+        apply_masks(model, masks)
+        if after[1] == 0:
+            history.append([])
     model.eval()
-    return history
+    return [sum(values) / len(values) for values in history if values]

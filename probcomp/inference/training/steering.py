@@ -1,5 +1,6 @@
 """The price that steers the expected cost to a target while messages keep passing."""
 
+import math
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -22,6 +23,8 @@ def steer(
     sweeps: int = 3,
     trials: int = 6,
     reach: float = 0.5,
+    ceiling: float = math.inf,
+    subsidise: bool = False,
 ) -> Messages:
     r"""Pass messages, with the price moved until the expected cost is near the target.
 
@@ -37,6 +40,8 @@ def steer(
         sweeps: Sweeps for each trial.
         trials: Most prices tried.
         reach: First step of the price, nats.
+        ceiling: Highest price, nats.
+        subsidise: Whether gates feel a negative price; see `sweep`.
 
     Returns:
         The messages of the trial that came nearest.
@@ -44,10 +49,10 @@ def steer(
 
     def passes(price: float, current: Messages) -> tuple[Messages, float]:
         for _ in range(sweeps):
-            current = sweep(graph, evidence, current, price)
+            current = sweep(graph, evidence, current, price, subsidise=subsidise)
         return current, expected_cost(graph, evidence, current)
 
-    price = messages.price
+    price = min(messages.price, ceiling)
     messages, cost = passes(price, messages)
     if target is None:
         return messages
@@ -55,7 +60,7 @@ def steer(
     low: tuple[float, float] | None = None  # price too low: cost above the target
     high: tuple[float, float] | None = None
     for _ in range(trials - 1):
-        if miss <= TOLERANCE * target:
+        if miss <= TOLERANCE * target or (price >= ceiling and cost > target):
             break
         if cost > target:
             low = (price, cost)
@@ -69,7 +74,7 @@ def steer(
             share = (c0 - target) / (c0 - c1) if c0 > c1 else 0.5
             # Kept off the ends: the cost may fall in steps, where a secant would stand still.
             price = p0 + min(max(share, 0.1), 0.9) * (p1 - p0)
-        price = max(price, LOWEST)
+        price = min(max(price, LOWEST), ceiling)
         messages, cost = passes(price, messages)
         if abs(cost - target) < miss:
             best, miss = messages, abs(cost - target)

@@ -1,7 +1,7 @@
 """The weight step of Turbo-VBI: Adam on the expected loss plus the divergence from the prior."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -13,10 +13,15 @@ from probcomp.inference.training.config import TurboConfig
 from probcomp.inference.training.evidence import WeightEvidence
 from probcomp.inference.training.gates import REMOVED, Graph
 from probcomp.inference.training.layers import Noise, bayesian_layers
+from probcomp.inference.training.schedule import Plan
 from probcomp.inference.training.units import Slot
 
 DEAD_LOG_SIGMA = -12.0
 """Log sigma of the weights of a removed unit: no noise that float32 would see."""
+
+
+WORTH_CUTTING = 0.8
+"""Share of a weight above which leaving out the rest would cost more than it saves."""
 
 
 class BatchSource(Protocol):
@@ -27,6 +32,9 @@ class BatchSource(Protocol):
     def __call__(self, epoch: int) -> Iterable[Any]:
         """The batches of one epoch; the same epoch gives the same batches."""
 
+
+Place = tuple[int, int]
+"""Number of an epoch, and of a batch in it."""
 
 Loss = Callable[[nn.Module, Any], Tensor]
 
@@ -43,6 +51,7 @@ class Run:
         config: Settings.
         noise: Source of the layers' noise.
         target: Expected cost to reach, in the cost's unit, or ``None``.
+        kl_weight: Weight of the divergence at full strength.
         optimizer: Adam over all parameters: the log sigmas are its second group.
     """
 
@@ -53,6 +62,7 @@ class Run:
     config: TurboConfig
     noise: Noise
     target: float | None
+    kl_weight: float = 1.0
     optimizer: torch.optim.Optimizer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -74,46 +84,99 @@ class Run:
 
 
 def weight_step(
-    run: Run, graph: Graph, precision: Mapping[str, Tensor], done: int, kl_weight: float
-) -> float:
-    """Some epochs of Adam on the expected loss plus the divergence; the mean loss.
+    run: Run, graph: Graph, precision: Mapping[str, Tensor], place: Place, goal: Plan
+) -> tuple[float, Place]:
+    """Some batches of Adam on the expected loss plus the divergence.
 
     Args:
         run: The model, its optimiser and its noise change in place.
         graph: Says which units were removed for good.
         precision: Weight name to precision of its Gaussian prior.
-        done: Rounds done before this one.
-        kl_weight: Weight of the divergence.
+        place: Epoch and batch to begin with.
+        goal: Learning rate and weight of the divergence.
+
+    Returns:
+        The mean loss, and the place where the next step begins.
 
     Raises:
         DivergenceError: The loss is not finite.
     """
     config = run.config
-    fall = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done / config.rounds))
     for group, rate in zip(
         run.optimizer.param_groups, (config.learning_rate, config.sigma_rate), strict=True
     ):
-        group["lr"] = rate * fall
-    pull = kl_weight / run.batches.samples
+        group["lr"] = rate * goal.learning
+    pull = goal.kl_weight / run.batches.samples
     layers = run.layers
     dead = {n: d for n, d in dead_entries(graph).items() if bool(d.any())}
+    leave_out(layers, {n: ~d for n, d in dead.items()})
     run.model.train()
     total, count = 0.0, 0
-    for epoch in range(done * config.epochs, (done + 1) * config.epochs):
-        for index, batch in enumerate(run.batches(epoch)):
-            run.noise.learn = index % config.sigma_every == 0
-            run.optimizer.zero_grad(set_to_none=True)
-            loss = run.loss(run.model, batch)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise DivergenceError(_blame(run, f"the loss is {value} in epoch {epoch}"))
-            loss.backward()
-            add_divergence(layers, precision, pull)
-            run.optimizer.step()
-            for name, gone in dead.items():
-                silence(run.model, name, gone)
-            total, count = total + value, count + 1
-    return total / max(count, 1)
+    for (epoch, index), batch, after in stream(run.batches, place, config.steps, config.epochs):
+        run.noise.learn = index % config.sigma_every == 0
+        run.optimizer.zero_grad(set_to_none=True)
+        loss = run.loss(run.model, batch)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise DivergenceError(_blame(run, f"the loss is {value} in epoch {epoch}"))
+        loss.backward()
+        add_divergence(layers, precision, pull)
+        run.optimizer.step()
+        for name, gone in dead.items():
+            silence(run.model, name, gone)
+        total, count, place = total + value, count + 1, after
+    return total / max(count, 1), place
+
+
+def stream(
+    batches: BatchSource, place: Place, steps: int, epochs: int | None = None
+) -> Iterator[tuple[Place, Any, Place]]:
+    """Batches across epochs: each with its own place, and with that of the next.
+
+    Args:
+        batches: The data.
+        place: Epoch and batch to begin with.
+        steps: Number of batches.
+        epochs: Number of whole epochs instead, if given.
+    """
+    epoch, skip = place
+    last, done = epoch + epochs if epochs is not None else None, 0
+    while last is None or epoch < last:
+        entries = enumerate(batches(epoch))
+        held = next(entries, None)
+        while held is not None:  # one batch ahead, so that the end of an epoch is known
+            (index, batch), held = held, next(entries, None)
+            if index < skip:
+                continue
+            after = (epoch, index + 1) if held is not None else (epoch + 1, 0)
+            yield (epoch, index), batch, after
+            done += 1
+            if last is None and done == steps:
+                return
+        epoch, skip = epoch + 1, 0
+
+
+def leave_out(layers: Mapping[str, Any], kept: Mapping[str, Tensor]) -> None:
+    """Have layers compute without the rows and columns of which nothing is kept.
+
+    Args:
+        layers: Weight name to Bayesian layer.
+        kept: Weight name to booleans that broadcast to it; a layer without an entry is whole.
+    """
+    for name, layer in layers.items():
+        layer.live = None
+        if name not in kept or not layer.cuttable:
+            continue
+        mask = (
+            kept[name].expand_as(layer.weight).flatten(2).any(-1)
+            if kept[name].dim() > 2
+            else (kept[name].expand_as(layer.weight))
+        )
+        rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
+        if layer.bias is not None and bool(layer.bias[~mask.any(1)].any()):
+            rows = torch.arange(len(mask), device=mask.device)  # a bias without weights still acts
+        if len(rows) * len(columns) < WORTH_CUTTING * mask.numel():
+            layer.live = (rows, columns)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from probcomp.inference.training.layers import (
     from_bayesian,
     to_bayesian,
 )
+from probcomp.inference.training.weights import leave_out
 
 # One failure in 10^4 runs for each p-value, if numbers differed from run to run.
 P_VALUE = 1e-4
@@ -171,3 +172,40 @@ def test_bad_models_are_refused() -> None:
     nn.init.constant_(model[0].weight, math.nan)
     with pytest.raises(InputError, match="layer '0' holds NaN"):
         to_bayesian(model, noise())
+
+
+@pytest.mark.parametrize("draw", ["outputs", "weights"])
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Linear(7, 5), (3, 2, 7)),
+        (nn.Conv1d(4, 3, 3, padding=1), (2, 4, 6)),
+        (nn.Conv2d(4, 3, 3, stride=2), (2, 4, 7, 7)),
+    ],
+    ids=["linear", "conv1d", "conv2d"],
+)
+def test_leaving_out_what_is_zero_changes_nothing(draw, layer, shape) -> None:
+    layer = copy.deepcopy(layer).double()
+    with torch.no_grad():
+        layer.weight[1] = 0
+        layer.bias[1] = 0
+        layer.weight[:, [0, 2]] = 0
+    x = torch.randn(shape, dtype=torch.double, generator=torch.Generator().manual_seed(1))
+    model = nn.Sequential(layer).train()
+    to_bayesian(model, noise(2), linear=draw, convolution=draw)
+    layer.noise.active = False
+    whole = model(x)
+    whole.square().sum().backward()
+    gradient, layer.weight.grad = layer.weight.grad, None
+    leave_out({"w": layer}, {"w": layer.weight != 0})
+    assert layer.live is not None
+    part = model(x)
+    part.square().sum().backward()
+    torch.testing.assert_close(part, whole, rtol=0, atol=EXACT)
+    kept = layer.weight != 0
+    torch.testing.assert_close(layer.weight.grad[kept], gradient[kept], rtol=0, atol=EXACT)
+    assert not layer.weight.grad[~kept].any()
+    layer.noise.active = True
+    drawn = model(x)
+    assert not drawn.movedim(layer.channel_dim, 0)[1].any()
+    assert not torch.equal(drawn, part)
