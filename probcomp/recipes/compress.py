@@ -127,6 +127,7 @@ def compress(
         outcome = chosen.run(job)
     with clock("surgery"):
         masked = apply_masks(copy.deepcopy(outcome.model), dict(outcome.masks))
+        structure = outcome.structure or structure
         shrunk = shrink_report(masked, structure, dict(outcome.keep), round_to=round_to)
         small = shrunk.model
         if shrunk.surgery == "graph":

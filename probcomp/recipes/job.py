@@ -60,6 +60,8 @@ class Outcome:
         warnings: Sentences the reader of the report must know.
         orders: Axis name to the original numbers of its units in the model's order, where the
             method put them in another.
+        structure: The axes of ``model``, where the method changed what goes with a unit (a bias
+            that was not there); ``None`` for those of the job.
     """
 
     model: nn.Module
@@ -70,3 +72,4 @@ class Outcome:
     history: Mapping[str, list[float]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     orders: Mapping[str, Tensor] = field(default_factory=dict)
+    structure: Structure | None = None

@@ -1,0 +1,7 @@
+"""What makes up for removed units: biases and refitted read-outs."""
+
+from probcomp.recovery.compensation import add_bias as add_bias
+from probcomp.recovery.compensation import compensate as compensate
+from probcomp.recovery.compensation import mean_bias as mean_bias
+
+__all__ = ["add_bias", "compensate", "mean_bias"]
