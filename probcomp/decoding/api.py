@@ -175,7 +175,7 @@ def _split(
         torch.tensor(open_, device=ids.device),
         adapter.mask_id,
         ledger=Ledger.open(len(ids), config.error_total, config.error_step),
-        sizing=config.sizing in ("utility", "daedal"),
+        sizing=config.sizes_first,
     )
     return context, context_mask, rows
 

@@ -22,6 +22,9 @@ class Bound:
         self.log_survival = self.prior.log_survival(config.max_new_tokens)
         self.durations = log_duration(duration_of(config))
         self.models_end = (
-            config.sizing == "utility" or config.stop == "posterior" or config.blocks == "posterior"
+            config.sizing == "utility"
+            or config.stop == "posterior"
+            or config.blocks == "posterior"
+            or config.draws_end
         )
         self.eos = torch.tensor(adapter.eos_ids)

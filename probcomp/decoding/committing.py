@@ -7,14 +7,40 @@ from probcomp.decoding import schedule
 from probcomp.decoding.config import DecodingConfig
 from probcomp.decoding.coupled import coupled, decay_coupling, markov_cut
 from probcomp.decoding.features import Features
+from probcomp.decoding.pairwise import pairwise, profile_coupling
 
 
-def expected_error(confidence: Tensor, temperature: float) -> Tensor:
-    """eps = 1 - sigmoid(logit(c) / T): the calibrated chance that a token is wrong."""
+def expected_error(
+    confidence: Tensor, temperature: float, curve: tuple[tuple[float, float], ...] = ()
+) -> Tensor:
+    """The calibrated chance that a token is wrong.
+
+    Without a curve, eps = 1 - sigmoid(logit(c) / T). A fitted curve is linear between its knots
+    (confidence, error) on logit axes; past the last one a surer token is never charged more.
+    """
+    if curve:
+        return _on_curve(confidence, curve)
     if temperature == 1.0:
         return 1.0 - confidence
     c = confidence.clamp(1e-7, 1 - 1e-7)
     return torch.sigmoid((torch.log1p(-c) - c.log()) / temperature)
+
+
+def _on_curve(confidence: Tensor, curve: tuple[tuple[float, float], ...]) -> Tensor:
+    knots = torch.tensor(curve, dtype=torch.float64, device=confidence.device).clamp(1e-9, 1 - 1e-9)
+    x, y = knots.logit().unbind(1)
+    at = confidence.double().clamp(1e-12, 1 - 1e-12).logit()
+    if len(x) == 1:
+        found = y.expand_as(at)
+    else:
+        right = torch.bucketize(at, x).clamp(1, len(x) - 1)
+        weight = ((at - x[right - 1]) / (x[right] - x[right - 1])).clamp(0.0, 1.0)
+        found = y[right - 1] + weight * (y[right] - y[right - 1])
+    error = found.sigmoid()
+    past = at > x[-1]
+    return torch.where(past, torch.minimum(error, 1.0 - confidence.double()), error).to(
+        confidence.dtype
+    )
 
 
 def commit_set(
@@ -40,7 +66,7 @@ def commit_set(
     rule, c = config.commit_rule, features.confidence
     # Which positions to commit must not depend on what was drawn there, or the law of the text
     # shifts towards likely tokens; so the error is that of the marginal. (Greedy: the same.)
-    error = expected_error(features.top_prob, config.confidence_temperature)
+    error = expected_error(features.top_prob, config.confidence_temperature, config.error_curve)
     if rule == "budget":
         return schedule.budget(error.double(), eligible, allowance)
     if rule == "entropy":
@@ -60,7 +86,7 @@ def commit_set(
         many = schedule.threshold(c, eligible, config.threshold)
         return many & schedule.quota(c, many, cap)
     together = _coupled_in_block(config, features, eligible, masked, begin, end)
-    if rule == "coupled":
+    if rule in ("coupled", "pairwise"):
         return together
     cheap = schedule.budget(error.double(), eligible, allowance)
     both = together & cheap
@@ -76,7 +102,7 @@ def _coupled_in_block(
     begin: Tensor,
     end: Tensor,
 ) -> Tensor:
-    """The coupled rule on the block alone: its cost is quadratic in the width it sees."""
+    """The coupling rules on the block alone: their cost is quadratic in the width they see."""
     width = eligible.shape[1]
     size = int((end - begin).max())
     if size < 1 or not bool(eligible.any()):
@@ -84,9 +110,16 @@ def _coupled_in_block(
     place = begin[:, None] + torch.arange(size, device=begin.device)
     inside, at = place < width, place.clamp(max=width - 1)
     h = features.entropy.gather(1, at)
-    pair = decay_coupling(h, config.coupling_length)
+    may = eligible.gather(1, at) & inside
+    if config.coupling_profile:
+        pair = profile_coupling(h, config.coupling_profile)
+    else:
+        pair = decay_coupling(h, config.coupling_length)
     if config.markov_cut:
         pair = markov_cut(pair, masked.gather(1, at))
-    chosen = coupled(pair, eligible.gather(1, at) & inside, config.gamma)
+    if config.commit_rule == "pairwise":
+        chosen = pairwise(pair, h, may, config.gamma)
+    else:
+        chosen = coupled(pair, may, config.gamma)
     wide = torch.zeros(len(eligible), width + size, dtype=torch.bool, device=begin.device)
     return wide.scatter(1, place, chosen)[:, :width] & eligible

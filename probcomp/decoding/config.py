@@ -1,13 +1,14 @@
 """Every choice of a decoder in one frozen record: one name a question, checked as a whole."""
 
 import dataclasses
+import itertools
 from dataclasses import dataclass, fields
 from typing import Any
 
 from probcomp.errors import InputError, unknown
 
 CHOICES = {
-    "sizing": ("none", "utility", "poisson", "daedal", "rho_eos"),
+    "sizing": ("none", "utility", "append", "poisson", "daedal", "rho_eos"),
     "lookahead": ("myopic", "dp"),
     "end_model": ("cdf", "hmm"),
     "blocks": ("none", "fixed", "posterior", "delimiter"),
@@ -21,6 +22,7 @@ CHOICES = {
         "factor",
         "coupled",
         "joint",
+        "pairwise",
         "quota",
         "stable",
         "capped",
@@ -56,6 +58,8 @@ class DecodingConfig:
     tail_window: int = 32
     tail_truncated: tuple[float, float] = (1.0, 2.0)
     tail_fits: tuple[float, float] = (8.0, 1.0)
+    end_share: tuple[tuple[float, float], ...] = ()  # (entropy, share of the prior), fitted
+    draw_end: bool = False  # when sampling: draw the end first, then the content before it
     stop: str = "posterior"
     stop_mass: float = 0.98
     # Where the blocks are, and which comes next.
@@ -77,12 +81,15 @@ class DecodingConfig:
     order_context: float = 1.0
     order_candidates: int = 4
     # What may be committed now.
-    rule: str = "auto"  # budget when greedy, joint when sampling
+    # budget when greedy; when sampling, pairwise with a measured coupling, else joint
+    rule: str = "auto"
     error_step: float = 0.1  # expected wrong tokens per forward
     error_total: float = 2.0  # expected wrong tokens per answer
     confidence_temperature: float = 1.0
+    error_curve: tuple[tuple[float, float], ...] = ()  # (confidence, chance to be wrong), fitted
     gamma: float = 0.35  # nats per forward
     coupling_length: float = 4.0
+    coupling_profile: tuple[float, ...] = ()  # measured, at gaps 1, 2, ...; over the length
     markov_cut: bool = False
     threshold: float = 0.9
     factor: float = 1.0
@@ -126,6 +133,14 @@ class DecodingConfig:
             problems.append(f"block_min {self.block_min} is above block_max {self.block_max}")
         if not all(isinstance(n, int) and n > 0 for n in self.extend_actions):
             problems.append(f"extend_actions are whole numbers above 0, got {self.extend_actions}")
+        for name in ("end_share", "error_curve"):
+            knots = getattr(self, name)
+            if any(len(k) != 2 or not 0 <= k[1] <= 1 for k in knots) or any(
+                a[0] >= b[0] for a, b in itertools.pairwise(knots)
+            ):
+                problems.append(f"{name} holds pairs (rising value, chance), got {knots}")
+        if not all(value >= 0 for value in self.coupling_profile):
+            problems.append(f"coupling_profile is 0 or above, got {self.coupling_profile}")
         if problems:
             raise InputError("decoding configuration: " + "; ".join(problems))
 
@@ -134,7 +149,19 @@ class DecodingConfig:
         """The rule with ``auto`` resolved."""
         if self.rule != "auto":
             return self.rule
-        return "joint" if self.temperature > 0 else "budget"
+        if self.temperature > 0:
+            return "pairwise" if self.coupling_profile else "joint"
+        return "budget"
+
+    @property
+    def draws_end(self) -> bool:
+        """Whether a row's end is drawn before its content."""
+        return self.draw_end and self.temperature > 0 and self.stop != "none"
+
+    @property
+    def sizes_first(self) -> bool:
+        """Whether a row looks at its canvas before it commits anything."""
+        return self.sizing in ("utility", "daedal") or self.draws_end
 
     def replace(self, **changes: Any) -> "DecodingConfig":
         """A copy with some values changed. Unknown names raise `InputError`, with near names."""

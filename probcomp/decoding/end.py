@@ -1,7 +1,7 @@
 r"""Where does the answer end: the exact posterior of the end position.
 
 ``cdf``  A denoiser trained with EOS as filler has e_i = P(E <= i | visible), so differences of
-         its running maximum are the posterior (exact for an exact denoiser).
+         its monotone envelope are the posterior (exact for an exact denoiser).
 ``hmm``  A two-state left-to-right chain over positions with tail evidence
          lambda_i = log p(phi_i | i >= E) - log p(phi_i | i < E):
              log w_k = log pi_k + rho sum_{i>=k} lambda_i,   p_end = softmax(w).
@@ -68,11 +68,18 @@ def hmm_end(log_prior: Tensor, evidence: Tensor, allowed: Tensor, temper: float 
 def cdf_end(eos_mass: Tensor, allowed: Tensor, length: Tensor) -> Tensor:
     """p_end from EOS marginals read as a CDF. [batch, width + 1], rows sum to 1.
 
+    A network's marginals are not quite monotone. The mean of the running maximum from the left
+    and the running minimum from the right is, is the marginals themselves where they are
+    monotone, and leans to neither side (the maximum alone ends texts too early).
+
     Where every allowed end has no mass, the ends that are allowed are equally likely.
     """
     width = eos_mass.shape[1]
-    cdf = eos_mass.cummax(1).values.clamp(0.0, 1.0)
-    column = torch.arange(width + 1, device=cdf.device)
+    column = torch.arange(width + 1, device=eos_mass.device)
+    inside = column[:-1] < length[:, None]
+    upper = eos_mass.cummax(1).values
+    lower = torch.where(inside, eos_mass, 1.0).flip(1).cummin(1).values.flip(1)
+    cdf = (0.5 * (upper + lower)).clamp(0.0, 1.0)
     full = torch.cat((cdf, cdf.new_ones(len(cdf), 1)), dim=1)
     full = torch.where(column >= length[:, None], 1.0, full)
     mass = full.diff(dim=1, prepend=full.new_zeros(len(full), 1)).clamp(min=0.0)
@@ -81,6 +88,32 @@ def cdf_end(eos_mass: Tensor, allowed: Tensor, length: Tensor) -> Tensor:
     return torch.where(total > 0, mass, allowed.to(mass.dtype)) / torch.where(
         total > 0, total, allowed.sum(1, keepdim=True).to(mass.dtype)
     )
+
+
+def share_of_prior(p_end: Tensor, knots: tuple[tuple[float, float], ...]) -> Tensor:
+    """Chance that the end is drawn from the prior rather than read off the marginals. [batch].
+
+    Linear between ``knots`` (entropy of p_end in nats, share), constant outside: a model that is
+    sure of an end is trusted with it, one that is undecided is trusted less.
+    """
+    entropy = torch.special.entr(p_end).sum(1)
+    x, y = (entropy.new_tensor(column) for column in zip(*knots))
+    if len(x) == 1:
+        return y.expand(len(entropy))
+    at = torch.bucketize(entropy, x).clamp(1, len(x) - 1)
+    weight = ((entropy - x[at - 1]) / (x[at] - x[at - 1])).clamp(0.0, 1.0)
+    return y[at - 1] + weight * (y[at] - y[at - 1])
+
+
+def with_prior(p_end: Tensor, log_prior: Tensor, allowed: Tensor, share: Tensor) -> Tensor:
+    """(1 - w) p_end + w prior, the prior restricted to the allowed ends. [batch, width + 1].
+
+    A mixture, so that an end which the marginals rule out by a small error of the network keeps
+    the chance that the length prior gives it. share w [batch].
+    """
+    prior = log_prior.masked_fill(~allowed, NEG).softmax(1).to(p_end.dtype)
+    w = share.to(p_end.dtype)[:, None]
+    return (1 - w) * p_end + w * prior
 
 
 def tail_mean(eos_mass: Tensor, length: Tensor, positions: int) -> Tensor:

@@ -1,10 +1,16 @@
-"""What one forward says about each position, from one pass over the logits."""
+"""What one forward says about each position, from one pass over the logits.
+
+`probcomp.kernels.decode_stats` reads argmax, confidence, entropy and end mass together (in one
+Triton kernel on a GPU); only drawing tokens goes over the logits again.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from probcomp.kernels import decode_stats
 
 
 @dataclass(frozen=True)
@@ -42,26 +48,32 @@ def read_features(
             by inversion in float64, which has the law of the Gumbel draw.
         noise: uniform numbers [batch, width] for the draw.
     """
-    peak, top = logits.max(-1)
-    # exp(-500) is 0 in either precision, and a banned token (-inf) then adds 0 and not NaN.
-    below = (logits - peak[..., None]).clamp_(min=-500.0)
-    weight = below.exp()
-    total = weight.sum(-1)
-    # H = log Z - E[l - peak]
-    entropy = (total.log() - torch.linalg.vecdot(weight, below) / total).clamp(min=0.0)
-    eos = weight[..., list(eos_ids)].sum(-1) / total
+    stats = decode_stats(logits, eos_ids=eos_ids)
+    # A row that is all minus infinity or not a number says nothing: no token is sure there.
+    top = stats.argmax.clamp(min=0)
+    top_prob, entropy, eos = (
+        x.nan_to_num(0.0) for x in (stats.top1, stats.entropy, stats.eos_mass)
+    )
+    log_z = stats.logsumexp
     if delimiters:
         ids, values = zip(*delimiters)
-        delimiter = weight[..., list(ids)] @ weight.new_tensor(values) / total
+        chosen = logits[..., list(ids)] - log_z[..., None]
+        delimiter = chosen.exp().nan_to_num(0.0) @ logits.new_tensor(values)
     else:
-        delimiter = torch.zeros_like(total)
-    top_prob = 1.0 / total
+        delimiter = torch.zeros_like(top_prob)
     token, confidence = top, top_prob
     if temperature > 0:
         if noise is None:
             raise ValueError("drawing tokens needs noise")
-        share = ((logits - peak[..., None]).double() / temperature).exp().cumsum(-1)
-        token = (share <= noise[..., None] * share[..., -1:]).sum(-1)
-        token = token.clamp(max=logits.shape[-1] - 1)
-        confidence = weight.gather(-1, token[..., None])[..., 0] / total
+        token = draw(logits, temperature, noise)
+        confidence = (logits.gather(-1, token[..., None])[..., 0] - log_z).exp().nan_to_num(0.0)
     return Features(token, confidence, top, top_prob, entropy, eos, delimiter.clamp(max=1.0))
+
+
+def draw(logits: Tensor, temperature: float, noise: Tensor) -> Tensor:
+    """Tokens of softmax(logits / T) by inversion of ``noise`` [batch, width], in float64."""
+    share = ((logits - logits.amax(-1, keepdim=True)).double() / temperature).exp().cumsum(-1)
+    total = share[..., -1:]
+    # Below the total even after rounding, so that what has no mass at the end is never drawn.
+    at = torch.minimum(noise[..., None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    return (share <= at).sum(-1)

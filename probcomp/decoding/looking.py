@@ -9,9 +9,11 @@ from probcomp.decoding.end import (
     beyond_probability,
     cdf_end,
     hmm_end,
+    share_of_prior,
     tail_evidence,
     tail_mean,
     with_beyond,
+    with_prior,
 )
 from probcomp.decoding.features import read_features
 from probcomp.decoding.length import NEG
@@ -73,6 +75,10 @@ def _model_end(bound: Bound, rows: Rows, view: View) -> None:
         survival = log_prior.gather(1, view.length[:, None])[:, 0].exp()
         past = beyond_probability(mean, survival, config.tail_truncated, config.tail_fits)
         p_end = with_beyond(p_end, view.length, past)
+    view.read_end = p_end
+    if config.end_share:
+        share = share_of_prior(p_end, config.end_share)
+        p_end = with_prior(p_end, log_prior, allowed, share)
     closed = ~rows.open[view.index]
     column = torch.arange(view.width + 1, device=p_end.device)
     certain = (column == view.length[:, None]).to(p_end.dtype)

@@ -17,6 +17,7 @@ from probcomp.decoding.adapters.base import Adapter
 from probcomp.decoding.bound import Bound
 from probcomp.decoding.committing import commit_set, expected_error
 from probcomp.decoding.config import DecodingConfig
+from probcomp.decoding.ending import draw_ends
 from probcomp.decoding.looking import look, track_change
 from probcomp.decoding.noise import uniform
 from probcomp.decoding.rows import Rows
@@ -96,6 +97,11 @@ class Decoder:
             logits = output.logits
             if processor is not None:
                 logits = processor(torch.cat((context[index], ids), dim=1), logits)
+            settled = rows.settled[index]
+            if bool(settled.any()):
+                ends = self.eos.to(logits.device)
+                stop = torch.where(settled[:, None, None], -torch.inf, logits[..., ends])
+                logits = logits.index_copy(-1, ends, stop)
             rows.nfe[index] += output.cost
             rows.forwards[index] += 1
             if self.config.commit_rule == "stable":
@@ -132,7 +138,10 @@ class Decoder:
         top_is_eos = torch.isin(view.features.top, self.eos.to(view.ids.device))
         change = torch.zeros_like(view.length)
         held = rows.sizing[index].clone()
-        if bool(held.any()):
+        if bool(held.any()) and config.draws_end:
+            change = draw_ends(self.bound, rows, view, seeds, held, teacher)
+            rows.sizing[index] = held & ~rows.settled[index]
+        elif bool(held.any()):
             change = torch.where(held, self._first_size(rows, view, top_is_eos), 0)
             over = held & ((change == 0) | (rows.edits[index] >= config.max_edits))
             change = torch.where(over, 0, change)
@@ -206,6 +215,11 @@ class Decoder:
             torch.isin(rows.ids[index, : view.width], self.eos.to(view.ids.device)) & view.valid
         ).any(1)
         full = ~left.any(1) & no_end & (view.length < config.max_new_tokens)
+        if config.sizing == "append":
+            grow = (config.max_new_tokens - view.length).clamp(
+                max=config.block_multiple or config.block_length
+            )
+            return torch.where(may & full, grow, change)
         if config.sizing == "poisson":
             grow = sizing.by_poisson(view, self.adapter.vocab_size, config.max_new_tokens)
             return torch.where(may & full, grow, change)
@@ -283,7 +297,9 @@ class Decoder:
         rows.ids[index, :width] = torch.where(commit, token, rows.ids[index, :width])
         age = torch.where(commit, rows.forwards[index, None], rows.age[index, :width])
         rows.age[index, :width] = age
-        error = expected_error(f.confidence, self.config.confidence_temperature)
+        error = expected_error(
+            f.confidence, self.config.confidence_temperature, self.config.error_curve
+        )
         rows.ledger = rows.ledger.spend(index, error, commit)
         count = commit.sum(1)
         rows.committed[index] += count

@@ -46,6 +46,8 @@ class Rows:
         self.committed, self.wrong, self.content = zeros(), zeros(), length.clone()
         self.pace = torch.full((batch,), 4.0, device=ids.device)  # tokens per forward, averaged
         self.done = torch.zeros(batch, dtype=torch.bool, device=ids.device)
+        self.settled = torch.zeros_like(self.done)  # whether the end was drawn
+        self.floor = zeros()  # ends at or before this were drawn against
         self.checked = torch.zeros_like(self.done)  # whether the block's border was verified
         self.teacher_log_prob = torch.zeros(batch, dtype=torch.float64, device=ids.device)
         self.p_end: list[Tensor | None] = [None] * batch

@@ -14,7 +14,8 @@ class View:
 
     ``index`` [rows] leads back into `Rows`; ``ids``, ``masked``, ``valid`` are [rows, width];
     ``tail`` [rows] is where filler begins for sure: positions from there on compete for nothing.
-    ``p_end`` and ``end_weights`` [rows, width + 1] are None when no rule asks for them.
+    ``p_end`` and ``end_weights`` [rows, width + 1] are None when no rule asks for them;
+    ``read_end`` is p_end before the prior is mixed in: what the model itself says.
     """
 
     index: Tensor
@@ -27,7 +28,7 @@ class View:
     tail: Tensor
     p_end: Tensor | None = None
     end_weights: Tensor | None = None
-    kl: Tensor | None = None
+    read_end: Tensor | None = None
 
     @property
     def width(self) -> int:

@@ -43,7 +43,7 @@ def run_rows(adapter, config, *, rows=1, size=None, seeds=None, context=None, **
         torch.ones(len(context), dtype=torch.bool),
         adapter.mask_id,
         ledger=Ledger.open(len(context), config.error_total, config.error_step),
-        sizing=config.sizing in ("utility", "daedal"),
+        sizing=config.sizes_first,
     )
     steps = []
     seeds = row_seeds(0, len(context)) if seeds is None else seeds

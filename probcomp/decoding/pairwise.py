@@ -1,0 +1,56 @@
+r"""Committing tokens whose dependence was measured: every pair of a set counts.
+
+    cost(S) = sum_{i<j in S} m_ij <= gamma,     m_ij = min(H_i, H_j) kappa(j - i),
+
+with kappa(d) the share of the smaller entropy that seeing one token takes from another d places
+away, measured on the model itself (`probcomp.decoding.calibrating.coupling`). `coupled` charges
+neighbours of a set only, which is right when dependence falls with distance. In structured text
+it does not (the next item of a record is nearer to this item than to the comma between them), and
+there all pairs are charged.
+
+The largest set is a quadratic knapsack; this takes the cheapest position again and again. Pairs
+do not see higher-order ties, so the sum is no bound (three bits whose sum is even have none).
+"""
+
+import torch
+from torch import Tensor
+
+
+def profile_coupling(entropy: Tensor, profile: tuple[float, ...]) -> Tensor:
+    """m_ij from a profile over gaps 1, 2, ...; farther pairs have none. [batch, width, width]."""
+    width = entropy.shape[1]
+    place = torch.arange(width, device=entropy.device)
+    gap = (place[None, :] - place[:, None]).abs()
+    table = entropy.new_zeros(max(width, len(profile) + 1))
+    table[1 : len(profile) + 1] = entropy.new_tensor(profile)
+    least = torch.minimum(entropy[:, :, None], entropy[:, None, :])
+    return least * table[gap]
+
+
+def pairwise(coupling: Tensor, entropy: Tensor, eligible: Tensor, gamma: float) -> Tensor:
+    """Positions to commit, [batch, width]: the surest first, then by least added cost.
+
+    Args:
+        coupling: m_ij, nats, symmetric, [batch, width, width].
+        entropy: H_i, nats, [batch, width]; breaks ties, the lowest position last.
+        eligible: what may be committed.
+        gamma: budget of a forward, nats. The first position is always within it.
+    """
+    batch, width = eligible.shape
+    chosen = torch.zeros_like(eligible)
+    added = torch.zeros_like(entropy)
+    spent = entropy.new_zeros(batch)
+    rows = torch.arange(batch, device=entropy.device)
+    order = entropy.argsort(dim=1, stable=True).argsort(dim=1)  # rank by entropy, then place
+    for step in range(width):
+        cost = torch.where(eligible & ~chosen, added, torch.inf)
+        least = cost.min(1, keepdim=True).values
+        best = torch.where(cost <= least, order, width).argmin(1)
+        price = cost[rows, best]
+        take = torch.isfinite(price) & ((spent + price <= gamma) | (step == 0))
+        if not bool(take.any()):
+            break
+        chosen[rows, best] |= take
+        spent = torch.where(take, spent + price, spent)
+        added = torch.where(take[:, None], added + coupling[rows, best], added)
+    return chosen & eligible
