@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from probcomp.errors import InputError
-from probcomp.regime.decision import ACTIONS, GAIN, Decision, best_actions, decide
-from probcomp.regime.design import NextPilot, next_pilot, should_stop
+from probcomp.regime.decision import ACTIONS, GAIN, best_actions, decide
+from probcomp.regime.design import NextPilot, next_pilots, should_stop
 from probcomp.regime.diagram import grid_values, reference
 from probcomp.regime.fit import RegimeModel
 from probcomp.regime.knobs import Array, Knob
@@ -34,6 +34,7 @@ class Advice:
         regime: Probability of I, II-A and II-B at the present setting.
         next: The pilot worth running next; None where the decision is sure, or where no pilot
             promises to settle it.
+        next_batch: The pilots worth running next, whatever the decision: as many as ``batch``.
         converged, convergence: Whether the fit passed its gates, and in words.
         levels, along: Knob values, and P(raise, lower, keep) at each, [levels, 3].
         notes: What was assumed when the runs were read.
@@ -55,6 +56,7 @@ class Advice:
     error_interval: tuple[float, float]
     regime: dict[str, float]
     next: NextPilot | None
+    next_batch: tuple[NextPilot, ...]
     converged: bool
     convergence: str
     levels: Array
@@ -66,6 +68,7 @@ class Advice:
         """Everything but the model, as plain values."""
         out = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "model"}
         out["next"] = None if self.next is None else asdict(self.next)
+        out["next_batch"] = [asdict(pilot) for pilot in self.next_batch]
         out["levels"], out["along"] = self.levels.tolist(), self.along.tolist()
         for name in ("best_interval", "gain_interval", "error_interval", "notes"):
             out[name] = list(out[name])
@@ -83,6 +86,10 @@ def advise(
     load: str | None = None,
     gain: float = GAIN,
     confidence: float = 0.8,
+    candidates: Sequence[tuple[float, float]] | None = None,
+    costs: Sequence[float] | None = None,
+    batch: int = 1,
+    draws: int | None = None,
     seed: int = 0,
 ) -> Advice:
     """Advise on one knob from runs at hand; nothing is trained.
@@ -96,6 +103,10 @@ def advise(
         levels: Values the knob may take; by default 25 between the least and the largest run.
         gain: Least fall in test error worth a move, as a fraction.
         confidence: Least probability of an action that is recommended.
+        candidates: (knob value, load) of the pilots that might be run next, with their ``costs``;
+            by default levels of the knob at this load and at the quartiles of the runs' loads.
+        batch: How many pilots to propose.
+        draws: Warm-up steps and draws of each chain, for a quicker and rougher fit.
 
     Raises:
         InputError: for runs that do not suffice, or a setting outside them.
@@ -107,7 +118,8 @@ def advise(
     if isinstance(runs, RegimeModel):
         model = runs
     else:
-        model = RegimeModel.fit(runs, knobs=knobs, load=load, seed=seed)
+        length = {} if draws is None else {"warmup": draws, "samples": draws}
+        model = RegimeModel.fit(runs, knobs=knobs, load=load, seed=seed, **length)
     table = model.table
     position = table.knob(knob)
     chosen = table.knobs[position]
@@ -130,6 +142,12 @@ def advise(
     each = [decide(posterior.error, values, heat, i, gain) for i in range(len(values))]
     along = np.stack([decided.probability for decided in each])
     action = decision.action(confidence) if model.convergence.ok else "undecided"
+    batch_next = _proposals(
+        model, actions, settings, position, density, candidates, costs, batch, seed
+    )
+    sure = model.convergence.ok and (
+        not batch_next or should_stop(decision.probability, batch_next[0].decision_gain)
+    )
     error_low, error_high = posterior.interval()[:, here]
     return Advice(
         action=action,
@@ -146,7 +164,8 @@ def advise(
         error_points=100 * float(posterior.error[:, here].mean()),
         error_interval=(100 * float(error_low), 100 * float(error_high)),
         regime=dict(zip(("I", "II-A", "II-B"), map(float, posterior.regime[here]))),
-        next=_next(model, decision, actions, settings, density, seed),
+        next=None if sure or not batch_next else batch_next[0],
+        next_batch=tuple(batch_next),
         converged=model.convergence.ok,
         convergence=str(model.convergence),
         levels=values,
@@ -179,21 +198,29 @@ def _levels(
     return values, int(np.flatnonzero(values == present)[0])
 
 
-def _next(
+def _proposals(
     model: RegimeModel,
-    decision: Decision,
     actions: Array,
     settings: Array,
+    position: int,
     density: float,
+    candidates: Sequence[tuple[float, float]] | None,
+    costs: Sequence[float] | None,
+    batch: int,
     seed: int,
-) -> NextPilot | None:
-    """The next pilot among the levels at this load and at the quartiles of the runs' loads."""
-    loads = np.unique([density, *np.quantile(model.table.load, [0.0, 0.25, 0.5, 0.75, 1.0])])
-    candidates = np.repeat(settings[:: max(1, len(settings) // 9)], len(loads), axis=0)
-    where = np.tile(loads, len(candidates) // len(loads))
-    pilot = next_pilot(model, actions, candidates, where, seed=seed)
-    sure = model.convergence.ok and should_stop(decision.probability, pilot.decision_gain)
-    return None if sure else pilot
+) -> list[NextPilot]:
+    """The next pilots among the candidates, best first."""
+    if candidates is None:
+        loads = np.unique([density, *np.quantile(model.table.load, [0.0, 0.25, 0.5, 0.75, 1.0])])
+        where = np.repeat(settings[:: max(1, len(settings) // 9)], len(loads), axis=0)
+        at_load = np.tile(loads, len(where) // len(loads))
+    elif len(candidates) == 0:
+        return []
+    else:
+        where = np.tile(settings[0], (len(candidates), 1))
+        where[:, position], at_load = np.array(candidates, float).T
+    cost = None if costs is None else np.asarray(costs, float)
+    return next_pilots(model, actions, where, at_load, count=batch, cost=cost, seed=seed)
 
 
 def _turn(action: str, knob: Knob) -> str:

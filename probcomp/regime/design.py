@@ -85,20 +85,25 @@ def decision_gain(
     return gain, share
 
 
-def next_pilot(
+def next_pilots(
     model: "RegimeModel",
     actions: Array,
     settings: Array,
     load: Array,
     *,
+    count: int = 1,
     cost: Array | None = None,
     seed: int = 0,
-) -> NextPilot:
-    """The candidate with the largest decision gain per cost, or information where that is unsure.
+) -> list[NextPilot]:
+    """The candidates with the largest decision gain per cost, or information where that is unsure.
+
+    A batch is chosen greedily: once a candidate is taken, the draws are weighted as if it had
+    given its expected outcome, and the next is scored under them.
 
     Args:
         model: The fitted model; actions: the best action under each of its draws, [draws].
         settings: Candidates, [candidates, knobs]; load: [candidates].
+        count: How many; fewer come back where there are fewer candidates.
         cost: Cost of each candidate; by default the median ``wall_s`` of the runs, or 1.
     """
     if len(settings) == 0:
@@ -112,20 +117,38 @@ def next_pilot(
     if cost is None:
         known = model.table.cost[np.isfinite(model.table.cost)]
         cost = np.full(len(values), float(np.median(known)) if len(known) else 1.0)
-    information = expected_information(mean, variance)
-    gain, share = decision_gain(mean, variance, actions, seed=seed)
-    sure = bool(np.median(share) >= ENOUGH_ESS)
-    by = "decision" if sure and gain.max() > 1e-3 else "information"
-    best = int(np.argmax((gain if by == "decision" else information) / cost))
     names = [knob.name for knob in model.table.knobs]
-    return NextPilot(
-        dict(zip(names, map(float, values[best]))),
-        float(loads[best]),
-        float(information[best]),
-        float(gain[best]),
-        float(cost[best]),
-        by,
-    )
+    generator = np.random.default_rng(seed)
+    left, out = np.arange(len(values)), []
+    for _ in range(min(count, len(values))):
+        information = expected_information(mean[:, left], variance)
+        gain, share = decision_gain(mean[:, left], variance, actions, seed=seed)
+        sure = bool(np.median(share) >= ENOUGH_ESS)
+        by = "decision" if sure and gain.max() > 1e-3 else "information"
+        best = int(np.argmax((gain if by == "decision" else information) / cost[left]))
+        chosen = left[best]
+        out.append(
+            NextPilot(
+                dict(zip(names, map(float, values[chosen]))),
+                float(loads[chosen]),
+                float(information[best]),
+                float(gain[best]),
+                float(cost[chosen]),
+                by,
+            )
+        )
+        rows = _fantasy(mean[:, chosen], variance, generator)
+        mean, variance, actions = mean[rows], variance[rows], actions[rows]
+        left = np.delete(left, best)
+    return out
+
+
+def _fantasy(mean: Array, variance: Array, generator: np.random.Generator) -> Array:
+    """Draws, resampled by how well they explain the expected outcome of one candidate."""
+    square = (mean - mean.mean(0)) ** 2 / variance
+    log_weight = -0.5 * (square + np.log(variance)).sum(-1)
+    weight = np.exp(log_weight - logsumexp(log_weight))
+    return generator.choice(len(mean), size=len(mean), p=weight / weight.sum())
 
 
 def should_stop(probability: Array, gain: float) -> bool:

@@ -116,7 +116,9 @@ def means(theta: Theta, x: Any, t: Any) -> tuple[Any, Any]:
         [
             slope + heat + error @ theta["error"],
             slope + theta["rise_I"] * p[:, 0] + barrier @ theta["barrier"],
-            slope + theta["rise_S"] * (p[:, 0] + p[:, 1]) + unlike @ theta["dissimilarity"],
+            # The level is that of the dissimilar regimes: with the similar one's, level and step
+            # would have to move together along a curve, on which the sampler diverges.
+            slope - theta["rise_S"] * p[:, 2] + unlike @ theta["dissimilarity"],
         ],
         -1,
     )

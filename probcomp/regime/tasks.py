@@ -1,0 +1,211 @@
+"""What a pilot is about: a network, its data, and how it is trained, pruned and retrained."""
+
+import hashlib
+import importlib
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probcomp.errors import InputError, ProbcompError
+from probcomp.regime.knobs import KNOWN, Knob
+from probcomp.regime.recipe import TURNABLE, Recipe
+
+Samples = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class PilotTask:
+    """A classification task on which pilots can be run.
+
+    Attributes:
+        name: For people.
+        build: Makes the untrained network; called under a seed.
+        train, test: Inputs and integer targets.
+        recipe: Training of the dense network (stage 1), where the knob is turned.
+        retrain: Training of the pruned network (stage 3), the same for every pilot.
+        knob: The knob, a field of the recipe.
+        levels: Values the knob may take, at least two.
+        densities: Shares of the prunable weights to keep at which pilots may be run.
+        prune: ``uniform`` (largest weights of each layer), ``global`` (of all layers), or a
+            method of the package.
+        dense_seeds, retrain_seeds: Independent repetitions of a pilot; at least two of the latter,
+            since connectivity is measured between them.
+        augment: Changes a batch of training inputs; see `probcomp.regime.training.train`.
+        prunable: Parameter names; by default the weights of all linear and convolution layers but
+            the last.
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    train: Samples
+    test: Samples
+    recipe: Recipe
+    retrain: Recipe
+    knob: str
+    levels: tuple[float, ...]
+    densities: tuple[float, ...]
+    prune: str = "uniform"
+    dense_seeds: tuple[int, ...] = (0, 1)
+    retrain_seeds: tuple[int, ...] = (0, 1)
+    augment: Callable[[Tensor], Tensor] | None = None
+    prunable: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        wrong = []
+        for part, (x, y) in (("train", self.train), ("test", self.test)):
+            if len(x) != len(y) or len(x) == 0:
+                wrong.append(f"{part} has {len(x)} inputs and {len(y)} targets")
+            elif y.is_floating_point() or y.ndim != 1:
+                wrong.append(f"{part} targets must be class numbers, one a sample")
+            elif x.is_floating_point() and not torch.isfinite(x).all():
+                wrong.append(f"{part} inputs hold NaN or infinite values")
+        if self.knob not in TURNABLE:
+            wrong.append(f"knob {self.knob!r} is none of {', '.join(TURNABLE)}")
+        if len(set(self.levels)) < 2:
+            wrong.append("levels: at least two different values of the knob are needed")
+        if len(set(self.densities)) < 2 or not all(0 < d <= 1 for d in self.densities):
+            wrong.append("densities: at least two different shares in (0, 1] are needed")
+        if len(set(self.retrain_seeds)) < 2:
+            wrong.append("retrain_seeds: at least two; connectivity is measured between them")
+        if not self.dense_seeds:
+            wrong.append("dense_seeds: at least one is needed")
+        if wrong:
+            raise InputError(f"task {self.name!r}: " + "; ".join(wrong))
+        for level in self.levels:
+            self.recipe.turned(self.knob, level)
+
+    @property
+    def turned_knob(self) -> Knob:
+        """The knob with its direction and scale."""
+        return KNOWN[self.knob]
+
+    def fingerprint(self) -> str:
+        """Hash of the data and of the network's shape; of code no more than names can be seen."""
+        digest = hashlib.sha256()
+        for tensor in (*self.train, *self.test):
+            digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        model = self.fresh(0)
+        shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
+        augment = getattr(self.augment, "__qualname__", "") if self.augment else ""
+        digest.update(json.dumps([shapes, repr(model), augment, self.prunable]).encode())
+        return digest.hexdigest()[:16]
+
+    def fresh(self, seed: int) -> nn.Module:
+        """An untrained network; torch's global random state is left as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.build()
+
+
+def digits_task() -> PilotTask:
+    """Batch-norm network 64-64-64-64-10 on scikit-learn's digits, retrained at rate 0.5.
+
+    1,200 of the images with a tenth of the labels drawn anew, and input noise while training. At
+    that rate retraining may leave the valley of its start, so that connectivity depends on how
+    the dense network was trained; at 0.1 every pruned network stays connected and there is
+    nothing to predict.
+    """
+    from probcomp.data import load_digits
+
+    data = load_digits(0)
+    # The package's split is 80:20; the first 1,200 are used for training, all others for test.
+    inputs = torch.cat([data.train[0], data.test[0]]).flatten(1)
+    targets = torch.cat([data.train[1], data.test[1]])
+    generator = torch.Generator().manual_seed(0)
+    noisy = targets[:1200].clone()
+    wrong = torch.rand(1200, generator=generator) < 0.1
+    noisy[wrong] = torch.randint(0, 10, (1200,), generator=generator)[wrong]
+    return PilotTask(
+        name="digits",
+        build=_digits_network,
+        train=(inputs[:1200], noisy),
+        test=(inputs[1200:], targets[1200:]),
+        recipe=Recipe(epochs=60, horizon=60, lr=0.5, batch_size=32, weight_decay=1e-4),
+        retrain=Recipe(epochs=30, horizon=30, lr=0.5, batch_size=32, weight_decay=1e-4),
+        knob="epochs",
+        levels=(3, 6, 12, 20, 30, 37, 45, 60),
+        densities=(0.03, 0.04, 0.055, 0.08, 0.12, 0.2, 0.4),
+        augment=_jitter,
+    )
+
+
+def _digits_network() -> nn.Module:
+    widths, layers = (64, 64, 64, 64), []
+    for before, after in itertools.pairwise(widths):
+        layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(64, 10))
+
+
+def _jitter(x: Tensor) -> Tensor:
+    return x + 0.15 * torch.randn_like(x)
+
+
+EMBEDDED: dict[str, Callable[[], PilotTask]] = {"digits": digits_task}
+
+
+@lru_cache(maxsize=8)
+def load_task(source: str) -> PilotTask:
+    """The task that a name stands for: ``digits``, ``file.py`` or ``file.py:function``.
+
+    The file defines ``task``, a function that returns a `PilotTask` (or another name, after a
+    colon). ``package.module:function`` works as well. It runs with the rights of the user.
+
+    Raises:
+        InputError: no such task, or one that fails, with its line.
+    """
+    if source in EMBEDDED:
+        return EMBEDDED[source]()
+    place, _, name = source.partition(":")
+    name = name or "task"
+    if place.endswith(".py"):
+        module = _module_of_file(Path(place))
+    else:
+        try:
+            module = importlib.import_module(place)
+        except ImportError as error:
+            raise InputError(
+                f"no task {source!r}: expected {', '.join(EMBEDDED)}, file.py, file.py:function "
+                f"or package.module:function ({error})"
+            ) from error
+    made = getattr(module, name, None)
+    if made is None:
+        raise InputError(f"{place} has no {name!r}; define a function {name}() -> PilotTask.")
+    value = made() if callable(made) else made
+    if not isinstance(value, PilotTask):
+        raise InputError(f"{source}: {name} gave {type(value).__name__}; expected a PilotTask.")
+    return value
+
+
+def _module_of_file(path: Path) -> Any:
+    import sys
+    import traceback
+
+    if not path.is_file():
+        raise InputError(f"no task file {path}")
+    spec = importlib.util.spec_from_file_location(f"probcomp_task_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    except ProbcompError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f.lineno for f in frames if Path(f.filename).resolve() == path.resolve()]
+        lines = lines or [getattr(error, "lineno", None)]
+        where = f" at line {lines[-1]}" if lines[-1] else ""
+        raise InputError(f"{path} raised {type(error).__name__}{where}: {error}") from error
+    finally:
+        sys.path.remove(str(path.resolve().parent))
+    return module
