@@ -126,10 +126,11 @@ def load_checkpoint(
         for name, entry in content["matrices"].items()
     }
     graph = replace(with_orders(state.graph, content["orders"]), fields=content["fields"])
-    graph = replace(graph, matrices=dict(graph.matrices))
+    learnt = dict(graph.matrices)
     for name, (field, coupling) in header["priors"].items():
-        prior = replace(graph.matrices[name].prior, field=field, coupling=coupling)
-        graph.matrices[name] = replace(graph.matrices[name], prior=prior)
+        prior = replace(learnt[name].prior, field=field, coupling=coupling)
+        learnt[name] = replace(learnt[name], prior=prior)
+    graph = replace(graph, matrices=learnt)
     restored = State(
         graph=graph,
         messages=Messages(content["units"], matrices, header["price"]),

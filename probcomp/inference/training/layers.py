@@ -133,7 +133,9 @@ class _Bayesian:
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output: a draw in training mode, the posterior mean otherwise."""
         noisy = self.training and self.noise.active
-        weight, bias, log_sigma = self.weight, self.bias, self.weight_log_sigma
+        weight: Tensor = self.weight
+        bias: Tensor | None = self.bias
+        log_sigma: Tensor = self.weight_log_sigma
         if noisy and not self.noise.learn:
             log_sigma = log_sigma.detach()
         self.variance = None
