@@ -37,7 +37,11 @@ from probcomp.priors.base import SupportPrior
 PANEL = 128
 """Columns between two products that bring the residual of the rest up to date."""
 
-LEARN_EVERY = 5
+LEARN_AFTER = 3
+"""Sweeps before the prior and the slab are learnt."""
+
+STILL = 10.0
+"""A learnt slab has settled when its relative change is below this many tolerances."""
 
 
 def joint_cavi(
@@ -73,6 +77,8 @@ def joint_cavi(
     learn_field = learn and prior is not None and not bool((bias != 0).any())
     psi = beliefs(prior, bias, start=state.messages, **options)[0]
     probability, linear = torch.sigmoid(psi), torch.zeros_like(base)
+    learn_scale = learn and slab is None
+    moved = math.inf if learn_scale else 0.0
     change, converged, iteration = math.inf, False, 0
     while not converged and iteration < iterations:
         iteration += 1
@@ -85,14 +91,15 @@ def joint_cavi(
         odds, result = beliefs(prior, evidence + bias, start=state.messages, **options)
         psi, new = odds - evidence, torch.sigmoid(odds)
         change, probability = float((new - probability).abs().max()), new
-        converged = change < tolerance
+        converged = change < tolerance and moved < STILL * tolerance
         mean, variance = precisions.moments(diagonal, linear, probability)
         state = replace(state, mean=mean, messages=messages(result))
-        if learn_field and result is not None and prior is not None and iteration >= LEARN_EVERY:
+        if learn_field and result is not None and prior is not None and iteration >= LEARN_AFTER:
             prior = learn_prior(prior, result)
-        if learn and slab is None and iteration % LEARN_EVERY == 0:
+        if learn_scale and iteration >= LEARN_AFTER:
             square = precisions.slab_square(diagonal, linear) / scale.square()
-            state = learn_slab(state, probability, square, spike is None)
+            before, state = state.slab, learn_slab(state, probability, square, spike is None)
+            moved = abs(math.log(state.slab / before))
     return WeightResult(
         odds,
         probability,

@@ -32,6 +32,9 @@ from probcomp.inference.quadratic.savage_dickey import check_columns
 from probcomp.inference.quadratic.sites import FactorState, factor_cavity, start_state, update
 from probcomp.priors.base import SupportPrior
 
+STILL = 10.0
+"""A learnt slab has settled when its relative change is below this many tolerances."""
+
 
 @dataclass(frozen=True, eq=False)
 class GroupFactor:
@@ -199,6 +202,7 @@ def _iterate(
     probability = start.probability if start is not None else torch.ones_like(field)
     warm = start.messages if start is not None else None
     change, best, converged, iteration, stalled = math.inf, math.inf, False, 0, 0
+    moved = 0.0
     odds = evidence = torch.zeros_like(field)
     for iteration in range(1, iterations + 1):
         cavities = [factor_cavity(f, s) for f, s in zip(factors, states)]
@@ -212,16 +216,20 @@ def _iterate(
         new = torch.sigmoid(odds)
         change = float((new - probability).abs().max())
         probability = new
-        if change < tolerance:
+        if change < tolerance and moved < STILL * tolerance:
             converged = True
             break
         stalled = stalled + 1 if change >= best else 0
         best = min(best, change)
         if stalled >= 5:
             damping, stalled = max(damping, 0.8), 0
-        states = tuple(
-            update(f, s, c, probability, damping) for f, s, c in zip(factors, states, cavities)
+        old, states = (
+            states,
+            tuple(
+                update(f, s, c, probability, damping) for f, s, c in zip(factors, states, cavities)
+            ),
         )
+        moved = max(abs(math.log(new.slab / last.slab)) for new, last in zip(states, old))
     return GroupResult(
         odds,
         probability,

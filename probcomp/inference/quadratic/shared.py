@@ -39,8 +39,11 @@ from probcomp.inference.quadratic.weight_result import (
 )
 from probcomp.priors.base import SupportPrior
 
-LEARN_EVERY = 5
-"""Iterations before the prior is learnt, and between two steps of the slab."""
+LEARN_AFTER = 3
+"""Iterations before the prior and the slab are learnt: first the sites find the weights' scale."""
+
+STILL = 10.0
+"""A learnt slab has settled when its relative change is below this many tolerances."""
 
 PATIENCE = 5
 HEAVY = 0.8
@@ -102,6 +105,8 @@ def ep_shared(
     learn_field = learn and prior is not None and not bool((bias != 0).any())
     psi = beliefs(prior, bias, start=state.messages, **options)[0]
     probability = torch.sigmoid(psi)
+    learn_scale = learn and slab is None
+    moved = math.inf if learn_scale else 0.0
     change, best, stalled, converged, iteration = math.inf, math.inf, 0, False, 0
     while not converged and iteration < iterations:
         iteration += 1
@@ -113,7 +118,7 @@ def ep_shared(
         odds, result = beliefs(prior, evidence + bias, start=state.messages, **options)
         psi, new = odds - evidence, torch.sigmoid(odds)
         change, probability = float((new - probability).abs().max()), new
-        converged = change < tolerance
+        converged = change < tolerance and moved < STILL * tolerance
         stalled = stalled + 1 if change >= best else 0
         best = min(best, change)
         if stalled >= PATIENCE:
@@ -121,11 +126,12 @@ def ep_shared(
         mean, variance = precisions.moments(cavity.precision, cavity.linear, probability)
         state = _update(state, precisions, cavity, mean, variance, damping)
         state = replace(state, messages=messages(result))
-        if learn_field and result is not None and prior is not None and iteration >= LEARN_EVERY:
+        if learn_field and result is not None and prior is not None and iteration >= LEARN_AFTER:
             prior = learn_prior(prior, result)
-        if learn and slab is None and iteration % LEARN_EVERY == 0:
+        if learn_scale and iteration >= LEARN_AFTER:
             square = precisions.slab_square(cavity.precision, cavity.linear) / scale.square()
-            state = learn_slab(state, probability, square, spike is None)
+            before, state = state.slab, learn_slab(state, probability, square, spike is None)
+            moved = abs(math.log(state.slab / before))
     return WeightResult(
         odds,
         probability,
