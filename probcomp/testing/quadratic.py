@@ -28,6 +28,7 @@ class Teacher:
         slab: Precision of kept weights.
         spike: Precision of removed weights; infinite for groups.
         columns: Columns of each group, ``[G, k]``; of weights, each column alone.
+        truth: The weights that made the outputs, ``[do, di]``.
     """
 
     quadratic: Quadratic
@@ -35,6 +36,7 @@ class Teacher:
     slab: float
     spike: float
     columns: Tensor
+    truth: Tensor
 
     @property
     def factor(self) -> GroupFactor:
@@ -65,6 +67,7 @@ def weight_teacher(
 ) -> Teacher:
     """Every weight with a support of its own; ``prior`` or ``support`` replace ``density``."""
     generator = torch.Generator().manual_seed(seed)
+    size = size if support is None else support.shape[1]
     inputs = correlated_inputs(tokens, size, correlation, generator)
     if support is None:
         if prior is None:
@@ -74,7 +77,7 @@ def weight_teacher(
     scale = torch.where(support, slab**-0.5, spike**-0.5).double()
     weight = scale * torch.randn(support.shape, generator=generator, dtype=torch.float64)
     columns = torch.arange(support.shape[1])[:, None]
-    return Teacher(_fit(inputs, weight, generator), support, slab, spike, columns)
+    return Teacher(_fit(inputs, weight, generator), support, slab, spike, columns, weight)
 
 
 def group_teacher(
@@ -99,7 +102,7 @@ def group_teacher(
     scale = support.repeat_interleave(width).double() * slab**-0.5
     weight = scale * torch.randn(rows, groups * width, generator=generator, dtype=torch.float64)
     columns = torch.arange(groups * width).view(groups, width)
-    return Teacher(_fit(inputs, weight, generator), support, slab, math.inf, columns)
+    return Teacher(_fit(inputs, weight, generator), support, slab, math.inf, columns, weight)
 
 
 def enumerate_weights(

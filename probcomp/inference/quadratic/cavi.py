@@ -24,6 +24,7 @@ from probcomp.inference.quadratic.beliefs import beliefs, messages
 from probcomp.inference.quadratic.likelihood import Quadratic
 from probcomp.inference.quadratic.mixture import Precisions
 from probcomp.inference.quadratic.weight_result import (
+    Learn,
     WeightResult,
     WeightState,
     check_options,
@@ -52,7 +53,7 @@ def joint_cavi(
     spike: float | None = None,
     field: Tensor | float = 0.0,
     rows: Tensor | None = None,
-    learn: bool = True,
+    learn: bool | Learn = True,
     start: WeightState | WeightResult | None = None,
     iterations: int = 60,
     tolerance: float = 1e-3,
@@ -74,10 +75,11 @@ def joint_cavi(
     if float(diagonal.min()) < 0:
         raise InputError("the Gram matrix has a negative diagonal")
     state = start_state(start, quadratic, scale, slab, spike)
-    learn_field = learn and prior is not None and not bool((bias != 0).any())
+    step: Learn = learn_prior if isinstance(learn, bool) else learn
+    learn_field = bool(learn) and prior is not None and not bool((bias != 0).any())
     psi = beliefs(prior, bias, start=state.messages, **options)[0]
     probability, linear = torch.sigmoid(psi), torch.zeros_like(base)
-    learn_scale = learn and slab is None
+    learn_scale = bool(learn) and slab is None
     moved = math.inf if learn_scale else 0.0
     change, converged, iteration = math.inf, False, 0
     while not converged and iteration < iterations:
@@ -95,7 +97,7 @@ def joint_cavi(
         mean, variance = precisions.moments(diagonal, linear, probability)
         state = replace(state, mean=mean, messages=messages(result))
         if learn_field and result is not None and prior is not None and iteration >= LEARN_AFTER:
-            prior = learn_prior(prior, result)
+            prior = step(prior, result)
         if learn_scale and iteration >= LEARN_AFTER:
             square = precisions.slab_square(diagonal, linear) / scale.square()
             before, state = state.slab, learn_slab(state, probability, square, spike is None)

@@ -29,6 +29,7 @@ from probcomp.inference.quadratic.columns import Cavities, blocks, cavities
 from probcomp.inference.quadratic.likelihood import Quadratic
 from probcomp.inference.quadratic.mixture import Precisions
 from probcomp.inference.quadratic.weight_result import (
+    Learn,
     WeightResult,
     WeightState,
     check_options,
@@ -58,7 +59,7 @@ def ep_shared(
     spike: float | None = None,
     field: Tensor | float = 0.0,
     rows: Tensor | None = None,
-    learn: bool = True,
+    learn: bool | Learn = True,
     start: WeightState | WeightResult | None = None,
     iterations: int = 60,
     tolerance: float = 1e-3,
@@ -83,7 +84,9 @@ def ep_shared(
         field: Log-odds added to the prior's, a number, ``[di]`` or ``[do, di]``; a price is a
             field of ``-price * cost``.
         rows: Weight ``g`` of each row's loss, ``[do]``; None is all one.
-        learn: Learn a free slab and, where the field is zero, the prior's parameters.
+        learn: Learn a free slab and, where the field is zero, the prior's parameters: by
+            `probcomp.inference.learning.learn`, or by the step given, such as ``learn_lattice``
+            with another cap on the coupling.
         start: An earlier result on the same layer.
         iterations: Most iterations.
         tolerance: Stop when no probability moves by more.
@@ -102,10 +105,11 @@ def ep_shared(
     scale, bias = row_scale(quadratic, rows), weight_field(field, quadratic)
     parts, base = blocks(quadratic.size, block), quadratic.linear * scale
     state = start_state(start, quadratic, scale, slab, spike)
-    learn_field = learn and prior is not None and not bool((bias != 0).any())
+    step: Learn = learn_prior if isinstance(learn, bool) else learn
+    learn_field = bool(learn) and prior is not None and not bool((bias != 0).any())
     psi = beliefs(prior, bias, start=state.messages, **options)[0]
     probability = torch.sigmoid(psi)
-    learn_scale = learn and slab is None
+    learn_scale = bool(learn) and slab is None
     moved = math.inf if learn_scale else 0.0
     change, best, stalled, converged, iteration = math.inf, math.inf, 0, False, 0
     while not converged and iteration < iterations:
@@ -127,7 +131,7 @@ def ep_shared(
         state = _update(state, precisions, cavity, mean, variance, damping)
         state = replace(state, messages=messages(result))
         if learn_field and result is not None and prior is not None and iteration >= LEARN_AFTER:
-            prior = learn_prior(prior, result)
+            prior = step(prior, result)
         if learn_scale and iteration >= LEARN_AFTER:
             square = precisions.slab_square(cavity.precision, cavity.linear) / scale.square()
             before, state = state.slab, learn_slab(state, probability, square, spike is None)

@@ -1,5 +1,6 @@
 """What inference over single weights returns, whatever its method."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,7 +9,11 @@ from torch import Tensor
 
 from probcomp.errors import InputError
 from probcomp.inference.quadratic.likelihood import Quadratic
+from probcomp.inference.solver import Marginals
 from probcomp.priors.base import SupportPrior
+
+Learn = Callable[[Any, Marginals], SupportPrior]
+"""A step that makes a better prior from its posterior."""
 
 
 @dataclass(frozen=True, eq=False)
