@@ -177,9 +177,10 @@ class NormalWeights:
     def add_gradient(self, pull: float) -> None:
         """``mu`` for the mean and ``sigma^2 - 1`` for the log deviation."""
         for layer in self.layers.values():
-            if layer.weight.grad is None:  # the loss did not reach the layer
+            if layer.weight.grad is not None:
+                layer.weight.grad.add_(layer.weight, alpha=pull)
+            if layer.weight_log_sigma.grad is None:
                 continue
-            layer.weight.grad.add_(layer.weight, alpha=pull)
             variance = layer.variance
             if variance is None:
                 variance = torch.exp(2 * layer.weight_log_sigma)

@@ -32,6 +32,8 @@ class Schedule:
         batch_size: Samples a step; used by the recipe, which makes the batches.
         learning_rate: Adam step of the weights, falling to zero along a line.
         noise_rate: Adam step of log deviations and gates, falling likewise.
+        noise_every: Log deviations and gates are updated every so many steps, weights in each.
+            Their gradients cost as much as everything else, and every update is unbiased.
         warm_up: Share of the epochs over which the divergence's weight rises from 0.
         kl_weight: Its weight after that; 1 is the evidence lower bound.
         refit_epochs: Passes over the data with the masks fixed afterwards. The publications have
@@ -42,7 +44,8 @@ class Schedule:
     epochs: int = 25
     batch_size: int = 128
     learning_rate: float = 1e-3
-    noise_rate: float = 5e-3
+    noise_rate: float = 1e-2
+    noise_every: int = 2
     warm_up: float = 0.2
     kl_weight: float = 1.0
     refit_epochs: int = 0
@@ -54,6 +57,7 @@ class Schedule:
             for name, value, least in (
                 ("epochs", self.epochs, 1),
                 ("batch_size", self.batch_size, 1),
+                ("noise_every", self.noise_every, 1),
                 ("refit_epochs", self.refit_epochs, 0),
             )
             if value < least
@@ -75,7 +79,10 @@ class Schedule:
 
 
 class WeightTerm(Protocol):
-    """A divergence over all weights of a layer, with its gradient in closed form."""
+    """A divergence over all weights, with its gradient in closed form.
+
+    A parameter whose ``.grad`` is ``None`` takes no part in a step and is left alone.
+    """
 
     def value(self) -> Tensor:
         """The divergence, [] in nats."""
@@ -134,7 +141,7 @@ class Fit:
     def __post_init__(self) -> None:
         self.gating = None
         if self.gates:
-            self.gating = Gating(self.model, self.gates, self.noise.generator)
+            self.gating = Gating(self.model, self.gates, self.noise)
 
 
 @dataclass(frozen=True)
@@ -181,7 +188,8 @@ def train(
     fit.model.train()
     for epoch in range(len(history), schedule.epochs):
         total, count, done = 0.0, 0, 0
-        for batch in fit.batches(epoch):
+        for index, batch in enumerate(fit.batches(epoch)):
+            fit.noise.learn = index % schedule.noise_every == 0
             at = epoch + done / fit.batches.samples
             fall = max(1 - at / schedule.epochs, 1e-3)
             for group in optimizer.param_groups:
@@ -215,7 +223,7 @@ def _step(fit: Fit, optimizer: torch.optim.Optimizer, batch: Any, pull: float) -
         fit.gating.fresh()
     loss = fit.loss(fit.model, batch)
     value = loss.item()
-    if fit.gates:
+    if fit.gates and fit.noise.learn:
         loss = loss + pull * torch.stack([gate.divergence() for gate in fit.gates]).sum()
     loss.backward()
     with torch.no_grad():
@@ -230,7 +238,8 @@ def _step(fit: Fit, optimizer: torch.optim.Optimizer, batch: Any, pull: float) -
 
 def _optimizer(fit: Fit) -> torch.optim.Optimizer:
     schedule = fit.schedule
-    slow, fast = [], []
+    slow: list[nn.Parameter] = []
+    fast: list[nn.Parameter] = []
     for name, parameter in fit.model.named_parameters():
         if parameter.requires_grad:
             (fast if name.rpartition(".")[2] in NOISY else slow).append(parameter)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from probcomp.inference.baselines.places import Place
+from probcomp.inference.training.layers import Noise
 
 
 class Gate(nn.Module):
@@ -47,11 +48,12 @@ class Gate(nn.Module):
         """How much each unit is needed, [size]; units above `threshold` stay."""
         raise NotImplementedError
 
-    def scales(self, rows: int, generator: torch.Generator) -> Tensor:
+    def scales(self, rows: int, noise: Noise) -> Tensor:
         """The draw of this step: all readers of a unit see the same scale."""
         rows = rows if self.each_sample else 1
         if self.current is None or self.current.shape[0] != rows:
-            self.current = self.draw(rows, generator)
+            with torch.set_grad_enabled(noise.learn):
+                self.current = self.draw(rows, noise.generator)
         return self.current
 
 
@@ -59,13 +61,13 @@ class Gating:
     """Hooks that multiply the inputs of layers by the gates' scales.
 
     In training mode the scales are drawn, in evaluation mode they are the means. Call `fresh`
-    before each step, and `remove` at the end.
+    before each step, and `remove` at the end. Where the noise does not learn, the draws have no
+    gradient: the first layer is then spared the product with its weights.
     """
 
-    def __init__(self, model: nn.Module, gates: Sequence[Gate], generator: torch.Generator) -> None:
+    def __init__(self, model: nn.Module, gates: Sequence[Gate], noise: Noise) -> None:
         self.gates = tuple(gates)
-        self.generator = generator
-        self.active = True
+        self.noise = noise
         self._handles: list[Any] = []
         by_layer: dict[str, list[tuple[Gate, Any]]] = {}
         for gate in self.gates:
@@ -80,8 +82,8 @@ class Gating:
             x = inputs[0]
             dense = isinstance(module, nn.Linear)
             for gate, reader in pairs:
-                if module.training and self.active:
-                    values = reader.spread(gate.scales(x.shape[0], self.generator), 1.0)
+                if module.training and self.noise.active:
+                    values = reader.spread(gate.scales(x.shape[0], self.noise), 1.0)
                 else:
                     values = reader.spread(gate.mean(), 1.0)[None]
                 between = x.dim() - 2 if dense else 0

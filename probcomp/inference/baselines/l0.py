@@ -7,9 +7,10 @@ feature maps):
           z = \min(1, \max(0, s(\zeta - \gamma) + \gamma))
 
 with ``beta = 2/3``, ``gamma = -0.1``, ``zeta = 1.1`` (eq. 10, 11), and the penalty
-:math:`\lambda \sum_j |g_j|\, P(z_j \neq 0)` (eq. 12), where :math:`|g_j|` counts the weights of the
-group. In evaluation the gate is :math:`\min(1, \max(0, \sigma(\ln\alpha)(\zeta - \gamma) + \gamma))`
-(eq. 13), and a group goes when that is zero.
+:math:`\lambda \sum_j |g_j|\, P(z_j \neq 0)` (eq. 12), where :math:`|g_j|` counts the weights of
+the group. In evaluation the gate is
+:math:`\min(1, \max(0, \sigma(\ln\alpha)(\zeta - \gamma) + \gamma))` (eq. 13), and a group goes when
+that is zero.
 
 Departures: training starts from a pretrained network with open gates; the gates have a larger
 step than the weights.
@@ -113,7 +114,7 @@ def l0(setting: Setting, config: L0Config | None = None) -> Pruned:
         gates = [
             HardConcreteGate(place, config) for place in find_places(model, setting.units, names)
         ]
-        weights = [model.get_submodule(name).weight for name in names]
+        weights = [model.get_parameter(f"{name}.weight".lstrip(".")) for name in names]
         decay = Decay(weights, config.weight_decay * setting.batches.samples)
         fit = Fit(model, setting.batches, setting.loss, config, noise, gates, [decay])
         history = run(fit, setting, config)

@@ -17,6 +17,7 @@ passes a ReLU or a maximum unchanged.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +39,15 @@ class Reader:
     layer: str
     index: Tensor
 
+    @cached_property
+    def identity(self) -> bool:
+        """Whether each input position is the unit of the same number."""
+        return torch.equal(self.index, torch.arange(len(self.index)))
+
     def spread(self, values: Tensor, fill: float) -> Tensor:
         """Values of the units [..., size] at the layer's input positions, [..., inputs]."""
+        if self.identity:
+            return values
         picked = values[..., self.index.clamp_min(0)]
         return picked.masked_fill(self.index < 0, fill) if bool((self.index < 0).any()) else picked
 
@@ -98,8 +106,8 @@ def find_places(
     for group in units:
         mine = tuple(readers[group.name])
         if mine:
-            fan = sum(_fan(model, reader, group.size) for reader in mine)
-            found[group.name] = Place(group.name, "units", group.size, mine, torch.as_tensor(fan))
+            fan = torch.stack([_fan(model, reader, group.size) for reader in mine]).sum(0)
+            found[group.name] = Place(group.name, "units", group.size, mine, fan)
     return tuple(found[name] for name in order)
 
 

@@ -1,7 +1,7 @@
 """What every variational baseline does before and after its training."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from probcomp.inference.baselines.places import columns
 from probcomp.inference.baselines.readout import Limit, settle
 from probcomp.inference.training.layers import Noise, bayesian_layers, from_bayesian, to_bayesian
 from probcomp.inference.training.readout import unit_masks
-from probcomp.inference.training.refitting import refit
+from probcomp.inference.training.refitting import apply_masks, refit
 from probcomp.inference.training.units import UnitGroup, slots
 from probcomp.inference.training.weights import BatchSource, Loss
 
@@ -153,6 +153,18 @@ def decide_units(
     return decide
 
 
+class Later:
+    """The epochs of a source from some epoch on, so that batches differ from earlier ones."""
+
+    def __init__(self, batches: BatchSource, first: int) -> None:
+        self.batches, self.first = batches, first
+        self.samples = batches.samples
+
+    def __call__(self, epoch: int) -> Iterable[Any]:
+        """The batches of epoch ``first + epoch``."""
+        return self.batches(self.first + epoch)
+
+
 def finish(
     model: nn.Module,
     setting: Setting,
@@ -166,14 +178,16 @@ def finish(
         Mean loss of each refit epoch.
     """
     whole = all_masks(model, setting.units, masks, keep)
+    if not schedule.refit_epochs:
+        apply_masks(model, whole)
+        return []
     history = refit(
         model,
-        setting.batches,
+        Later(setting.batches, schedule.epochs),
         loss=setting.loss,
         masks=whole,
         epochs=schedule.refit_epochs,
         learning_rate=schedule.refit_rate,
-        first_epoch=schedule.epochs,
     )
     model.train(setting.model.training)
     return history

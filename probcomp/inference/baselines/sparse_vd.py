@@ -9,7 +9,6 @@ Departures: training starts from a pretrained network and lasts tens of epochs, 
 have a larger step than weights; ``log sigma^2`` is not clipped against the weight in training.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,17 +40,22 @@ class SparseVDConfig(Schedule):
     Attributes:
         threshold: Weights with ``ln alpha`` above this go.
         log_variance: Log of the initial posterior variance.
+        refresh: Steps between evaluations of the divergence's gradient over all weights; it
+            changes slowly, and in between the last one is used.
     """
 
     threshold: float = 3.0
     log_variance: float = -10.0
+    refresh: int = 4
 
 
 class LogUniformWeights:
     """The log-uniform divergence over the weights of Bayesian layers."""
 
-    def __init__(self, layers: dict[str, Any]) -> None:
+    def __init__(self, layers: dict[str, Any], refresh: int = 1) -> None:
         self.layers = layers
+        self.refresh, self.step = refresh, 0
+        self.slopes: dict[str, tuple[Tensor, Tensor]] = {}
 
     def log_alpha(self) -> dict[str, Tensor]:
         """``ln(sigma^2 / mu^2)`` of every weight."""
@@ -64,14 +68,22 @@ class LogUniformWeights:
     @torch.no_grad()
     def add_gradient(self, pull: float) -> None:
         """Chain rule through ``ln alpha = 2 ln sigma - ln mu^2``."""
-        for layer in self.layers.values():
-            if layer.weight.grad is None:  # the loss did not reach the layer
-                continue
-            slope = log_uniform_slope(_log_alpha(layer)).mul_(2 * pull)
-            layer.weight_log_sigma.grad.add_(slope)
-            mean = layer.weight
-            # d ln mu^2 / d mu = 2 mu / (mu^2 + tiny)
-            layer.weight.grad.addcdiv_(slope.mul_(mean), mean.square().add_(TINY), value=-1)
+        if self.step % self.refresh == 0:
+            self.slopes = {name: self.slope(layer) for name, layer in self.layers.items()}
+        self.step += 1
+        for name, layer in self.layers.items():
+            of_mean, of_sigma = self.slopes[name]
+            if layer.weight.grad is not None:
+                layer.weight.grad.add_(of_mean, alpha=pull)
+            if layer.weight_log_sigma.grad is not None:
+                layer.weight_log_sigma.grad.add_(of_sigma, alpha=pull)
+
+    def slope(self, layer: Any) -> tuple[Tensor, Tensor]:
+        """Derivatives by the means and by the log deviations."""
+        squares = layer.weight.square().add_(TINY)
+        of_sigma = log_uniform_slope(2 * layer.weight_log_sigma - squares.log()).mul_(2)
+        # d ln mu^2 / d mu = 2 mu / (mu^2 + tiny)
+        return squares.reciprocal_().mul_(layer.weight).mul_(of_sigma).neg_(), of_sigma
 
     def after_step(self) -> None:
         """Nothing to bring back."""
@@ -89,7 +101,7 @@ def sparse_vd(setting: Setting, config: SparseVDConfig | None = None) -> Pruned:
     with seeded(setting.seed) as noise:
         model, names = working_copy(setting)
         layers = give_posterior(model, names, noise, config.log_variance)
-        term = LogUniformWeights(layers)
+        term = LogUniformWeights(layers, config.refresh)
         fit = Fit(model, setting.batches, setting.loss, config, noise, terms=[term])
         history = run(fit, setting, config)
         with torch.no_grad():
@@ -118,7 +130,3 @@ def sparse_vd(setting: Setting, config: SparseVDConfig | None = None) -> Pruned:
 
 def _log_alpha(layer: Any) -> Tensor:
     return 2 * layer.weight_log_sigma - torch.log(layer.weight.square() + TINY)
-
-
-DROPOUT_RATE_AT_3 = math.exp(3) / (1 + math.exp(3))
-"""``alpha / (1 + alpha)`` at the threshold of the publication: 0.953."""
