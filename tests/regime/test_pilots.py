@@ -1,0 +1,175 @@
+"""Pilots: what they record, that they repeat themselves, and what they share."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from probcomp.errors import InputError
+from probcomp.regime import read_runs
+from probcomp.regime.pilots import PilotConfig, dense_network, error_of, pilot_configs, run_pilot
+from probcomp.regime.records import pilot_columns, write_table
+from probcomp.regime.store import Store
+from probcomp.regime.sweep import grid_configs, run_pilots
+
+SOURCE = str(Path(__file__).with_name("tiny_task.py"))
+
+
+@pytest.fixture
+def config():
+    return pilot_configs(SOURCE, 2, 0.3)[0]
+
+
+def stripped(value):
+    """A record without what depends on the clock and on where a dense run was picked up."""
+    if isinstance(value, dict):
+        unstable = ("wall_s", "continued_from")
+        return {k: stripped(v) for k, v in value.items() if k not in unstable}
+    return [stripped(v) for v in value] if isinstance(value, list) else value
+
+
+def test_a_pilot_has_one_record_a_model_and_one_a_pair(config):
+    three = dataclasses.replace(config, retrain_seeds=(0, 1, 2))
+    record = run_pilot(three)
+    assert record["status"] == "done"
+    assert [run["retrain_seed"] for run in record["runs"]] == [0, 1, 2]
+    assert [pair["retrain_seeds"] for pair in record["pairs"]] == [[0, 1], [0, 2], [1, 2]]
+    kept, weights = 0.3, 6 * 12 + 12 * 12
+    assert record["runs"][0]["density_realised"] == pytest.approx(kept, abs=1 / weights)
+    for pair in record["pairs"]:
+        assert -1 <= pair["lmc"] <= 1
+        assert 0 <= pair["cka_softmax"] <= 1
+        assert len(pair["lmc_curve"]) == 11
+    ends = record["pairs"][0]["lmc_curve"]
+    # Ends of the path have their batch-norm statistics estimated anew, on the training set.
+    assert abs(ends[0] - record["runs"][0]["train_error"]) < 0.1
+    assert len({run["test_error"] for run in record["runs"]}) >= 1
+
+
+def test_it_is_a_function_of_its_configuration(config, tmp_path):
+    alone = stripped(run_pilot(config))
+    stored = Store(tmp_path)
+    assert stripped(run_pilot(config, stored)) == alone
+    again = PilotConfig.of(config.to_json())
+    assert again == config
+    assert stripped(run_pilot(again, stored)) == alone
+    # The same from a checkpoint of the same run at an earlier stop.
+    other = Store(tmp_path / "other")
+    run_pilot(pilot_configs(SOURCE, 1, 0.8)[0], other)
+    assert stripped(run_pilot(config, other)) == alone
+    about = other.dense.get(config.dense_key)
+    assert about is not None
+    assert about["continued_from"] == 120 // 16
+
+
+def test_densities_share_the_dense_network_and_settings_do_not(tmp_path):
+    store = Store(tmp_path)
+    first, second = (pilot_configs(SOURCE, 2, d)[0] for d in (0.1, 0.8))
+    assert first.dense_key == second.dense_key
+    assert first.key != second.key
+    run_pilot(first, store)
+    before = store.weights("dense", first.trajectory_key, first.dense_key).stat().st_mtime_ns
+    run_pilot(second, store)
+    assert (
+        store.weights("dense", first.trajectory_key, first.dense_key).stat().st_mtime_ns == before
+    )
+    keys = {c.dense_key for level in (1, 2) for c in pilot_configs(SOURCE, level, 0.1)}
+    assert len(keys) == 4  # two levels, two seeds
+
+
+def test_a_run_that_is_recorded_is_not_trained_again(config, tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    whole = run_pilot(config, store)
+    store.pilots.folder.joinpath(f"{config.key}.json").unlink()
+    # As if the sweep had been killed after the first retrained model.
+    assert not store.weights("runs", config.run_key(0)).exists()
+    import probcomp.regime.pilots as pilots
+
+    trained = []
+    real = pilots.train
+    monkeypatch.setattr(pilots, "train", lambda *a, **k: trained.append(k["seed"]) or real(*a, **k))
+    for seed in config.retrain_seeds:
+        (tmp_path / "runs" / f"{config.run_key(seed)}.json").unlink()
+    assert stripped(run_pilot(config, store)) == stripped(whole)
+    assert len(trained) == len(config.retrain_seeds)  # the dense network came from its checkpoint
+
+
+def test_a_half_done_pilot_goes_on_where_it_was(config, tmp_path, monkeypatch):
+    import probcomp.regime.pilots as pilots
+
+    store = Store(tmp_path)
+    real, calls = pilots.train, []
+
+    def stop_at_third(*arguments, **options):
+        calls.append(options["seed"])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(pilots, "train", stop_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        run_pilot(config, store)
+    assert len(list((tmp_path / "runs").glob("*.json"))) == 1
+    record = run_pilot(config, store)
+    assert len(calls) == 4  # dense, first, the one that was lost, and that again
+    monkeypatch.undo()
+    assert stripped(record) == stripped(run_pilot(config))
+
+
+def test_a_changed_task_is_another_pilot(config):
+    task = pilot_task()
+    changed = dataclasses.replace(task, train=(task.train[0] + 1, task.train[1]))
+    assert changed.fingerprint() != task.fingerprint()
+    with pytest.raises(InputError, match="has changed"):
+        run_pilot(config, task=changed)
+
+
+def test_a_divergence_is_recorded_and_left_out_of_the_table(tmp_path):
+    task = pilot_task()
+    hot = dataclasses.replace(task, retrain=dataclasses.replace(task.retrain, lr=1e30))
+    (config, *_) = pilot_configs(hot, 2, 0.3)
+    record = run_pilot(config, Store(tmp_path), task=hot)
+    assert record["status"] == "diverged"
+    assert "lower lr" in record["reason"]
+    with pytest.raises(InputError, match="no pilot ended well"):
+        pilot_columns([record], "epochs")
+
+
+def test_records_become_a_run_table(tmp_path):
+    store = Store(tmp_path)
+    configs = grid_configs(SOURCE)
+    records = run_pilots(configs, store, engine="serial")
+    assert len(records) == 3 * 3 * 2
+    table = read_runs(pilot_columns(records, "epochs"))
+    assert len(table) == 18
+    assert len(np.unique(table.cells)) == 9
+    assert [knob.name for knob in table.knobs] == ["epochs"]
+    write_table(records, "epochs", tmp_path / "runs.csv")
+    again = read_runs(tmp_path / "runs.csv")
+    np.testing.assert_allclose(again.error, table.error, rtol=1e-5)
+    np.testing.assert_allclose(again.similarity, table.similarity, rtol=1e-5)
+
+
+def test_the_dense_errors_are_those_of_the_network(config):
+    task = pilot_task()
+    model, about = dense_network(config, task, None)
+    x, y = task.test
+    with torch.no_grad():
+        wrong = (model(x).argmax(1) != y).double().mean().item()
+    assert about["test_error"] == pytest.approx(wrong)
+    assert error_of(model, task.test) == pytest.approx(wrong)
+
+
+def test_a_configuration_with_missing_parts_is_refused(config):
+    values = config.to_json()
+    del values["recipe"]
+    with pytest.raises(InputError, match="recipe"):
+        PilotConfig.of(values)
+
+
+def pilot_task():
+    from probcomp.regime.tasks import load_task
+
+    return load_task(SOURCE)

@@ -1,0 +1,63 @@
+"""Masks: exact counts, the layers that are left alone, and methods of the package."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from probcomp.errors import InputError
+from probcomp.regime.pruning import density_of, magnitude_masks, make_masks, prunable_weights
+from tests.regime import tiny_task
+
+
+def test_the_last_layer_norms_and_biases_are_left_alone():
+    model = tiny_task.build()
+    assert list(prunable_weights(model)) == ["0.weight", "4.weight"]
+    assert list(prunable_weights(model, ["7.weight"])) == ["7.weight"]
+    with pytest.raises(InputError, match="unknown prunable parameter"):
+        prunable_weights(model, ["8.weight"])
+    with pytest.raises(InputError, match="besides the last"):
+        prunable_weights(nn.Linear(2, 2))
+
+
+@given(
+    density=st.floats(0.01, 1.0), rule=st.sampled_from(["uniform", "global"]), seed=st.integers(0, 9)
+)
+def test_the_largest_are_kept_and_the_count_is_exact(density, rule, seed):
+    generator = torch.Generator().manual_seed(seed)
+    weights = {
+        "a": torch.randn(7, 5, generator=generator).round(decimals=1),  # ties
+        "b": 3 * torch.randn(4, 3, 2, generator=generator),
+    }
+    masks = magnitude_masks(weights, density, rule)
+    groups = [["a"], ["b"]] if rule == "uniform" else [["a", "b"]]
+    for names in groups:
+        size = torch.cat([weights[name].abs().flatten() for name in names])
+        kept = torch.cat([masks[name].flatten() for name in names])
+        assert int(kept.sum()) == max(1, round(density * len(size)))
+        if not kept.all():
+            assert size[kept].min() >= size[~kept].max()
+
+
+@pytest.mark.parametrize("bad", [0.0, 1.1, -0.2])
+def test_densities_outside_the_unit_interval_are_refused(bad):
+    with pytest.raises(InputError, match="density"):
+        magnitude_masks({"a": torch.ones(2, 2)}, bad, "uniform")
+
+
+def test_a_method_of_the_package_chooses_the_mask():
+    task = tiny_task.task()
+    model = task.fresh(0)
+    masks = make_masks(model, task, 0.4, "magnitude", seed=0)
+    assert all(masks[name].shape == model.get_parameter(name).shape for name in masks)
+    # It decides over all layers, so the density of the prunable ones is met roughly.
+    assert density_of(model, masks, task) == pytest.approx(0.4, abs=0.2)
+
+
+def test_unknown_methods_are_refused_with_the_known_ones():
+    task = tiny_task.task()
+    with pytest.raises(InputError, match=r"unknown pruning method.*uniform"):
+        make_masks(task.fresh(0), task, 0.4, "by-feel", seed=0)
+    with pytest.raises(InputError, match="unknown pruning rule"):
+        magnitude_masks({"a": torch.ones(2, 2)}, 0.4, "by-feel")

@@ -1,0 +1,70 @@
+"""Tasks: loading, refusing, fingerprints."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from probcomp.errors import InputError
+from probcomp.regime.tasks import digits_task, load_task
+from tests.regime import tiny_task
+
+HERE = Path(__file__).parent
+
+
+def test_a_file_a_function_and_a_module_give_the_same_task():
+    path = str(HERE / "tiny_task.py")
+    prints = {
+        load_task(source).fingerprint()
+        for source in (path, f"{path}:task", "tests.regime.tiny_task:task")
+    }
+    assert len(prints) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("nowhere.py", "no task file"),
+        ("no_such_package.part:task", "no task 'no_such_package"),
+        (f"{HERE / 'tiny_task.py'}:missing", "has no 'missing'"),
+        (f"{HERE / 'tiny_task.py'}:NOT_A_TASK", "expected a PilotTask"),
+    ],
+)
+def test_what_is_no_task_is_refused(source, words):
+    with pytest.raises(InputError, match=words):
+        load_task(source)
+
+
+def test_an_error_inside_the_file_names_its_line(tmp_path):
+    (tmp_path / "broken.py").write_text("x = 1\ny = x / 0\n")
+    with pytest.raises(InputError, match="ZeroDivisionError at line 2"):
+        load_task(str(tmp_path / "broken.py"))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"knob": "width"}, "knob 'width'"),
+        ({"levels": (1,)}, "levels"),
+        ({"levels": (1, 99)}, "epochs"),
+        ({"densities": (0.1, 1.4)}, "densities"),
+        ({"retrain_seeds": (0,)}, "retrain_seeds"),
+        ({"dense_seeds": ()}, "dense_seeds"),
+        ({"train": (torch.zeros(3, 6), torch.zeros(4).long())}, "3 inputs and 4 targets"),
+        ({"test": (torch.full((3, 6), torch.nan), torch.zeros(3).long())}, "NaN"),
+        ({"test": (torch.zeros(3, 6), torch.zeros(3))}, "class numbers"),
+    ],
+)
+def test_tasks_that_cannot_be_run_are_refused(change, words):
+    with pytest.raises(InputError, match=words):
+        dataclasses.replace(tiny_task.task(), **change)
+
+
+def test_the_digits_task():
+    task = digits_task()
+    assert len(task.train[0]) == 1200
+    assert len(task.test[0]) == 597
+    assert task.fingerprint() == digits_task().fingerprint()
+    assert task.fresh(0)(task.test[0][:3]).shape == (3, 10)
+    assert task.turned_knob.hotter == "down"
