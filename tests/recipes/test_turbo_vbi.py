@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from probcomp.errors import BudgetError, InputError
 from probcomp.inference.training import TurboConfig
 from probcomp.priors import Independent
-from probcomp.recipes.turbo_vbi import cost_and_share, density_for_bits, run, words
+from probcomp.recipes.turbo_vbi import batch_size, cost_and_share, density_for_bits, run, words
 from tests.recipes.jobs import job
 from tests.recipes.nets import QUICK, trained
 
@@ -35,6 +35,19 @@ def test_costs_of_the_units():
     assert cost["one.bias"] == 0.0
     with pytest.raises(BudgetError, match="more than the dense"):
         cost_and_share(job(f"params={2 * total}"))
+
+
+def test_batches_grow_with_the_data_between_limits():
+    assert [batch_size(n) for n in (5, 1437, 20_000, 60_000, 10**7)] == [64, 64, 64, 128, 128]
+
+
+def test_without_a_budget_the_posterior_decides():
+    assert cost_and_share(job(None)) == (None, None)
+    outcome = run(job(None, config=QUICK))
+    kept = sum(int(mask.sum()) for mask in outcome.masks.values())
+    assert 0 < kept < sum(mask.numel() for mask in outcome.masks.values())
+    assert outcome.posterior.meta["budget"] == "its own"
+    assert outcome.posterior.meta["price_nats"] == 0
 
 
 def test_the_outcome_names_its_prior_and_its_steps():

@@ -176,7 +176,8 @@ def step(run: Run, state: State) -> tuple[State, Info]:
     belief = beliefs(graph, sites, messages)
     psi = {n: graph.matrices[n].sites.expand(belief[n]) - l for n, l in log_odds.items()}
     after = {n: torch.sigmoid(psi[n] + l) for n, l in log_odds.items()}
-    if state.round >= config.freeze_after * config.rounds and messages.price >= 0:
+    spends = messages.price < 0 and not goal.subsidise  # gates do not feel such a price
+    if state.round >= config.freeze_after * config.rounds and not spends:
         graph = _freeze(run, graph, sites, messages)
 
     precision, slab, kl = {}, {}, {}

@@ -26,6 +26,26 @@ def test_masked_weights_stay_zero_and_the_rest_learn() -> None:
     assert not model.training
 
 
+def test_steps_cross_epochs_from_any_place() -> None:
+    x = torch.randn(80, 4, generator=torch.Generator().manual_seed(0))
+    seen: list[int] = []
+
+    class Counting(Batches):
+        def __call__(self, epoch: int = 0):
+            seen.append(epoch)
+            return super().__call__(epoch)
+
+    loss = lambda m, b: m(b[0]).square().mean()  # noqa: E731
+    batches = Counting((x, x), 20)
+    go = lambda **how: refit(  # noqa: E731
+        nn.Linear(4, 2), batches, loss=loss, masks={}, learning_rate=0.01, **how
+    )
+    assert len(go(steps=6, place=(3, 2))) == 2  # two batches of epoch 3, four of epoch 4
+    assert seen[:2] == [3, 4]
+    assert len(go(epochs=2, place=(3, 2))) == 2
+    assert go(steps=0) == []
+
+
 def test_masks_broadcast() -> None:
     model = nn.Linear(3, 2)
     apply_masks(model, {"weight": torch.tensor([[True], [False]])})

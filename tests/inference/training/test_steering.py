@@ -37,3 +37,31 @@ def test_a_target_beyond_what_live_units_hold_stops_at_the_lowest_price() -> Non
     messages = steer(graph, {"w": l}, start(graph), 70.0, trials=20)
     assert messages.price == LOWEST
     assert expected_cost(graph, {"w": l}, messages) == pytest.approx(40, abs=0.5)
+
+
+def rows_graph() -> tuple[Graph, torch.Tensor]:
+    """Four rows that are needed, and four whose weights say a little against themselves."""
+    l = torch.full((8, 20), 4.0)
+    l[4:] = -1.0
+    slot = Slot("row", 0, torch.arange(8))
+    matrix = Matrix(Sites((8, 20)), Independent(0.5), (slot,), torch.ones(8, 20))
+    return Graph({"w": matrix}, {}, {"row": torch.zeros(8)}), l
+
+
+def test_a_subsidy_that_gates_feel_keeps_units_while_the_target_is_high() -> None:
+    graph, l = rows_graph()
+    target = 0.9 * graph.total
+    felt = steer(graph, {"w": l}, start(graph), target, trials=25, subsidise=True)
+    assert felt.price < 0
+    assert bool((felt.units["row"] > 0).all())
+    assert expected_cost(graph, {"w": l}, felt) == pytest.approx(target, rel=TOLERANCE)
+    unfelt = steer(graph, {"w": l}, start(graph), target, trials=25)
+    assert int((unfelt.units["row"] > 0).sum()) == 4
+
+
+def test_the_price_stops_at_the_ceiling() -> None:
+    graph, l = rows_graph()
+    messages = steer(graph, {"w": l}, start(graph), 1.0, trials=25, ceiling=0.0)
+    assert messages.price == 0
+    free = steer(graph, {"w": l}, start(graph), None)
+    assert torch.equal(messages.units["row"] > 0, free.units["row"] > 0)

@@ -2,7 +2,7 @@ import torch
 from torch import nn
 
 from probcomp.inference.training.layers import Noise, to_bayesian
-from probcomp.inference.training.weights import add_divergence
+from probcomp.inference.training.weights import add_divergence, leave_out, stream
 
 
 def test_the_closed_form_gradient_is_that_of_the_divergence() -> None:
@@ -24,3 +24,45 @@ def test_the_closed_form_gradient_is_that_of_the_divergence() -> None:
         after = [layer.weight.grad, layer.weight_log_sigma.grad]
         for old, new, change in zip(before, after, expected, strict=True):
             assert torch.allclose(new - old, change, atol=1e-12)
+
+
+class Numbers:
+    """Epochs of three batches that say where they come from."""
+
+    samples = 3
+
+    def __call__(self, epoch: int):
+        return ((epoch, index) for index in range(3))
+
+
+def test_a_stream_crosses_epochs_and_goes_on_where_it_stopped() -> None:
+    whole = list(stream(Numbers(), (0, 0), 10))
+    assert [place for place, _, _ in whole] == [divmod(k, 3) for k in range(10)]
+    assert all(batch == place for place, batch, _ in whole)
+    assert [after for _, _, after in whole] == [divmod(k, 3) for k in range(1, 11)]
+    parts, place = [], (0, 0)
+    for steps in (1, 2, 4, 3):
+        part = list(stream(Numbers(), place, steps))
+        parts, place = parts + part, part[-1][2]
+    assert parts == whole
+    assert [p for p, _, _ in stream(Numbers(), (2, 0), 1, epochs=2)] == [
+        divmod(k, 3) for k in range(6, 12)
+    ]
+
+
+def test_leaving_out_needs_zeros_that_are_worth_it_and_keeps_a_lone_bias() -> None:
+    layers = {"w": nn.Linear(6, 4), "g": nn.Conv2d(4, 4, 1, groups=2)}
+    to_bayesian(nn.ModuleList(layers.values()), Noise())
+    keep = torch.ones(4, 6, dtype=torch.bool)
+    keep[2:], keep[:, 4:] = False, False
+    leave_out(layers, {"w": keep, "g": torch.zeros(4, 2, 1, 1, dtype=torch.bool)})
+    assert layers["g"].live is None  # rows and columns of a grouped weight are no whole outputs
+    rows, columns = layers["w"].live
+    assert rows.tolist() == [0, 1, 2, 3]  # the biases of the others still act
+    assert columns.tolist() == [0, 1, 2, 3]
+    with torch.no_grad():
+        layers["w"].bias.zero_()
+    leave_out(layers, {"w": keep})
+    assert layers["w"].live[0].tolist() == [0, 1]
+    leave_out(layers, {"w": torch.ones(4, 6, dtype=torch.bool)})
+    assert layers["w"].live is None
