@@ -19,6 +19,7 @@ from probcomp.kernels.packed import PackedWeight
 from probcomp.kernels.packing import pack
 from probcomp.kernels.planning import Plan
 from probcomp.kernels.reparameterised import reparameterised_linear
+from probcomp.kernels.replace import PackedLayer, pack_layers, unpack_layers
 from probcomp.kernels.runs import RunWeight
 from probcomp.kernels.statistics import DecodeStats, decode_stats
 from probcomp.kernels.tuning import tune
@@ -31,6 +32,7 @@ __all__ = [
     "GroupWeight",
     "Int8Weight",
     "MaskedLinear",
+    "PackedLayer",
     "PackedWeight",
     "Plan",
     "RunWeight",
@@ -42,7 +44,9 @@ __all__ = [
     "live_attention",
     "masked_linear",
     "pack",
+    "pack_layers",
     "quantise",
     "reparameterised_linear",
     "tune",
+    "unpack_layers",
 ]

@@ -53,6 +53,11 @@ class MaskSet:
         if frozen:
             parameter.requires_grad_(False)
 
+    def forget(self, name: str) -> None:
+        self.entries.pop(name, None)
+        if name in self._handles:
+            self._handles.pop(name).remove()
+
     @classmethod
     def of(cls, entries: Mapping[str, tuple[nn.Parameter, Tensor]]) -> "MaskSet":
         """A new set that enforces ``entries``."""
@@ -132,6 +137,17 @@ def masks_of(model: nn.Module) -> dict[str, Tensor]:
                 full = f"{prefix}.{name}" if prefix else name
                 found[full] = found[full] & mask if full in found else mask
     return found
+
+
+def forget_missing(model: nn.Module) -> nn.Module:
+    """Forget the masks of parameters that the model no longer has."""
+    for module in model.modules():
+        held = module.__dict__.get(MASKS_ATTRIBUTE)
+        if isinstance(held, MaskSet):
+            present = {id(p) for p in module.parameters()}
+            for name in [n for n, (p, _) in held.entries.items() if id(p) not in present]:
+                held.forget(name)
+    return model
 
 
 def remove_masks(model: nn.Module) -> nn.Module:

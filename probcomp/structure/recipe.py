@@ -10,6 +10,7 @@ Loading imports the classes that the recipe names and calls no function it names
 ``torch.export.save`` is not used: reading it may unpickle tensors and constants.)
 """
 
+import copy
 import os
 import shutil
 import tempfile
@@ -24,9 +25,10 @@ from torch import fx, nn
 
 import probcomp
 from probcomp.errors import InputError
+from probcomp.kernels.replace import describe_layers, repack_layers, unpack_layers
 from probcomp.storage import read_json, read_tensors, write_json, write_tensors
 from probcomp.structure import describe, huggingface
-from probcomp.structure.masks import apply_masks, masks_of
+from probcomp.structure.masks import apply_masks, forget_missing, masks_of
 
 FORMAT = 1
 RECIPE, WEIGHTS, MASKS = "probcomp.json", "model.safetensors", "masks.safetensors"
@@ -63,12 +65,17 @@ def save(model: nn.Module, directory: Path | str, *, tokenizer: Any = None) -> S
             the directory cannot be written.
     """
     directory = Path(directory)
+    packed = describe_layers(model)
+    if packed:  # written as ordinary layers and masks, so that every form holds them
+        model = copy.deepcopy(model)
+        apply_masks(model, unpack_layers(model))
     masks = masks_of(model)
     with _all_or_nothing(directory) as staging:
         recipe: dict[str, Any] = {
             "format": FORMAT,
             "versions": {"probcomp": probcomp.__version__, "torch": torch.__version__},
             "masks": sorted(masks),
+            "packed": packed,
         }
         saved = _write(model, staging, recipe, tokenizer)
         if masks:
@@ -154,6 +161,9 @@ def load(directory: Path | str) -> nn.Module:
         if sorted(masks) != sorted(names):
             raise InputError(f"{directory / MASKS} does not hold the masks the recipe lists")
         apply_masks(model, masks)
+        if recipe.get("packed"):
+            repack_layers(model, recipe["packed"], masks)
+            forget_missing(model)
     return model
 
 
