@@ -131,8 +131,8 @@ def digits_task() -> PilotTask:
         recipe=Recipe(epochs=60, horizon=60, lr=0.5, batch_size=32, weight_decay=1e-4),
         retrain=Recipe(epochs=30, horizon=30, lr=0.5, batch_size=32, weight_decay=1e-4),
         knob="epochs",
-        levels=(3, 6, 12, 20, 30, 37, 45, 60),
-        densities=(0.03, 0.04, 0.055, 0.08, 0.12, 0.2, 0.4),
+        levels=(3, 6, 12, 20, 30, 45, 60),
+        densities=(0.04, 0.055, 0.08, 0.12, 0.2, 0.4),
         augment=_jitter,
     )
 

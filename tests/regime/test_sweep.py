@@ -1,0 +1,149 @@
+"""Sweeps: every engine gives the same, and a killed one resumes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from probcomp.errors import InputError, ProbcompError
+from probcomp.regime.engines import open_engine
+from probcomp.regime.pilots import pilot_configs, run_pilot
+from probcomp.regime.store import Store
+from probcomp.regime.sweep import grid_configs, read_plan, run_line, run_pilots, write_plan
+from tests.regime.test_pilots import stripped
+
+SOURCE = str(Path(__file__).with_name("tiny_task.py"))
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def expected():
+    configs = pilot_configs(SOURCE, 1, 0.3) + pilot_configs(SOURCE, 2, 0.3)
+    return configs, [stripped(run_pilot(config)) for config in configs]
+
+
+@pytest.mark.parametrize("engine", ["serial", "processes"])
+def test_engines_give_the_same_records(expected, engine, tmp_path):
+    configs, records = expected
+    found = run_pilots(configs, Store(tmp_path), engine=engine, jobs=2)
+    assert [stripped(record) for record in found] == records
+    # One dense run a seed, with a checkpoint at both stops.
+    assert len(list((tmp_path / "weights" / "dense").iterdir())) == 2
+    assert len(list((tmp_path / "dense").glob("*.json"))) == 4
+    # Weights of retrained models are needed for the pairs only.
+    assert not list((tmp_path / "weights" / "runs").glob("*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ray", "dask"])
+def test_clusters_give_the_same_records(expected, engine, tmp_path):
+    pytest.importorskip({"ray": "ray", "dask": "distributed"}[engine])
+    configs, records = expected
+    found = run_pilots(configs, Store(tmp_path), engine=engine, jobs=2)
+    assert [stripped(record) for record in found] == records
+
+
+@pytest.mark.parametrize(("engine", "cure"), [("ray", "pip install 'ray'"), ("dask", "distributed")])
+def test_a_missing_library_is_named_with_its_cure(engine, cure, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(InputError, match=cure), open_engine(engine, 1):
+        pass
+
+
+def test_unknown_engines_and_no_workers_are_refused():
+    with pytest.raises(InputError, match=r"unknown engine 'rey'.*Did you mean 'ray'"):
+        open_engine("rey", 1).__enter__()
+    with pytest.raises(InputError, match="at least one"):
+        open_engine("serial", 0).__enter__()
+
+
+def test_a_pilot_that_fails_in_a_worker_is_one_error(tmp_path):
+    (tmp_path / "fails.py").write_text(
+        Path(SOURCE).read_text() + "\n\ndef jitter(x):\n    raise RuntimeError('no such gas')\n"
+    )
+    configs = grid_configs(str(tmp_path / "fails.py"))[:1]
+    with pytest.raises(ProbcompError, match="no such gas"):
+        run_pilots(configs, Store(tmp_path / "store"), jobs=1)
+
+
+def test_a_worker_that_dies_is_told(tmp_path):
+    (tmp_path / "dies.py").write_text(
+        Path(SOURCE).read_text() + "\n\ndef jitter(x):\n    os._exit(9)\n"
+    )
+    configs = grid_configs(str(tmp_path / "dies.py"))[:1]
+    with pytest.raises(ProbcompError, match=r"died \(status 9.*resumes"):
+        run_pilots(configs, Store(tmp_path / "store"), jobs=1)
+
+
+SWEEP = """
+import sys
+from probcomp.regime.store import Store
+from probcomp.regime.sweep import grid_configs, run_pilots
+print(len(run_pilots(grid_configs(sys.argv[1], [1], [0.3, 0.8]), Store(sys.argv[2]), jobs=1)))
+"""
+
+
+def test_a_killed_sweep_resumes_and_loses_at_most_the_run_in_progress(tmp_path):
+    """Killed without warning after the second retrained model; the third was under way."""
+    store = Store(tmp_path)
+    slow = {**os.environ, "TINY_TASK_DELAY": "0.02", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", SWEEP, SOURCE, str(tmp_path)]
+    with subprocess.Popen(command, env=slow, cwd=ROOT, stdout=subprocess.PIPE) as sweep:
+        deadline = time.monotonic() + 200
+        while len(list((tmp_path / "runs").glob("*.json"))) < 2:
+            assert time.monotonic() < deadline
+            assert sweep.poll() is None
+            time.sleep(0.02)
+        sweep.send_signal(signal.SIGKILL)
+    # The worker loses its owner, ends the pilot it has and leaves.
+    names = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*.json")}
+    configs = grid_configs(SOURCE, [1], [0.3, 0.8])
+    records = run_pilots(configs, store, engine="serial")
+    for path in (tmp_path / "runs").glob("*.json"):
+        if path.name in names and any(path.stem == r["run"] for x in records for r in x["runs"]):
+            json.loads(path.read_text())
+    kept = [n for n in names if (tmp_path / "runs" / n).stat().st_mtime_ns == names[n]]
+    assert len(kept) == len(names) >= 2
+    assert [stripped(r) for r in records] == [stripped(run_pilot(c)) for c in configs]
+
+
+def test_a_finished_sweep_starts_no_worker(tmp_path, monkeypatch):
+    configs = grid_configs(SOURCE, [1], [0.3])
+    store = Store(tmp_path)
+    first = run_pilots(configs, store, engine="serial")
+    monkeypatch.setattr("probcomp.regime.sweep.open_engine", None)
+    assert run_pilots(configs, store) == first
+
+
+def test_a_task_list_runs_line_by_line(expected, tmp_path):
+    configs, records = expected
+    plan = tmp_path / "plan.jsonl"
+    write_plan(configs, plan)
+    assert read_plan(plan) == configs
+    assert stripped(run_line(plan, 2, Store(tmp_path / "store"))) == records[1]
+    for number in (0, 5):
+        with pytest.raises(InputError, match="lines 1 to 4"):
+            run_line(plan, number, Store(tmp_path / "store"))
+    plan.write_text("{}\n")
+    with pytest.raises(InputError, match="configuration of a pilot"):
+        read_plan(plan)
+    plan.write_text("not json\n")
+    with pytest.raises(InputError, match="line 1"):
+        read_plan(plan)
+    plan.write_text("")
+    with pytest.raises(InputError, match="no pilots"):
+        read_plan(plan)
+    with pytest.raises(InputError, match="cannot read"):
+        read_plan(tmp_path / "nowhere")
+
+
+def test_the_store_must_be_a_directory(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        Store(tmp_path / "file")
