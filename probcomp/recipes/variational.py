@@ -9,13 +9,19 @@ from probcomp.inference.baselines import (
     GroupConfig,
     L0Config,
     Pruned,
+    SBPConfig,
     Schedule,
     Setting,
     SparseVDConfig,
+    SpikeSlabConfig,
+    VIBConfig,
     bc_ghs,
     bc_gnj,
     l0,
+    sbp,
     sparse_vd,
+    spike_slab,
+    vibnet,
 )
 from probcomp.inference.baselines.bayesian_compression import GHS_DEFAULT
 from probcomp.recipes.job import Job, Outcome
@@ -155,4 +161,41 @@ L0 = method(
     evidence="log-odds of the group's hard concrete gate",
     inference="stochastic gates, hard concrete relaxation",
     structured=True,
+)
+
+SBP = method(
+    "sbp",
+    "Structured Bayesian pruning: log-normal noise on units",
+    "Neklyudov, Molchanov, Ashukha and Vetrov (2017), NeurIPS",
+    sbp,
+    SBPConfig(),
+    prior="truncated log-uniform scale for each unit",
+    evidence="signal-to-noise ratio of the unit's scale",
+    inference="variational, truncated log-normal",
+    structured=True,
+)
+
+VIBNET = method(
+    "vibnet",
+    "Variational information bottleneck on units",
+    "Dai, Zhu, Guo and Wipf (2018), ICML",
+    vibnet,
+    VIBConfig(),
+    prior="zero-mean Gaussian scale for each unit, its variance at the best value",
+    evidence="signal-to-noise ratio of the unit's scale",
+    inference="variational information bottleneck",
+    structured=True,
+)
+
+SPIKE_SLAB = method(
+    "spike-slab-vb",
+    "Spike-and-slab variational inference over each weight",
+    "Bai, Song and Cheng (2020), NeurIPS",
+    spike_slab,
+    SpikeSlabConfig(),
+    prior="Gaussian slab or zero for each weight, inclusion from the theory",
+    evidence="posterior log-odds of inclusion",
+    inference="variational, Gumbel-softmax supports",
+    structured=False,
+    probabilistic=True,
 )

@@ -12,30 +12,24 @@ the group. In evaluation the gate is
 :math:`\min(1, \max(0, \sigma(\ln\alpha)(\zeta - \gamma) + \gamma))` (eq. 13), and a group goes when
 that is zero.
 
-Departures: training starts from a pretrained network with open gates; the gates have a larger
-step than the weights.
+Departures: training starts from a pretrained network with open gates, and the gates have a larger
+step than the weights. The Gaussian prior over weights is not multiplied by the gate's probability.
 """
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from probcomp.inference.baselines.divergences import hard_concrete_open
-from probcomp.inference.baselines.engine import Decay, Fit, Schedule
+from probcomp.inference.baselines.engine import Schedule
 from probcomp.inference.baselines.gating import Gate, logit
-from probcomp.inference.baselines.places import Place, find_places
-from probcomp.inference.baselines.preparing import (
-    Setting,
-    decide_units,
-    finish,
-    run,
-    seeded,
-    working_copy,
-)
-from probcomp.inference.baselines.readout import Pruned, cut
+from probcomp.inference.baselines.groups import fit_gates
+from probcomp.inference.baselines.places import Place
+from probcomp.inference.baselines.preparing import Setting
+from probcomp.inference.baselines.readout import Pruned
 
 EPS = 1e-6
 
@@ -49,7 +43,7 @@ class L0Config(Schedule):
             loss over ``N`` samples.
         prices: Place name to its own price, as in the publication's "sep" runs.
         open_probability: Where the gates start: the median of the unstretched gate.
-        weight_decay: Precision of a Gaussian prior over kept weights, for each sample.
+        weight_decay: Precision of a Gaussian prior over the weights, for each sample.
         beta: Temperature.
         low: Lower end of the stretched interval.
         high: Upper end.
@@ -106,36 +100,20 @@ def l0(setting: Setting, config: L0Config | None = None) -> Pruned:
     """Train with hard concrete gates on groups and prune; see the module.
 
     Raises:
-        InputError, BudgetError, DivergenceError: As `sparse_vd`.
+        InputError, BudgetError, DivergenceError: As `fit_gates`.
     """
     config = config or L0Config()
-    with seeded(setting.seed) as noise:
-        model, names = working_copy(setting)
-        gates = [
-            HardConcreteGate(place, config) for place in find_places(model, setting.units, names)
-        ]
-        weights = [model.get_parameter(f"{name}.weight".lstrip(".")) for name in names]
-        decay = Decay(weights, config.weight_decay * setting.batches.samples)
-        fit = Fit(model, setting.batches, setting.loss, config, noise, gates, [decay])
-        history = run(fit, setting, config)
-        scores = {gate.place.name: gate.score() for gate in gates}
+
+    def about(gates: Sequence[Any]) -> dict[str, Any]:
         with torch.no_grad():
             expected = {g.place.name: float((g.place.fan * g.open()).sum()) for g in gates}
-        if fit.gating is not None:
-            fit.gating.fold(model)
-        masks, keep, shift = cut(
-            scores,
-            {gate.place.name: gate.threshold for gate in gates},
-            decide_units(model, names, setting.units, gates),
-            setting.limit,
-        )
-        refitted = finish(model, setting, config, masks, keep)
-    meta = {
-        "method": "l0",
-        "rule": f"ln alpha > {gates[0].threshold + shift:.4g}" if gates else "",
-        "threshold": shift + (gates[0].threshold if gates else math.nan),
-        "expected_weights": expected,
-        "refit_nll": refitted,
-        "scores": {n: s.tolist() for n, s in scores.items()},
-    }
-    return Pruned(model=model, masks=masks, keep=keep, history=history, meta=meta)
+        return {"expected_weights": expected}
+
+    return fit_gates(
+        setting,
+        config,
+        "l0",
+        lambda place: HardConcreteGate(place, config),
+        decay=config.weight_decay,
+        about=about,
+    )

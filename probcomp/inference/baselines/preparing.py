@@ -199,7 +199,11 @@ def all_masks(
     masks: Mapping[str, Tensor],
     keep: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
-    """Masks of the weights and of every other parameter of removed units."""
+    """Masks of the weights and of every other parameter of removed units.
+
+    Units that ``keep`` does not name all stay.
+    """
+    units = [group for group in units if group.name in keep]
     parameters = {name: tuple(p.shape) for name, p in model.named_parameters()}
     shapes = parameters | {name: tuple(b.shape) for name, b in model.named_buffers()}
     whole = unit_masks(keep, slots(units, shapes), shapes)
