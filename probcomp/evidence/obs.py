@@ -97,7 +97,9 @@ def eliminate(
         gone[unit] = True
         for w, inverse, columns in parts:
             _remove(w, inverse, columns[unit])
-    return Elimination(torch.tensor(order, dtype=torch.int64), torch.tensor(cost).double(), energy)
+    return Elimination(
+        torch.tensor(order, dtype=torch.int64), torch.tensor(cost, dtype=torch.float64), energy
+    )
 
 
 def _saliency(
