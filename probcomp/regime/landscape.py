@@ -1,4 +1,4 @@
-"""Order parameters of trained networks: connectivity, similarity, agreement, spectra.
+"""Order parameters of pairs of trained networks: connectivity, similarity, agreement.
 
 All are measured on evaluation-mode models; a loader is any iterable of ``(inputs, targets)`` that
 can be read more than once, in a fixed order and without augmentation.
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from probcomp.errors import InputError
+from probcomp.errors import InputError, unknown
 from probcomp.progress import progress
 
 Loader = Iterable[tuple[Tensor, Tensor]]
@@ -50,6 +50,35 @@ def agreement(x: Tensor, y: Tensor) -> float:
     return float((x.argmax(1) == y.argmax(1)).double().mean())
 
 
+@torch.no_grad()
+def outputs_of(model: nn.Module, loader: Loader, kind: str = "logits") -> Tensor:
+    """Outputs on every sample of a loader, [samples, k], for `cka` and `agreement`.
+
+    Args:
+        kind: ``"logits"``, ``"softmax"``, or the name of a module whose output is wanted
+            (features; flattened to one row a sample).
+    """
+    modules = dict(model.named_modules())
+    if kind not in ("logits", "softmax") and kind not in modules:
+        raise unknown("layer", kind, ["logits", "softmax", *filter(None, modules)])
+    caught: list[Tensor] = []
+    hook = None
+    if kind in modules:
+        hook = modules[kind].register_forward_hook(lambda m, i, out: caught.append(out.flatten(1)))
+    try:
+        model.eval()
+        for inputs, _ in loader:
+            logits = model(inputs)
+            if hook is None:
+                caught.append(logits.softmax(-1) if kind == "softmax" else logits)
+    finally:
+        if hook is not None:
+            hook.remove()
+    if not caught:
+        raise InputError("the loader gave no batch; if it is a generator, pass a list instead.")
+    return torch.cat(caught)
+
+
 def linear_connectivity(
     first: nn.Module, second: nn.Module, loader: Loader, *, points: int = 11
 ) -> tuple[float, np.ndarray]:
@@ -76,10 +105,15 @@ def linear_connectivity(
             }
             model.load_state_dict(mixed)
             refresh_batch_norm(model, loader)
-            errors[i] = _error(model, loader)
+            errors[i] = classification_error(model, loader)
             advance(f"error {errors[i]:.3f}")
+    return connectivity_of(errors), errors
+
+
+def connectivity_of(errors: np.ndarray) -> float:
+    """Mean of both ends minus the point of the path that differs most from it."""
     ends = (errors[0] + errors[-1]) / 2
-    return float(ends - errors[np.argmax(np.abs(ends - errors))]), errors
+    return float(ends - errors[np.argmax(np.abs(ends - errors))])
 
 
 def refresh_batch_norm(model: nn.Module, loader: Loader) -> None:
@@ -104,7 +138,8 @@ def refresh_batch_norm(model: nn.Module, loader: Loader) -> None:
         norm.eval()
 
 
-def _error(model: nn.Module, loader: Loader) -> float:
+def classification_error(model: nn.Module, loader: Loader) -> float:
+    """Share of the loader's samples that the model, as it stands, classifies wrongly."""
     wrong = seen = 0
     for inputs, targets in loader:
         wrong += int((model(inputs).argmax(1) != targets).sum())
@@ -112,19 +147,3 @@ def _error(model: nn.Module, loader: Loader) -> float:
     if seen == 0:
         raise InputError("the loader gave no batch; if it is a generator, pass a list instead.")
     return wrong / seen
-
-
-def hill_alpha(weight: Tensor, *, tail: float = 0.5) -> float:
-    """Tail exponent of the spectrum of ``W'W``: small is well trained, no unit.
-
-    ``alpha = 1 + k / sum_i ln(l_i / l_min)`` over the k largest eigenvalues, k = ``tail`` of all
-    (Hill's estimator with the median as threshold; Zhou et al. 2023, TempBalance). Convolutions
-    [out, in, ...] are read as [out, in * positions].
-    """
-    if weight.ndim < 2 or not 0 < tail < 1:
-        raise InputError(f"got weight {tuple(weight.shape)}, tail {tail}: need a matrix, (0, 1).")
-    values = torch.linalg.svdvals(weight.detach().double().flatten(1)).square().sort().values
-    k = int(tail * len(values))
-    if k < 2 or values[-k - 1] <= 0:
-        raise InputError(f"{len(values)} eigenvalues, {k} in the tail: too few, or zeros.")
-    return float(1 + k / torch.log(values[-k:] / values[-k - 1]).sum())

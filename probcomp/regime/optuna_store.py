@@ -39,7 +39,9 @@ class OptunaRecords:
         elif "://" not in address:
             raise InputError(f"Optuna storage {address!r}: give sqlite:///file.db, or a .log file.")
         try:
-            self._study = optuna.create_study(storage=storage, study_name=study, load_if_exists=True)
+            self._study = optuna.create_study(
+                storage=storage, study_name=study, load_if_exists=True
+            )
         except Exception as error:  # the database drivers each raise their own
             raise InputError(f"cannot open the Optuna storage {address!r}: {error}") from error
 

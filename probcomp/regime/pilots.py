@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from probcomp.errors import DivergenceError, InputError
-from probcomp.regime.landscape import agreement, cka, linear_connectivity
+from probcomp.regime.landscape import agreement, cka, linear_connectivity, outputs_of
 from probcomp.regime.pruning import density_of, make_masks
 from probcomp.regime.recipe import Recipe
 from probcomp.regime.store import Record, Store, content_key
@@ -276,7 +276,7 @@ def _pair(
     began = time.perf_counter()
     batches = in_batches(task.train)
     lmc, curve = linear_connectivity(models[0], models[1], batches, points=LMC_POINTS)
-    logits = [torch.cat([_logits(model, x) for x, _ in batches]) for model in models]
+    logits = [outputs_of(model, batches) for model in models]
     record = {
         "pair": key,
         "retrain_seeds": [run["retrain_seed"] for run in runs],

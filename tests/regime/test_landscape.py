@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from probcomp.errors import InputError
-from probcomp.regime.landscape import agreement, cka, hill_alpha, linear_connectivity
+from probcomp.regime.landscape import agreement, cka, linear_connectivity, outputs_of
 from probcomp.regime.landscape import refresh_batch_norm as refresh
 
 
@@ -94,12 +94,21 @@ def test_connectivity_fails_without_the_estimation(batches):
     assert float((stale(data).argmax(1) != labels).double().mean()) > errors.max() + 0.2
 
 
-def test_hill_alpha_of_a_power_law():
-    # Quantiles of a density with exponent a: the estimator returns it up to O(1 / k).
-    n, exponent = 4000, 3.0
-    eigenvalues = (1 - (np.arange(n) + 0.5) / n) ** (-1 / (exponent - 1))
-    weight = torch.diag(torch.tensor(np.sqrt(eigenvalues[::20])))
-    assert hill_alpha(weight) == pytest.approx(exponent, rel=0.03)
+def test_outputs_are_logits_softmax_or_features(batches):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    data = torch.cat([x for x, _ in batches])
+    with torch.no_grad():
+        hidden = model[1](model[0](data))
+        logits = model[2](hidden)
+    torch.testing.assert_close(outputs_of(model, batches), logits)
+    torch.testing.assert_close(outputs_of(model, batches, "softmax"), logits.softmax(1))
+    torch.testing.assert_close(outputs_of(model, batches, "1"), hidden)
+    assert not model[1]._forward_hooks
+    with pytest.raises(InputError, match="unknown layer"):
+        outputs_of(model, batches, "9")
+    with pytest.raises(InputError, match="no batch"):
+        outputs_of(model, iter(()))
 
 
 def test_bad_input_is_refused(batches):
@@ -113,5 +122,3 @@ def test_bad_input_is_refused(batches):
         linear_connectivity(nn.Linear(4, 2), nn.Linear(4, 3), batches)
     with pytest.raises(InputError, match="no batch"):
         linear_connectivity(nn.Linear(4, 2), nn.Linear(4, 2), iter(()))
-    with pytest.raises(InputError):
-        hill_alpha(torch.zeros(3))

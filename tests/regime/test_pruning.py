@@ -22,7 +22,9 @@ def test_the_last_layer_norms_and_biases_are_left_alone():
 
 
 @given(
-    density=st.floats(0.01, 1.0), rule=st.sampled_from(["uniform", "global"]), seed=st.integers(0, 9)
+    density=st.floats(0.01, 1.0),
+    rule=st.sampled_from(["uniform", "global"]),
+    seed=st.integers(0, 9),
 )
 def test_the_largest_are_kept_and_the_count_is_exact(density, rule, seed):
     generator = torch.Generator().manual_seed(seed)

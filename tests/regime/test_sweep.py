@@ -48,7 +48,9 @@ def test_clusters_give_the_same_records(expected, engine, tmp_path):
     assert [stripped(record) for record in found] == records
 
 
-@pytest.mark.parametrize(("engine", "cure"), [("ray", "pip install 'ray'"), ("dask", "distributed")])
+@pytest.mark.parametrize(
+    ("engine", "cure"), [("ray", "pip install 'ray'"), ("dask", "distributed")]
+)
 def test_a_missing_library_is_named_with_its_cure(engine, cure, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setitem(sys.modules, "distributed", None)

@@ -132,8 +132,8 @@ def test_masks_that_fit_nothing_are_refused(task):
 
 
 def test_dropout_needs_a_layer():
+    data = (torch.zeros(4, 6), torch.zeros(4, dtype=torch.long))
     with pytest.raises(InputError, match="no dropout layer"):
-        data = (torch.zeros(4, 6), torch.zeros(4, dtype=torch.long))
         train(nn.Linear(6, 3), data, dataclasses.replace(RECIPE, dropout=0.1), seed=0)
 
 
