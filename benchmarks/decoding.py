@@ -64,7 +64,7 @@ def compare(models: list[Path], count: int) -> list[dict]:
     """One row per task and decoder, over all models."""
     rows = []
     for task in ("add", "json", "record"):
-        examples = make_examples(task, count, 101, test=True)
+        examples = make_examples(task, count, 101, "test")
         prompts = [example.prompt for example in examples]
         sampled = {"temperature": 1.0} if task == "record" else {}
         scores: dict[str, dict[str, list[float]]] = {}
@@ -141,7 +141,7 @@ def ledger(models: list[Path], count: int) -> dict[str, dict[str, float]]:
     """Expected against realised wrong commits, the truth committed in place of each candidate."""
     result = {}
     for task in ("add", "json", "walk", "record"):
-        examples = make_examples(task, count, 103, test=True)
+        examples = make_examples(task, count, 103, "test")
         wrong = expected = 0.0
         for folder in models:
             adapter = SmallAdapter(load_small(folder))
@@ -164,7 +164,7 @@ def ledger(models: list[Path], count: int) -> dict[str, dict[str, float]]:
 
 def ends(models: list[Path], count: int) -> dict[str, float]:
     """Log score of the end posterior on ``record``, against the law and hard decisions; AUC."""
-    examples = make_examples("record", count, 105, test=True)
+    examples = make_examples("record", count, 105, "test")
     truth = torch.tensor([len(example.answer) + 1 for example in examples])
     law = record_length_law()
     scores: dict[str, list[float]] = {
@@ -210,7 +210,7 @@ def ends(models: list[Path], count: int) -> dict[str, float]:
         ]
         scores["point"] += hard
         for task in ("add", "json"):
-            for example in make_examples(task, 80, 107, test=True):
+            for example in make_examples(task, 80, 107, "test"):
                 n = len(example.answer)
                 for size in (n // 2, 3 * n // 4, n + 1, n + 4, 2 * n):
                     if not 4 <= size <= CANVAS:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from probcomp.decoding.adapters.base import Adapter
 from probcomp.decoding.adapters.resolve import as_adapter
+from probcomp.decoding.calibrating.record import calibration_for
 from probcomp.decoding.config import DecodingConfig
 from probcomp.decoding.ledger import Ledger
 from probcomp.decoding.loop import Decoder, Processor, Step
@@ -36,6 +37,7 @@ def decode(
     seed: int = 0,
     num_return_sequences: int = 1,
     history: bool = False,
+    calibration: Any = None,
     **options: Any,
 ) -> DecodeOutput:
     """Generate with a masked diffusion language model, without being told the length.
@@ -58,16 +60,26 @@ def decode(
         seed: decides every draw, row by row.
         num_return_sequences: answers per prompt.
         history: keep a `Step` for each forward in the output.
+        calibration: a `Calibration`, its file, or False for none; by default the file beside the
+            model, where there is one. It fits the model's own configuration and ``bayes``;
+            other presets and a ``generation_config`` are taken as they are.
         **options: single values of the configuration, over it.
 
     Raises:
         InputError: for an unknown option, an empty prompt, a mask of wrong shape, a prompt that
-            leaves no room in the context, or a model without a mask token.
+            leaves no room in the context, a model without a mask token, or a calibration of other
+            weights.
     """
     adapter, tokenizer, default = as_adapter(model, tokenizer)
     if preset is not None and generation_config is not None:
         raise InputError("give a preset or a generation_config, not both")
-    config = generation_config or (presets[preset] if preset else default)
+    own = generation_config is None and preset in (None, "bayes")
+    config = generation_config or (default if own else presets[preset or "bayes"])
+    if calibration not in (None, True, False) and not own:
+        raise InputError("a calibration fits the bayes configuration, not a preset of its own")
+    if own:
+        fitted = calibration_for(model if model is not None else adapter, calibration)
+        config = config if fitted is None else fitted.apply(config)
     config = config.replace(**options)
     if adapter.block_multiple and config.block_multiple is None:
         config = config.replace(block_multiple=adapter.block_multiple)

@@ -28,7 +28,7 @@ def expected_error(
 
 def _on_curve(confidence: Tensor, curve: tuple[tuple[float, float], ...]) -> Tensor:
     knots = torch.tensor(curve, dtype=torch.float64, device=confidence.device).clamp(1e-9, 1 - 1e-9)
-    x, y = knots.logit().unbind(1)
+    x, y = knots.logit().T.contiguous()
     at = confidence.double().clamp(1e-12, 1 - 1e-12).logit()
     if len(x) == 1:
         found = y.expand_as(at)

@@ -25,7 +25,7 @@ def test_the_embedded_model_is_small_and_says_how_it_was_trained():
 
 @pytest.mark.parametrize("task", ["add", "json"])
 def test_answers_are_right_without_being_told_the_length(task):
-    examples = make_examples(task, 60, 21, test=True)
+    examples = make_examples(task, 60, 21, "test")
     output = decode(prompt=[example.prompt for example in examples])
     right = [is_valid(e, text) for e, text in zip(examples, output.texts)]
     assert sum(right) >= 54  # 60 drawn from a model that is right on at least 95 %

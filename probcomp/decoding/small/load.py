@@ -15,6 +15,7 @@ def load_small(folder: Path | str) -> SmallDenoiser:
     """A model that `probcomp.decoding.small.train` wrote to ``folder``."""
     model = SmallDenoiser()
     model.load_state_dict(read_tensors(Path(folder) / "small.safetensors"))
+    model.folder = Path(folder)
     return model.eval()
 
 
@@ -34,7 +35,7 @@ def small_config() -> DecodingConfig:
     tokenizer = CharacterTokenizer()
     bar, brace = (tokenizer.encode(character)[0] for character in "|}")
     return DecodingConfig(
-        max_new_tokens=64,
+        max_new_tokens=32,  # the longest canvas it was trained on
         initial_length=16,
         extend_actions=(4, 8, 16),
         length_mean=9.0,

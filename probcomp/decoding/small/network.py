@@ -5,6 +5,7 @@ nothing. ``attention`` may be a key mask [batch, keys] or a full mask [batch, qu
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,12 @@ class Block(nn.Module):
 
 
 class SmallDenoiser(nn.Module):
-    """ids [batch, n] -> logits [batch, n, vocabulary] at every position."""
+    """ids [batch, n] -> logits [batch, n, vocabulary] at every position.
+
+    ``folder`` is where the weights were read from: a calibration is looked for there.
+    """
+
+    folder: Path | None = None
 
     def __init__(self, config: SmallConfig | None = None) -> None:
         super().__init__()

@@ -6,10 +6,15 @@
             length itself is known only at the end of the walk.
 ``record``  a random record of increasing letters: the prompt fixes neither length nor content.
 
-Prompts are split by a hash: one in ten belongs to the test set and is never trained on. The
-``record`` task has few prompts, so there the test is about the law of the answers.
+Prompts are split by a hash: one in ten is never trained on, half of those for calibrating and
+tuning (``dev``) and half for what is reported (``test``). The ``record`` task has few prompts, so
+there the test is about the law of the answers.
+
+``python -m probcomp.decoding.small.tasks --out FILE`` writes dev examples for
+``probcomp decode --calibrate FILE``.
 """
 
+import argparse
 import itertools
 import json
 import math
@@ -17,8 +22,10 @@ import random
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from probcomp.errors import unknown
+from probcomp.storage import write_text
 
 STOP = 0.25  # chance that a record ends after an item: mean four items
 MAX_ITEMS = 8
@@ -83,22 +90,28 @@ _MAKERS: dict[str, Callable[[random.Random], Example]] = {
     "record": _record,
 }
 TASKS = tuple(_MAKERS)
+PARTS = ("train", "dev", "test")
 
 
-def is_test(prompt: str) -> bool:
-    """Whether a prompt belongs to the tenth that is held out from training."""
-    return zlib.crc32(prompt.encode()) % 10 == 0
+def part_of(prompt: str) -> str:
+    """``train``, or for the tenth that is held out from training ``dev`` or ``test``."""
+    value = zlib.crc32(prompt.encode())
+    if value % 10:
+        return "train"
+    return "dev" if value % 20 else "test"
 
 
-def make_examples(task: str, count: int, seed: int, *, test: bool = False) -> list[Example]:
-    """``count`` examples of one task. Seeded; train and test prompts never meet."""
+def make_examples(task: str, count: int, seed: int, part: str = "train") -> list[Example]:
+    """``count`` examples of one task. Seeded; prompts of different parts never meet."""
     if task not in _MAKERS:
         raise unknown("task", task, _MAKERS)
-    rng = random.Random(f"{task}-{seed}-{test}")
+    if part not in PARTS:
+        raise unknown("part", part, PARTS)
+    rng = random.Random(f"{task}-{seed}-{ {'train': False, 'test': True}.get(part, part) }")
     found: list[Example] = []
     while len(found) < count:
         example = _MAKERS[task](rng)
-        if task == "record" or is_test(example.prompt) == test:
+        if task == "record" or part_of(example.prompt) == part:
             found.append(example)
     return found
 
@@ -149,3 +162,24 @@ def record_length_law() -> dict[int, float]:
     law = {3 * n - 1: STOP * (1 - STOP) ** (n - 1) for n in range(1, MAX_ITEMS)}
     law[3 * MAX_ITEMS - 1] = (1 - STOP) ** (MAX_ITEMS - 1)
     return law
+
+
+def main() -> None:
+    """Write dev examples as JSON lines."""
+    parser = argparse.ArgumentParser(description="Write dev examples of the embedded tasks.")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=80, help="examples of each task")
+    # The model never learnt to walk: what it says there would only blur what it knows elsewhere.
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=("add", "json", "record"))
+    parser.add_argument("--seed", type=int, default=301)
+    options = parser.parse_args()
+    lines = [
+        json.dumps({"task": e.task, "prompt": e.prompt, "answer": e.answer})
+        for task in options.tasks
+        for e in make_examples(task, options.count, options.seed, "dev")
+    ]
+    write_text(options.out, "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -27,7 +27,7 @@ from probcomp.storage import read_json, read_tensors, write_json, write_tensors
 # Copying and the random record are learnt early; carries and walks take the most steps.
 MIX = ("add", "walk", "add", "json", "walk", "add", "walk", "record")
 REFINE = ("record", "add", "record", "json", "record", "walk", "record", "add")
-CANVAS = 32  # longest canvas met in training; the longest answer takes 25 tokens
+SHORTEST, CANVAS = 4, 32  # canvases met in training; the longest answer takes 25 tokens
 
 
 def collate(
@@ -35,15 +35,22 @@ def collate(
     tokenizer: CharacterTokenizer,
     rng: random.Random,
     *,
-    exact: bool = False,
+    spare: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """ids [batch, n], key mask [batch, n], answer mask [batch, n] with a random canvas per row.
+    """ids [batch, n], key mask [batch, n], answer mask [batch, n].
 
-    ``exact`` makes each canvas as long as its answer and one EOS.
+    The canvas of a row is drawn without looking at its answer, and a longer answer is cut: were
+    it drawn to fit, its size would tell the model about the length, and the EOS marginals on a
+    canvas would not be the law of the end. With ``spare``, it is the answer, one EOS, and up to
+    so many positions more.
     """
     prompts = [tokenizer.encode(example.prompt) for example in examples]
     answers = [tokenizer.encode(example.answer) for example in examples]
-    canvas = [len(a) + 1 if exact else rng.randint(len(a) + 1, CANVAS) for a in answers]
+    canvas = [
+        rng.randint(SHORTEST, CANVAS) if spare is None else len(answer) + 1 + rng.randint(0, spare)
+        for answer in answers
+    ]
+    answers = [answer[:size] for answer, size in zip(answers, canvas)]
     left, right = max(map(len, prompts)), max(canvas)
     ids = torch.full((len(examples), left + right), tokenizer.pad_token_id)
     answer_mask = torch.zeros(ids.shape, dtype=torch.bool)
@@ -68,8 +75,8 @@ def corrupt(ids: Tensor, answer: Tensor, mask_id: int, generator: torch.Generato
 
 def accuracy(model: SmallDenoiser, tokenizer: CharacterTokenizer, task: str) -> float:
     """Share of exact answers when the most confident token is committed one at a time."""
-    examples = make_examples(task, 64, 7, test=True)
-    ids, keys, answer = collate(examples, tokenizer, random.Random(7))
+    examples = make_examples(task, 64, 7, "test")
+    ids, keys, answer = collate(examples, tokenizer, random.Random(7), spare=6)
     truth = ids.clone()
     ids = ids.masked_fill(answer, tokenizer.mask_token_id)
     rows = torch.arange(len(ids))
@@ -87,8 +94,8 @@ def draw_validity(model: SmallDenoiser, tokenizer: CharacterTokenizer, seed: int
     The canvas ends where the reference answer does, so this is the ceiling of a sampler that
     commits several tokens a forward and is not told the length.
     """
-    examples = make_examples("record", 128, seed, test=True)
-    ids, keys, answer = collate(examples, tokenizer, random.Random(seed), exact=True)
+    examples = make_examples("record", 128, seed, "test")
+    ids, keys, answer = collate(examples, tokenizer, random.Random(seed), spare=0)
     generator = torch.Generator().manual_seed(seed)
     ids = ids.masked_fill(answer, tokenizer.mask_token_id)
     order = torch.rand(ids.shape, generator=generator)

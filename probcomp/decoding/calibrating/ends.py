@@ -1,0 +1,173 @@
+r"""What the EOS marginals say about the end, fitted: tail densities, Platt, temper, trust.
+
+``tail``   two Beta densities, by moments, of the mean EOS mass at the end of the canvas: on
+           canvases that cut the answer and on canvases that hold it
+``platt``  logistic regression of [i >= E] on logit e_i
+``model``  cdf or hmm, with or without the tail correction, the temper rho on a grid: the one of
+           best log score, sum log p_end(E true)
+``share``  how much of the length prior to mix in, by EM, as a function of the entropy of p_end:
+           w = E[chance that the prior, not the model, produced the end]
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from probcomp.decoding.calibrating.states import States
+from probcomp.decoding.end import (
+    allowed_ends,
+    beyond_probability,
+    cdf_end,
+    hmm_end,
+    share_of_prior,
+    tail_evidence,
+    tail_mean,
+    with_beyond,
+    with_prior,
+)
+from probcomp.decoding.length import LengthPrior
+
+TEMPERS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+CUTS = (0.05, 0.4, 1.2)  # nats: entropies between which the trust in a model is fitted
+LEAST = 12  # states that a range of entropies needs for a share of its own
+FLOOR = 1e-9
+
+
+@dataclass(frozen=True)
+class EndModel:
+    """The options of a configuration that decide p_end."""
+
+    end_model: str
+    beyond: bool
+    end_temper: float = 1.0
+    end_platt: tuple[float, float] = (0.0, 1.0)
+    tail_truncated: tuple[float, float] = (1.0, 2.0)
+    tail_fits: tuple[float, float] = (8.0, 1.0)
+    tail_window: int = 32
+    end_share: tuple[tuple[float, float], ...] = ()
+
+    def posterior(self, states: States, prior: LengthPrior) -> Tensor:
+        """p_end of each state, float64 [states, width + 1]."""
+        mass, log_prior, allowed = _evidence(states, prior)
+        if self.end_model == "cdf":
+            p = cdf_end(mass, allowed, states.length)
+        else:
+            evidence = tail_evidence(
+                states.features.eos.double(),
+                states.masked,
+                log_prior,
+                intercept=self.end_platt[0],
+                slope=self.end_platt[1],
+            )
+            evidence = torch.where(states.valid, evidence, 0.0)
+            p = hmm_end(log_prior, evidence, allowed, self.end_temper)
+        if self.beyond:
+            survival = log_prior.gather(1, states.length[:, None])[:, 0].exp()
+            mean = tail_mean(mass, states.length, self.tail_window)
+            past = beyond_probability(mean, survival, self.tail_truncated, self.tail_fits)
+            p = with_beyond(p, states.length, past)
+        if self.end_share:
+            p = with_prior(p, log_prior, allowed, share_of_prior(p, self.end_share))
+        return p
+
+    def log_score(self, states: States, prior: LengthPrior) -> Tensor:
+        """log p_end(true end), nats per state."""
+        p = self.posterior(states, prior).clamp(min=FLOOR)
+        return p.gather(1, states.column[:, None])[:, 0].log()
+
+
+def _evidence(states: States, prior: LengthPrior) -> tuple[Tensor, Tensor, Tensor]:
+    width = states.truth.shape[1]
+    visible = states.valid & ~states.masked
+    eos = visible & ~states.content
+    allowed = allowed_ends(visible & states.content, eos, states.length)
+    mass = torch.where(states.masked, states.features.eos.double(), eos.double())
+    return mass, prior.log_end(states.length, width), allowed
+
+
+def prior_score(states: States, prior: LengthPrior) -> Tensor:
+    """log of the prior at the true end, restricted to what visible tokens allow, per state."""
+    _, log_prior, allowed = _evidence(states, prior)
+    p = log_prior.masked_fill(~allowed, -1e30).softmax(1).clamp(min=FLOOR)
+    return p.gather(1, states.column[:, None])[:, 0].log()
+
+
+def fit_beta(values: Tensor) -> tuple[float, float]:
+    """Beta(a, b) by moments; flat when there is nothing to fit."""
+    if len(values) < 2:
+        return (1.0, 1.0)
+    mean = float(values.mean().clamp(0.01, 0.99))
+    variance = max(float(values.var()), 1e-4)
+    weight = max(min(mean * (1 - mean) / variance - 1, 200.0), 0.5)
+    return (mean * weight, (1 - mean) * weight)
+
+
+def fit_platt(logit: Tensor, label: Tensor, rounds: int = 30) -> tuple[float, float]:
+    """(intercept, slope) of a logistic regression, by Newton with a weak Gaussian prior."""
+    x = torch.stack((torch.ones_like(logit), logit), dim=1).double()
+    y, beta = label.double(), torch.tensor([0.0, 1.0], dtype=torch.float64)
+    middle, precision = beta.clone(), 1e-2 * torch.eye(2, dtype=torch.float64)
+    for _ in range(rounds):
+        p = torch.sigmoid(x @ beta)
+        gradient = x.T @ (y - p) - precision @ (beta - middle)
+        curvature = (x * (p * (1 - p))[:, None]).T @ x + precision
+        step = torch.linalg.solve(curvature, gradient)
+        beta = beta + step.clamp(-2.0, 2.0)
+        if float(step.abs().max()) < 1e-8:
+            break
+    return float(beta[0]), float(beta[1])
+
+
+def fit_end(
+    full: States, partly: States, prior: LengthPrior, tail_window: int, lengths: bool = True
+) -> EndModel:
+    """The end model of best log score on both kinds of states, with its trust in the prior."""
+    mean = tail_mean(full.features.eos.double(), full.length, tail_window)
+    tail = {
+        "tail_truncated": fit_beta(mean[~full.fits]),
+        "tail_fits": fit_beta(mean[full.fits]),
+        "tail_window": tail_window,
+    }
+    at = full.valid
+    eos = full.features.eos.double().clamp(1e-9, 1 - 1e-9)
+    logit = (eos.log() - torch.log1p(-eos)).clamp(-12, 12)
+    platt = fit_platt(logit[at], ~full.content[at])
+    candidates = [EndModel("cdf", beyond, **tail) for beyond in (False, True)]  # type: ignore[arg-type]
+    candidates += [
+        EndModel("hmm", beyond, rho, platt, **tail)  # type: ignore[arg-type]
+        for rho in TEMPERS
+        for beyond in (False, True)
+    ]
+    scored = [_with_share(model, full, partly, prior) for model in candidates]
+    return max(
+        scored,
+        key=lambda model: float(
+            model.log_score(full, prior).mean() + model.log_score(partly, prior).mean()
+        ),
+    )
+
+
+def _with_share(
+    model: EndModel, full: States, partly: States, prior: LengthPrior, rounds: int = 50
+) -> EndModel:
+    """The model with the share of the prior by EM in each range of entropies."""
+    own, base, entropy = [], [], []
+    for states in (full, partly):
+        p = model.posterior(states, prior)
+        own.append(p.gather(1, states.column[:, None])[:, 0])
+        entropy.append(torch.special.entr(p).sum(1))
+        base.append(prior_score(states, prior).exp())
+    p, q, h = torch.cat(own), torch.cat(base), torch.cat(entropy)
+    knots = []
+    for low, high in zip((-1.0, *CUTS), (*CUTS, float("inf"))):
+        on = (h > low) & (h <= high)
+        if int(on.sum()) < LEAST:
+            continue
+        share = 0.1
+        for _ in range(rounds):
+            from_prior = share * q[on] / (share * q[on] + (1 - share) * p[on]).clamp(min=1e-300)
+            # Jeffreys' half a count on either side: no share is ever quite 0 or 1.
+            share = float((from_prior.sum() + 0.5) / (on.sum() + 1))
+        knots.append((float(h[on].mean()), share))
+    return EndModel(**{**model.__dict__, "end_share": tuple(knots)})

@@ -1,0 +1,185 @@
+"""`calibrate`: fit a decoder's beliefs about a model on dev answers, check them, write them."""
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from probcomp.decoding.adapters.resolve import as_adapter
+from probcomp.decoding.calibrating.borders import fit_borders
+from probcomp.decoding.calibrating.confidence import (
+    ENOUGH,
+    calibration_error,
+    fit_error_curve,
+    fit_temperature,
+)
+from probcomp.decoding.calibrating.coupling import fit_coupling
+from probcomp.decoding.calibrating.ends import fit_end, prior_score
+from probcomp.decoding.calibrating.hazard import fit_hazard
+from probcomp.decoding.calibrating.record import Calibration, checksum
+from probcomp.decoding.calibrating.states import Pair, blank, partial
+from probcomp.decoding.calibrating.sweep import sweep_error, sweep_gamma
+from probcomp.decoding.committing import expected_error
+from probcomp.decoding.length import LengthPrior
+from probcomp.errors import InputError
+
+HELD_OUT = 0.25
+FEWEST = 20  # answers
+SWEPT = 120  # answers that the sweeps decode
+
+
+def read_examples(path: Path | str) -> list[tuple[str, str]]:
+    """(prompt, answer) pairs from JSON lines with these two keys."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+            found.append((str(value["prompt"]), str(value["answer"])))
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f'{path}, line {number}: expected {{"prompt": ..., "answer": ...}}'
+            ) from error
+    return found
+
+
+def _encode(tokenizer: Any, text: str) -> list[int]:
+    try:
+        return list(tokenizer.encode(text, add_special_tokens=False))
+    except TypeError:
+        return list(tokenizer.encode(text))
+
+
+@torch.no_grad()
+def calibrate(
+    model: Any = None,
+    tokenizer: Any = None,
+    *,
+    examples: Sequence[tuple[str, str]] | Path | str,
+    out: Path | str | None = None,
+    seed: int = 0,
+    sweep: bool = True,
+) -> Calibration:
+    """Fit the options of a decoder on dev answers; a quarter of them is held out.
+
+    Args:
+        model: what `probcomp.decode` takes; None is the embedded model.
+        examples: (prompt, answer) texts, or a file of JSON lines with these keys. Some 200 do;
+            they must not be answers that results are reported on.
+        out: a file, or the model's folder, to write the calibration to.
+        sweep: also choose ``error_step`` and ``gamma`` by decoding.
+
+    Raises:
+        InputError: too few examples, or a fit that scores no better than the length prior on the
+            held-out answers: then nothing is written.
+    """
+    adapter, tokenizer, config = as_adapter(model, tokenizer)
+    network = getattr(adapter, "model", None)
+    if not isinstance(network, torch.nn.Module):
+        raise InputError("only a model with weights can be calibrated; this adapter has none")
+    if isinstance(examples, Path | str):
+        examples = read_examples(examples)
+    if len(examples) < FEWEST:
+        raise InputError(f"calibration needs {FEWEST} answers or more, got {len(examples)}")
+    if tokenizer is None:
+        raise InputError("calibration needs the model's tokenizer")
+    pairs: list[Pair] = [(_encode(tokenizer, p), _encode(tokenizer, a)) for p, a in examples]
+    random.Random(seed).shuffle(pairs)
+    cut = max(int(len(pairs) * HELD_OUT), 5)
+    held, train = pairs[:cut], pairs[cut:]
+    longest = config.max_new_tokens
+    if adapter.context is not None:
+        longest = min(longest, adapter.context - max(len(prompt) for prompt, _ in pairs))
+
+    ends = torch.tensor([len(answer) + 1 for _, answer in train])
+    hazard = fit_hazard(ends)
+    prior = LengthPrior(hazard.hazard)
+    initial = first_canvas(prior, longest, config.cost_truncation, config.cost_position)
+    full = blank(adapter, train, config.delimiters, longest, initial // 2)
+    partly = partial(adapter, train, config.delimiters, longest, seed)
+    end = fit_end(full, partly, prior, config.tail_window)
+
+    full_held = blank(adapter, held, config.delimiters, longest, initial // 2)
+    partly_held = partial(adapter, held, config.delimiters, longest, seed + 1)
+    score = float(end.log_score(full_held, prior).mean())
+    base = float(prior_score(full_held, prior).mean())
+    if not score > base:
+        raise InputError(
+            f"calibration refused: the end posterior scores {score:.3f} nats on held-out answers, "
+            f"no better than the length prior's {base:.3f}; this model's EOS marginals say nothing "
+            "about the end (or the answers are not the model's)"
+        )
+    options: dict[str, Any] = {
+        "initial_length": initial,
+        "hazard": tuple(round(h, 6) for h in hazard.hazard),
+        "end_model": end.end_model,
+        "beyond": end.beyond,
+        "end_temper": end.end_temper,
+        "end_platt": _rounded(end.end_platt),
+        "tail_truncated": _rounded(end.tail_truncated),
+        "tail_fits": _rounded(end.tail_fits),
+        "end_share": tuple(_rounded(knot) for knot in end.end_share),
+        "draw_end": True,
+    }
+    confidence: dict[str, Any] = {}
+    use, held_use = (s.masked & s.content for s in (partly, partly_held))
+    c = partly.features.top_prob[use]
+    wrong = (partly.features.top != partly.truth)[use]
+    if len(c) >= ENOUGH:
+        confidence["error_curve"] = tuple(
+            tuple(float(f"{v:.8g}") for v in knot) for knot in fit_error_curve(c, wrong)
+        )
+    else:
+        confidence["confidence_temperature"] = round(fit_temperature(c, wrong), 4)
+    options |= confidence
+    options["coupling_profile"] = fit_coupling(adapter, train, longest, seed)
+    options |= fit_borders(
+        full, config.delimiters, config.boundary_weights, end, prior, config.block_max
+    )
+    c_held = partly_held.features.top_prob[held_use]
+    wrong_held = (partly_held.features.top != partly_held.truth)[held_use]
+    error = expected_error(
+        c_held,
+        confidence.get("confidence_temperature", 1.0),
+        confidence.get("error_curve", ()),
+    )
+    report: dict[str, Any] = {
+        "answers": len(train),
+        "held_out": len(held),
+        "hazard_bin": hazard.width,
+        "end_log_score": round(score, 4),
+        "prior_log_score": round(base, 4),
+        "end_log_score_partly_seen": round(float(end.log_score(partly_held, prior).mean()), 4),
+        "error_calibration_before": round(calibration_error(1 - c_held, wrong_held), 5),
+        "error_calibration": round(calibration_error(error, wrong_held), 5),
+    }
+    if sweep:
+        tuned = config.replace(**options, max_new_tokens=longest)
+        swept = train[:SWEPT]
+        options["error_step"], report["error_steps"] = sweep_error(adapter, tuned, swept, seed)
+        options["gamma"], report["gammas"] = sweep_gamma(adapter, tuned, swept, seed)
+    found = Calibration(checksum(network), options, report)
+    if out is not None:
+        found.save(out)
+    return found
+
+
+def first_canvas(
+    prior: LengthPrior, longest: int, cost_truncation: float, cost_position: float
+) -> int:
+    """The canvas to begin with: argmin over W of c_tr P(E > W) + c_pos W, one forward's price."""
+    width = torch.arange(longest + 1)
+    cost = cost_truncation * prior.log_survival(longest).exp() + cost_position * width
+    return max(int(cost.argmin()), 1)
+
+
+def _rounded(values: Sequence[float]) -> tuple[float, ...]:
+    return tuple(round(value, 6) for value in values)

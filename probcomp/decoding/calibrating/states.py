@@ -1,0 +1,142 @@
+"""What the model says about dev answers: one forward for each prompt and canvas."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from probcomp.decoding.adapters.base import Adapter
+from probcomp.decoding.features import Features, read_features
+
+Pair = tuple[list[int], list[int]]  # ids of a prompt, ids of its answer without EOS
+FIELDS = ("token", "confidence", "top", "top_prob", "entropy", "eos", "delimiter")
+
+
+@dataclass(frozen=True)
+class States:
+    """Canvases with their truth: [states] or [states, width], CPU.
+
+    ``end`` the true end position counted from 1 (it may lie past ``length``, the canvas),
+    ``truth`` the answer filled with EOS, ``masked`` what the model did not see.
+    """
+
+    end: Tensor
+    length: Tensor
+    truth: Tensor
+    masked: Tensor
+    features: Features
+
+    @property
+    def fits(self) -> Tensor:
+        return self.end <= self.length
+
+    @property
+    def column(self) -> Tensor:
+        """The true column of an end posterior: end - 1, or the canvas length for "beyond"."""
+        return torch.minimum(self.end - 1, self.length)
+
+    @property
+    def valid(self) -> Tensor:
+        return torch.arange(self.truth.shape[1]) < self.length[:, None]
+
+    @property
+    def content(self) -> Tensor:
+        return torch.arange(self.truth.shape[1]) < (self.end - 1)[:, None]
+
+
+def observe(
+    adapter: Adapter,
+    pairs: Sequence[Pair],
+    lengths: Sequence[int],
+    hidden: Sequence[Tensor] | None = None,
+    delimiters: Sequence[tuple[int, float]] = (),
+    batch: int = 16,
+) -> States:
+    """One forward for each pair on its canvas.
+
+    Args:
+        lengths: canvas of each pair; an answer that is longer is cut.
+        hidden: boolean [length] per pair, what is masked; everything when None.
+        batch: canvases per forward.
+    """
+    width, eos, mask = max(lengths), adapter.eos_ids[0], adapter.mask_id
+    truth = torch.full((len(pairs), width), eos)
+    masked = torch.zeros(len(pairs), width, dtype=torch.bool)
+    for i, ((_, answer), size) in enumerate(zip(pairs, lengths)):
+        kept = answer[:size]
+        truth[i, : len(kept)] = torch.tensor(kept, dtype=torch.long)
+        masked[i, :size] = True if hidden is None else hidden[i]
+    length = torch.tensor(list(lengths))
+    end = torch.tensor([len(answer) + 1 for _, answer in pairs])
+    columns: dict[str, list[Tensor]] = {name: [] for name in FIELDS}
+    # Alike sizes go together, so that a forward is not spent on padding.
+    order = sorted(range(len(pairs)), key=lambda i: (len(pairs[i][0]), lengths[i]))
+    for first in range(0, len(order), batch):
+        rows = order[first : first + batch]
+        left = max(len(pairs[i][0]) for i in rows)
+        right = max(lengths[i] for i in rows)
+        ids = torch.full((len(rows), left + right), adapter.pad_id)
+        keys = torch.zeros(ids.shape, dtype=torch.bool)
+        for r, i in enumerate(rows):
+            prompt, size = pairs[i][0], lengths[i]
+            ids[r, left - len(prompt) : left] = torch.tensor(prompt, dtype=torch.long)
+            ids[r, left : left + size] = torch.where(masked[i, :size], mask, truth[i, :size])
+            keys[r, left - len(prompt) : left + size] = True
+        logits = adapter.forward(ids, keys, left).logits
+        found = read_features(logits, adapter.eos_ids, delimiters)
+        for name in FIELDS:
+            value = getattr(found, name).cpu()
+            columns[name].append(torch.nn.functional.pad(value, (0, width - right)))
+    back = torch.tensor(order).argsort()
+    features = Features(**{name: torch.cat(columns[name])[back] for name in FIELDS})
+    return States(end, length, truth, masked, features)
+
+
+def blank(
+    adapter: Adapter,
+    pairs: Sequence[Pair],
+    delimiters: Sequence[tuple[int, float]],
+    longest: int,
+    shortest: int = 1,
+) -> States:
+    """Wholly masked canvases of 1/2, 3/4, 1, 1.5 and 2 times the answer (EOS counted).
+
+    None is under ``shortest``. A model that was trained on canvases that fit reads any canvas as
+    one that does, so a canvas the decoder would never start from tells nothing about it.
+    """
+    chosen, lengths = [], []
+    for pair in pairs:
+        need = len(pair[1]) + 1
+        for share in (0.5, 0.75, 1.0, 1.5, 2.0):
+            size = min(max(round(share * need), shortest), longest)
+            chosen.append(pair)
+            lengths.append(size)
+    return observe(adapter, chosen, lengths, delimiters=delimiters)
+
+
+def partial(
+    adapter: Adapter,
+    pairs: Sequence[Pair],
+    delimiters: Sequence[tuple[int, float]],
+    longest: int,
+    seed: int,
+    repeats: int = 3,
+) -> States:
+    """Canvases that fit, of one to two times the answer, with a random share masked."""
+    generator, rng = torch.Generator().manual_seed(seed), random.Random(seed)
+    chosen, lengths, hidden = [], [], []
+    for pair in pairs:
+        need = len(pair[1]) + 1
+        if need > longest:
+            continue
+        for _ in range(repeats):
+            size = min(rng.randint(need, 2 * need), longest)
+            rate = torch.rand(1, generator=generator)
+            where = torch.rand(size, generator=generator) < rate
+            where[int(torch.randint(size, (1,), generator=generator))] = True
+            chosen.append(pair)
+            lengths.append(size)
+            hidden.append(where)
+    return observe(adapter, chosen, lengths, hidden, delimiters)
