@@ -15,6 +15,7 @@ from probcomp.allocation.counts import check_finite, weight_macs
 from probcomp.data import Data
 from probcomp.data.batches import Batches
 from probcomp.errors import BudgetError, InputError, SurgeryError
+from probcomp.kernels import PackedLayer, pack_layers
 from probcomp.progress import progress as progress_bar
 from probcomp.recipes.describe import describe
 from probcomp.recipes.job import Job
@@ -22,6 +23,7 @@ from probcomp.recipes.methods import METHODS
 from probcomp.recipes.result import Compressed
 from probcomp.recipes.task import Task, as_tensors, split
 from probcomp.structure import Axis, Structure, apply_masks, trace
+from probcomp.structure.masks import forget_missing, masks_of
 from probcomp.structure.shrink import shrink_report
 
 UNIT_KINDS = ("neuron", "channel", "head", "kv_group")
@@ -137,12 +139,16 @@ def compress(
             )
         example = Batches(held, shuffle=False).example(64)
         _compare(masked, small, task, example)
+    with clock("packing"):
+        fast, layers = packed(small, lambda m: task.run(m, example))
     with clock("measurement"):
         report = describe(
             job=job,
             method=chosen,
             outcome=outcome,
             compressed=small,
+            fast=fast,
+            packed=layers,
             test=held,
             name=name or type(model).__name__,
             data_name=data_name,
@@ -150,7 +156,7 @@ def compress(
             warnings=(*warnings, *outcome.warnings),
         )
     report = report.replace(seconds=clock.seconds)
-    return Compressed(small, outcome.posterior, structure, report, outcome.masks, outcome.keep)
+    return Compressed(fast, outcome.posterior, structure, report, outcome.masks, outcome.keep)
 
 
 def removable(structure: Structure, kinds: tuple[str, ...]) -> tuple[Axis, ...]:
@@ -160,6 +166,18 @@ def removable(structure: Structure, kinds: tuple[str, ...]) -> tuple[Axis, ...]:
         for axis in structure.axes
         if axis.kind in kinds and axis.exact and not axis.blocked and axis.size > axis.min_keep
     )
+
+
+def packed(
+    model: nn.Module, run: Callable[[nn.Module], Any]
+) -> tuple[nn.Module, tuple[PackedLayer, ...]]:
+    """The model with packed layers where they are faster here, and every layer that was tried."""
+    masks = masks_of(model)
+    if not any(not bool(mask.all()) for mask in masks.values()):
+        return model, ()
+    fast = copy.deepcopy(model)
+    layers = pack_layers(fast, masks_of(fast), run)
+    return (forget_missing(fast) if any(layer.used for layer in layers) else model), layers
 
 
 class Clock:

@@ -27,6 +27,7 @@ from probcomp.evaluation import (
 )
 from probcomp.evaluation.accuracy import mean_interval
 from probcomp.evaluation.sizes import Size
+from probcomp.kernels import PackedLayer
 from probcomp.recipes.job import Job, Outcome
 from probcomp.recipes.methods import Method
 from probcomp.report import Report
@@ -43,13 +44,18 @@ def describe(
     method: Method,
     outcome: Outcome,
     compressed: nn.Module,
+    fast: nn.Module,
+    packed: tuple[PackedLayer, ...],
     test: Any,
     name: str,
     data_name: str,
     command: str,
     warnings: tuple[str, ...],
 ) -> Report:
-    """The report of one compression; everything in it is measured here."""
+    """The report of one compression; everything in it is measured here.
+
+    ``fast`` is ``compressed`` with the layers of ``packed`` that are used in place; it is timed.
+    """
     dense = job.model
     before = size_of(dense, macs=round(_macs(dense, job)))
     after = size_of(compressed, macs=round(_macs(compressed, job)))
@@ -75,7 +81,8 @@ def describe(
         accuracy=accuracy,
         nll=nll,
         reliability=diagrams,
-        latency=measure_latency(dense, compressed, job.task.inputs(example)),
+        latency=measure_latency(dense, fast, job.task.inputs(example)),
+        packed=packed,
         regularity=regularity,
         pictures=_pictures(shown, matrices, values),
         inclusion=tuple(

@@ -16,6 +16,7 @@ from probcomp.evaluation.estimate import Comparison
 from probcomp.evaluation.latency import Latency
 from probcomp.evaluation.regularity import LayerRegularity
 from probcomp.evaluation.sizes import LayerSize, Size
+from probcomp.kernels import PackedLayer
 from probcomp.report.pieces import BudgetLine, Histogram, MaskPicture, UnitSummary
 from probcomp.report.plain import from_plain, to_plain
 from probcomp.storage import read_json, write_json
@@ -43,6 +44,7 @@ class Report:
         nll: mean negative log-likelihood in nats per test sample, dense and compressed.
         reliability: dense and compressed reliability diagrams, or empty.
         latency: time per batch of both models from one interleaved run, or ``None``.
+        packed: masked layers that were timed in a packed format, and which of them the model uses.
         regularity: mask regularity per layer, beside magnitude pruning at equal non-zeros.
         pictures: mask pictures per layer.
         inclusion: histogram of the inclusion probabilities per weight matrix.
@@ -72,6 +74,7 @@ class Report:
     nll: Comparison | None = None
     reliability: tuple[Reliability, ...] = ()
     latency: Latency | None = None
+    packed: tuple[PackedLayer, ...] = ()
     regularity: tuple[LayerRegularity, ...] = ()
     pictures: tuple[MaskPicture, ...] = ()
     inclusion: tuple[Histogram, ...] = ()

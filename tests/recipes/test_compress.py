@@ -6,9 +6,10 @@ from torch import nn
 
 import probcomp
 from probcomp.errors import BudgetError, InputError, TraceError
-from probcomp.recipes.compress import Clock, removable
+from probcomp.kernels import MaskedLinear
+from probcomp.recipes.compress import Clock, packed, removable
 from probcomp.recipes.methods import METHODS
-from probcomp.structure import trace
+from probcomp.structure import apply_masks, trace
 from tests.recipes.nets import QUICK, Small, clouds, trained
 
 
@@ -194,3 +195,22 @@ def test_a_model_that_only_a_graph_can_follow_says_so():
 def test_a_method_without_its_own_rule_needs_a_budget():
     with pytest.raises(BudgetError, match=r"magnitude.*needs a budget"):
         probcomp.compress(trained(), clouds(), budget=None, method="magnitude")
+
+
+def test_masked_layers_run_packed_where_that_is_faster():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(1024, 1024), nn.Linear(1024, 10))
+    mask = torch.zeros(1024, 1024, dtype=torch.bool)
+    mask[:64, :128] = True  # one dense corner in 1/128 of the weight
+    apply_masks(model, {"0.weight": mask})
+    x = torch.randn(256, 1024)
+    fast, layers = packed(model, lambda m: m(x))
+    assert [layer.used for layer in layers] == [True]
+    assert isinstance(fast[0], MaskedLinear)
+    assert type(model[0]) is nn.Linear
+    assert torch.allclose(fast(x), model(x), atol=1e-5)
+
+
+def test_a_model_without_zeros_inside_is_left_as_it_is():
+    model = nn.Sequential(nn.Linear(256, 256))
+    assert packed(model, lambda m: m(torch.zeros(1, 256))) == (model, ())

@@ -15,6 +15,7 @@ from probcomp.evaluation import (
     reliability,
     size_of,
 )
+from probcomp.kernels import PackedLayer
 from probcomp.models import LeNet300100, train
 from probcomp.report import BudgetLine, Histogram, MaskPicture, Report, UnitSummary
 
@@ -68,6 +69,7 @@ def make_report(hidden: tuple[int, int] = (60, 30)) -> Report:
         accuracy=compare_accuracy(before, after),
         nll=compare_nll(before, after),
         reliability=(reliability("dense", before), reliability("compressed", after)),
+        packed=(PackedLayer("fc1", "blocks", 0.1, 0.12, 128, 2.5, True),),
         latency=measure_latency(dense, small, (data.test[0][:128],), repeats=12),
         regularity=tuple(regularity),
         pictures=tuple(pictures),
