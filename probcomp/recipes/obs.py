@@ -94,7 +94,7 @@ def removal_keys(found: Elimination, size: int, cost: float, allocation: str) ->
 def refitted(seen: Calibrated, keep: Mapping[str, Tensor], damping: float) -> dict[str, Tensor]:
     """Read-outs refitted to their dense outputs, where any input went."""
     return {
-        name: compensate(seen.weights[name], seen.statistics[name].gram, kept, damping=damping)
+        name: compensate(seen.weights[name], _gram(seen, name), kept, damping=damping)
         for name, kept in kept_columns(seen, keep).items()
         if not bool(kept.all())
     }
@@ -102,12 +102,15 @@ def refitted(seen: Calibrated, keep: Mapping[str, Tensor], damping: float) -> di
 
 def _factors(seen: Calibrated, axis: str, damping: float) -> list[tuple[Quadratic, Tensor]]:
     return [
-        (
-            Quadratic(seen.weights[r.parameter], seen.statistics[r.parameter].gram, damping),
-            r.columns,
-        )
+        (Quadratic(seen.weights[r.parameter], _gram(seen, r.parameter), damping), r.columns)
         for r in seen.reads[axis]
     ]
+
+
+def _gram(seen: Calibrated, name: str) -> Tensor:
+    """Symmetric to the last bit; products in float32 are so only to their rounding."""
+    gram = seen.statistics[name].gram
+    return 0.5 * (gram + gram.mT)
 
 
 METHOD = Method(

@@ -1,0 +1,75 @@
+import pytest
+import torch
+
+from probcomp.errors import BudgetError, InputError
+from probcomp.recipes.units import Spending, fractions, remove_lowest
+from probcomp.structure import shrink
+from tests.recipes.jobs import job
+from tests.recipes.nets import trained
+
+
+def keys_of(given) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return {axis.name: torch.rand(axis.size, generator=generator) for axis in given.units}
+
+
+@pytest.mark.parametrize("unit", ["params", "macs"])
+def test_the_cost_is_that_of_the_smaller_model(unit: str):
+    given = job(f"{unit}=0.5")
+    spending = Spending.of(given)
+    first, second = given.units
+    for left in ((3, 2), (first.size, 5)):
+        counts = dict(zip((first.name, second.name), left))
+        keep = {n: torch.arange(given.structure.axis(n).size) < c for n, c in counts.items()}
+        small = shrink(trained(), given.structure, keep)
+        values = dict(small.named_parameters())
+        of = values if unit == "params" else {n: p for n, p in values.items() if p.dim() == 2}
+        assert spending.cost(counts) == sum(p.numel() for p in of.values())
+    assert spending.dense == spending.cost({})
+    assert spending.unit_cost(first) == spending.dense - spending.cost({first.name: first.size - 1})
+
+
+def test_everything_prunable_is_what_goes_with_a_unit():
+    # the last bias stays when no neuron does
+    spending = Spending.of(job("params=0.5"))
+    assert spending.dense - spending.prunable == 3
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_the_lowest_go_and_the_budget_is_met(share: float):
+    given = job(f"params={share}")
+    spending, keys = Spending.of(given), keys_of(given)
+    keep = remove_lowest(spending, keys)
+    counts = {name: int(mask.sum()) for name, mask in keep.items()}
+    assert spending.cost(counts) <= spending.allowed
+    for axis in given.units:
+        kept = keep[axis.name]
+        if not kept.all():
+            assert keys[axis.name][kept].min() > keys[axis.name][~kept].max()
+            more = counts | {axis.name: counts[axis.name] + 1}
+            assert spending.cost(more) > spending.allowed  # not one unit more would fit
+
+
+def test_a_minimum_stays_and_what_cannot_be_reached_is_said():
+    given = job("params=0.05")
+    spending = Spending.of(given)
+    keep = remove_lowest(spending, keys_of(given))
+    assert all(int(keep[a.name].sum()) >= a.min_keep for a in given.units)
+    with pytest.raises(BudgetError, match="not removable"):
+        remove_lowest(Spending.of(job("params=4")), keys_of(given))
+    with pytest.raises(BudgetError, match="params or macs"):
+        Spending.of(job("bits=0.5"))
+
+
+def test_bad_keys():
+    given = job("params=0.5")
+    spending, keys = Spending.of(given), keys_of(given)
+    name = given.units[0].name
+    with pytest.raises(InputError, match="needs 24 keys"):
+        remove_lowest(spending, {n: k for n, k in keys.items() if n != name})
+    with pytest.raises(InputError, match="NaN"):
+        remove_lowest(spending, keys | {name: torch.full((24,), torch.nan)})
+
+
+def test_fractions_are_ranks():
+    assert fractions(torch.tensor([3.0, 1.0, 2.0, 2.0])).tolist() == [0.875, 0.125, 0.375, 0.625]
