@@ -162,39 +162,36 @@ def enumerate_groups(
     if prior is not None:
         score = score + prior.log_prob(supports)
     for factor in factors:
-        if factor.slab is None:
-            raise InputError("enumeration needs the slab of every factor")
-        for number, support in enumerate(supports):
-            score[number] += set_evidence(factor, support > 0)
+        score = score + set_evidence(factor, supports > 0)
     return GroupPosterior(supports, score)
 
 
-def set_evidence(factor: GroupFactor, kept: Tensor) -> float:
-    """``ln p(D | S) - ln p(D | no unit)`` of one consumer for a set of units, nats."""
-    assert factor.slab is not None
+def set_evidence(factor: GroupFactor, kept: Tensor) -> Tensor:
+    """``ln p(D | S) - ln p(D | no unit)`` of one consumer for sets of units ``[..., G]``, nats."""
+    if factor.slab is None:
+        raise InputError("the evidence of a set needs the slab of every factor")
+    inside = torch.ones(*kept.shape[:-1], factor.quadratic.size, dtype=torch.bool)
+    inside[..., factor.columns.flatten()] = kept.repeat_interleave(factor.columns.shape[1], -1)
     loose = torch.ones(factor.quadratic.size, dtype=torch.bool)
     loose[factor.columns.flatten()] = False
-    inside = loose.clone()
-    inside[factor.columns[kept].flatten()] = True
     return _set(factor.quadratic, inside, factor.slab) - _set(factor.quadratic, loose, factor.slab)
 
 
-def _set(quadratic: Quadratic, inside: Tensor, slab: float) -> float:
-    if not bool(inside.any()):
-        return 0.0
-    precision = torch.full((1, int(inside.sum())), slab, dtype=torch.float64)
-    inner = quadratic.precision[inside][:, inside]
-    return float(_log_evidence(inner, quadratic.linear[:, inside], precision))
+def _set(quadratic: Quadratic, inside: Tensor, slab: float) -> Tensor:
+    """Removed columns are cut out of the Gram matrix and cost nothing under a slab of their own."""
+    kept = inside.double()
+    cut = quadratic.precision * kept[..., :, None] * kept[..., None, :]
+    linear = quadratic.linear * kept[..., None, :]
+    return _log_evidence(cut, linear, torch.full_like(kept, slab))
 
 
 def _log_evidence(gram: Tensor, linear: Tensor, precision: Tensor) -> Tensor:
     """``ln N``-integral of ``rows`` Gaussian likelihoods under each diagonal prior ``[S, n]``."""
     factor = torch.linalg.cholesky(gram + torch.diag_embed(precision))
-    whitened = torch.linalg.solve_triangular(
-        factor, linear.mT.expand(len(factor), -1, -1), upper=False
-    )
+    target = linear.mT.expand(*factor.shape[:-1], linear.shape[-2])
+    whitened = torch.linalg.solve_triangular(factor, target, upper=False)
     log_det = precision.log().sum(-1) - 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return 0.5 * (len(linear) * log_det + whitened.square().sum((-2, -1)))
+    return 0.5 * (linear.shape[-2] * log_det + whitened.square().sum((-2, -1)))
 
 
 def _fit(inputs: Tensor, weight: Tensor, generator: torch.Generator) -> Quadratic:

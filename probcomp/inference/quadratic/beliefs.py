@@ -34,7 +34,7 @@ def beliefs(
     """
     if prior is None:
         return evidence, None
-    if evidence.dim() < prior.event_dim:
+    if isinstance(prior, SupportPrior) and evidence.dim() < prior.event_dim:
         odds, result = beliefs(prior, evidence[None], start=start, **options)
         return odds[0], result
     options.setdefault("need_log_z", False)

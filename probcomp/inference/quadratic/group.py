@@ -29,11 +29,21 @@ from probcomp.errors import DivergenceError, InputError
 from probcomp.inference.quadratic.beliefs import beliefs, messages
 from probcomp.inference.quadratic.likelihood import Quadratic
 from probcomp.inference.quadratic.savage_dickey import check_columns
-from probcomp.inference.quadratic.sites import FactorState, factor_cavity, start_state, update
+from probcomp.inference.quadratic.sites import (
+    FactorState,
+    factor_cavity,
+    movement,
+    start_state,
+    update,
+)
 from probcomp.priors.base import SupportPrior
 
 STILL = 10.0
-"""A learnt slab has settled when its relative change is below this many tolerances."""
+"""Sites and learnt slabs have settled when they move by less than this many tolerances."""
+
+PATIENCE = 5
+HEAVY = 0.8
+"""After this many iterations without progress the damping is raised to this."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +137,7 @@ def ep_group(
     start: GroupResult | None = None,
     iterations: int = 15,
     tolerance: float = 1e-3,
-    damping: float = 0.3,
+    damping: float = 0.2,
     learn: bool = False,
     **options: Any,
 ) -> GroupResult:
@@ -145,9 +155,10 @@ def ep_group(
         start: An earlier result of the same axis: its sites, messages and slabs are continued.
             Without it every unit starts as kept.
         iterations: Most iterations.
-        tolerance: Stop when no probability moves by more.
+        tolerance: Stop when no probability moves by more, and sites have settled.
         damping: Share of the old sites that is kept in an iteration, in [0, 1). It is raised to
-            0.8 where probabilities keep swinging.
+            0.8 where probabilities keep swinging. Below 0.1 units that stand in for each other
+            may leave together.
         learn: Learn the prior's parameters as well; needs a prior, and a field and price of 0.
         options: Passed to `probcomp.inference.marginals`, as in ``on_unreliable="ignore"``.
 
@@ -202,7 +213,6 @@ def _iterate(
     probability = start.probability if start is not None else torch.ones_like(field)
     warm = start.messages if start is not None else None
     change, best, converged, iteration, stalled = math.inf, math.inf, False, 0, 0
-    moved = 0.0
     odds = evidence = torch.zeros_like(field)
     for iteration in range(1, iterations + 1):
         cavities = [factor_cavity(f, s) for f, s in zip(factors, states)]
@@ -216,20 +226,20 @@ def _iterate(
         new = torch.sigmoid(odds)
         change = float((new - probability).abs().max())
         probability = new
-        if change < tolerance and moved < STILL * tolerance:
-            converged = True
-            break
         stalled = stalled + 1 if change >= best else 0
         best = min(best, change)
-        if stalled >= 5:
-            damping, stalled = max(damping, 0.8), 0
+        if stalled >= PATIENCE:
+            damping, stalled = max(damping, HEAVY), 0
         old, states = (
             states,
             tuple(
                 update(f, s, c, probability, damping) for f, s, c in zip(factors, states, cavities)
             ),
         )
-        moved = max(abs(math.log(new.slab / last.slab)) for new, last in zip(states, old))
+        moves = max(map(movement, factors, cavities, old, states))
+        if change < tolerance and moves < STILL * tolerance:
+            converged = True
+            break
     return GroupResult(
         odds,
         probability,

@@ -28,6 +28,7 @@ from probcomp.inference.quadratic.beliefs import beliefs, messages
 from probcomp.inference.quadratic.columns import Cavities, blocks, cavities
 from probcomp.inference.quadratic.likelihood import Quadratic
 from probcomp.inference.quadratic.mixture import Precisions
+from probcomp.inference.quadratic.sites import damp
 from probcomp.inference.quadratic.weight_result import (
     Learn,
     WeightResult,
@@ -63,7 +64,7 @@ def ep_shared(
     start: WeightState | WeightResult | None = None,
     iterations: int = 60,
     tolerance: float = 1e-3,
-    damping: float = 0.3,
+    damping: float = 0.2,
     block: int | None = None,
     **options: Any,
 ) -> WeightResult:
@@ -164,10 +165,10 @@ def _update(
     low, high = float(precisions.slab.min()) / 2, 2 * float(precisions.spike.max())
     site = (1 / variance.mean(0) - cavity.precision[0]).clamp(low, high)
     linear = mean * (cavity.precision + site) - cavity.linear
-    keep = torch.where(cavity.determined, damping, 1.0).to(site)
+    site, linear = damp((site, linear), (state.site, state.linear), damping)
     return replace(
         state,
-        site=torch.lerp(site, state.site, keep),
-        linear=torch.lerp(linear, state.linear, keep),
+        site=torch.where(cavity.determined, site, state.site),
+        linear=torch.where(cavity.determined, linear, state.linear),
         mean=mean,
     )

@@ -9,6 +9,7 @@ and its Kullback-Leibler projection on a site :math:`\tau I` solves
 :math:`\tfrac1k \sum_i (\lambda_i + \tau)^{-1} = \bar v`, in closed form for ``k = 1``.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -118,15 +119,46 @@ def update(
     new_site, new_linear = state.site.clone(), state.linear.clone()
     keep = columns.flatten()
     spread = site[:, None].expand(columns.shape).flatten()
-    new_site[keep] = torch.lerp(spread, state.site[keep], damping)
     fresh = linear.movedim(0, 1).flatten(1)
-    new_linear[:, keep] = torch.lerp(fresh, state.linear[:, keep], damping)
+    new_site[keep], new_linear[:, keep] = damp(
+        (spread, fresh), (state.site[keep], state.linear[:, keep]), damping
+    )
     if factor.slab is None:
         slab = _slab(kept, 1 / tilted + square, slab)
         loose = torch.ones_like(new_site, dtype=torch.bool)
         loose[keep] = False
         new_site[loose] = slab
     return FactorState(new_site, new_linear, slab)
+
+
+def movement(factor: Factor, cavity: Cavity, old: FactorState, new: FactorState) -> float:
+    """Largest move of a unit's free share ``lambda / (lambda + tau)``, or of the slab's logarithm.
+
+    The share is near 1 where the data decide and 0 for a unit held at zero: a unit whose
+    probability already is 0 but whose site is still closing keeps inference going.
+    """
+    first = factor.columns[:, 0]
+    data = cavity.values.mean(-1) + min(old.slab, new.slab)
+    share = [data / (data + state.site[first]) for state in (old, new)]
+    slab = abs(math.log(new.slab / old.slab))
+    return max(float((share[1] - share[0]).abs().max()), slab)
+
+
+def damp(
+    new: tuple[Tensor, Tensor], old: tuple[Tensor, Tensor], damping: float
+) -> tuple[Tensor, Tensor]:
+    r"""A step from old to new sites ``(tau [n], nu [do, n])``, in their variances and means.
+
+    .. math:: \frac1\tau \leftarrow \frac{1 - d}{\tau'} + \frac d\tau,\qquad
+              \frac\nu\tau \leftarrow (1 - d) \frac{\nu'}{\tau'} + d\,\frac\nu\tau
+
+    The usual step in natural parameters would let a unit vanish in one iteration and take many to
+    come back. In variances it fades, so that of two units that stand in for each other the weaker
+    sees the stronger recover, and a unit that is wanted again is back at once.
+    """
+    weight, rest = (1 - damping) / new[0], damping / old[0]
+    site = 1 / (weight + rest)
+    return site, site * (weight * new[1] + rest * old[1])
 
 
 def _match(values: Tensor, variance: Tensor, slab: float) -> Tensor:
