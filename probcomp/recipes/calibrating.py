@@ -23,10 +23,13 @@ class CalibrationConfig:
     Attributes:
         batch_size: Samples in a forward pass.
         limit: Most bytes of statistics held at a time; None for no limit.
+        statistics: What an earlier pass over the same data saw in the same model, by read-out
+            parameter; then there is no pass. To compare methods, or budgets, on one pass.
     """
 
     batch_size: int = 32
     limit: int | None = None
+    statistics: Mapping[str, Statistics] | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -106,6 +109,13 @@ def calibrated(job: Job, config: CalibrationConfig) -> Iterator[Calibrated]:
         name: matrix.of(parameters[name].detach()).double().cpu()
         for name, matrix in matrices.items()
     }
+    given = config.statistics
+    if given is not None:
+        missing = sorted(set(matrices) - set(given))
+        if missing:
+            raise InputError(f"the statistics that were given lack {', '.join(missing)}")
+        yield Calibrated(axes, reads, weights, given, warnings)
+        return
     batches = Batches(job.train, batch_size=config.batch_size, shuffle=False)
     steps = len(batches) + 1
     done = [0]

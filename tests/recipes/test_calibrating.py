@@ -119,6 +119,19 @@ def test_a_memory_limit_changes_nothing():
         assert torch.equal(mask, tight.keep[name])
 
 
+def test_one_pass_serves_several_methods():
+    given = convolution_job()
+    with calibrated(given, WandaConfig()) as seen:
+        again = METHODS["wanda-sp"].run(
+            convolution_job(config=WandaConfig(statistics=seen.statistics), train=())
+        )
+        some = {"two.weight": seen.statistics["two.weight"]}
+    for name, mask in METHODS["wanda-sp"].run(given).keep.items():
+        assert torch.equal(mask, again.keep[name])
+    with pytest.raises(InputError, match=r"lack last\.weight"):
+        METHODS["wanda-sp"].run(convolution_job(config=WandaConfig(statistics=some)))
+
+
 def test_columns_and_new_weights_go_back_to_their_places():
     given = convolution_job()
     with calibrated(given, WandaConfig()) as seen:

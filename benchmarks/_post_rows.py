@@ -1,0 +1,147 @@
+"""One row of the post-training table: a method, run once on a network at a budget and measured."""
+
+import copy
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from _post_networks import Network
+from torch import Tensor, nn
+
+from probcomp.allocation import Budget
+from probcomp.allocation.counts import weight_macs
+from probcomp.data.batches import Batches
+from probcomp.recipes.compress import UNIT_KINDS, removable
+from probcomp.recipes.job import Job, Outcome
+from probcomp.recipes.methods import METHODS
+from probcomp.recipes.task import Task
+from probcomp.recipes.units import Spending
+from probcomp.structure import Structure, trace
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table.
+
+    Attributes:
+        name: Its name.
+        method: Name in `METHODS`.
+        config: Settings; None for the method's own.
+        ablation: Whether it belongs to the ablations and not to the comparison.
+    """
+
+    name: str
+    method: str
+    config: Any = None
+    ablation: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A network with its structure and its dense figures.
+
+    Attributes:
+        network: The network.
+        structure: Its axes.
+        uses: Multiply-accumulates of each weight.
+        dense: Held-out figures of the dense model.
+    """
+
+    network: Network
+    structure: Structure
+    uses: dict[str, float]
+    dense: dict[str, float]
+
+    @classmethod
+    def of(cls, network: Network) -> "Prepared":
+        example = tuple(tensor[:2] for tensor in network.held[:-1])
+        uses = weight_macs(network.model, lambda m: m(*example), 2)
+        structure = trace(network.model, example)
+        return cls(network, structure, uses, network.measure(network.model))
+
+    def job(self, data: tuple[Tensor, ...], budget: Budget, config: Any, seed: int) -> Job:
+        return Job(
+            model=self.network.model,
+            task=Task(likelihood=self.network.likelihood),
+            train=data,
+            structure=self.structure,
+            units=removable(self.structure, UNIT_KINDS),
+            budget=budget,
+            uses=self.uses,
+            config=config,
+            seed=seed,
+        )
+
+    def budget(self, removed: float) -> tuple[Budget, float, float]:
+        """The budget that removes a share of the prunable parameters; dense and prunable counts."""
+        spending = Spending.of(self.job((), Budget(params=1.0), None, 0))
+        left = spending.dense - removed * spending.prunable
+        return Budget(params=float(int(left))), spending.dense, spending.prunable
+
+
+def forward_seconds(prepared: Prepared, data: tuple[Tensor, ...]) -> float:
+    """Processor seconds of the dense model on the calibration samples, the unit of cost."""
+    start = time.process_time()
+    with torch.no_grad():
+        for batch in Batches(data, 32, shuffle=False)():
+            prepared.network.model(*batch[:-1])
+    return time.process_time() - start
+
+
+def run_row(
+    prepared: Prepared, row: Row, data: tuple[Tensor, ...], removed: float, seed: int
+) -> tuple[dict[str, Any], Outcome]:
+    """Decide, and measure on held-out samples.
+
+    Batch norms, where a network has them, are re-estimated on the calibration samples for every
+    method; the figures before that are kept as ``raw``.
+    """
+    budget, dense, prunable = prepared.budget(removed)
+    job = prepared.job(data, budget, row.config, seed)
+    start = time.process_time()
+    outcome = METHODS[row.method].run(job)
+    seconds = time.process_time() - start
+    counts = {a.name: int(outcome.keep[a.name].sum()) for a in job.units if a.name in outcome.keep}
+    left = Spending.of(job).cost(counts)
+    figures: dict[str, Any] = {
+        "row": row.name,
+        "method": row.method,
+        "ablation": row.ablation,
+        "network": prepared.network.name,
+        "removed": removed,
+        "seed": seed,
+        "removed_achieved": (dense - left) / prunable,
+        "seconds": seconds,
+        "kept": counts,
+        "warnings": list(outcome.warnings),
+    }
+    model = outcome.model
+    if has_batch_norm(model):
+        figures["raw"] = prepared.network.measure(model)
+        model = reestimated(model, data)
+    measured = prepared.network.measure(model)
+    figures |= measured
+    figures["loss_increase"] = measured["loss"] - prepared.dense["loss"]
+    return figures, outcome
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+
+
+def reestimated(model: nn.Module, data: tuple[Tensor, ...]) -> nn.Module:
+    """A copy whose batch norms have the mean and variance of the calibration samples."""
+    model = copy.deepcopy(model).eval()
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over all batches
+        norm.train()
+    with torch.no_grad():
+        for batch in Batches(data, 128, shuffle=False)():
+            model(*batch[:-1])
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return model.eval()

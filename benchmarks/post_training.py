@@ -1,0 +1,263 @@
+"""Units removed after training, without tuning: Turbo-VBI beside four published baselines.
+
+Three networks (the MiniLM sentence encoder, a CIFAR-10 ResNet-20, a small character-level Llama
+trained here), the same calibration samples for every method, and 30 % or 50 % of the prunable
+parameters removed. Held-out loss increases are compared in pairs over calibration seeds. Batch
+norms are re-estimated on the calibration samples for every method. Baselines are run with each of
+their allocations, and the best of them on the held-out samples is what ours is compared with.
+
+    PROBCOMP_DATA=... probcomp bench post_training --seeds 3
+"""
+
+import argparse
+import os
+import statistics
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from _post_networks import Network, cache_directory, language_model, minilm, resnet
+from _post_predictions import predictions
+from _post_rows import Prepared, Row, forward_seconds, run_row
+
+from probcomp.allocation import Budget
+from probcomp.errors import InputError, ProbcompError
+from probcomp.recipes import METHODS
+from probcomp.recipes.calibrating import CalibrationConfig, calibrated
+from probcomp.recipes.describe import machine
+from probcomp.recipes.flap import FlapConfig
+from probcomp.recipes.magnitude_units import MagnitudeUnitsConfig
+from probcomp.recipes.obs import ObsConfig
+from probcomp.recipes.wanda_sp import WandaConfig
+from probcomp.storage import read_json, write_json
+
+RESULTS = Path(__file__).parent / "results" / "post_training.json"
+OURS = "turbo-vbi-post"
+NETWORKS = ("minilm", "resnet20", "char-llama")
+REMOVED = (0.3, 0.5)
+SIZES = {"minilm": (256, 256), "resnet20": (512, 5000), "char-llama": (256, 600)}
+"""Calibration and held-out samples."""
+QUICK = {"minilm": (16, 16), "resnet20": (64, 200), "char-llama": (32, 32)}
+
+
+def baselines() -> list[Row]:
+    return [
+        Row("magnitude, uniform", "magnitude-units"),
+        Row("magnitude, global", "magnitude-units", MagnitudeUnitsConfig(allocation="global")),
+        Row("Wanda-sp, uniform", "wanda-sp", WandaConfig()),
+        Row("Wanda-sp, standardised", "wanda-sp", WandaConfig(allocation="standardised")),
+        Row("FLAP, standardised", "flap", FlapConfig()),
+        Row("FLAP, uniform", "flap", FlapConfig(allocation="uniform")),
+        Row("OBS, relative", "obs", ObsConfig()),
+        Row("OBS, uniform", "obs", ObsConfig(allocation="uniform")),
+        Row("OBS, absolute", "obs", ObsConfig(allocation="absolute")),
+    ]
+
+
+def load(name: str, options: argparse.Namespace) -> Network:
+    if not options.data:
+        raise InputError("set PROBCOMP_DATA, or give --data: the directory of texts and weights")
+    data, held = Path(options.data), sizes(name, options)[1]
+    if name == "minilm":
+        return minilm(data, options.model_dir, held)
+    if name == "resnet20":
+        return resnet(data, held)
+    epochs = 1 if options.quick else options.epochs
+    return language_model(data, options.cache, held, options.seed, epochs)
+
+
+def sizes(name: str, options: argparse.Namespace) -> tuple[int, int]:
+    return (QUICK if options.quick else SIZES)[name]
+
+
+class Record:
+    """The result file; written after each row, and read again when a run goes on."""
+
+    def __init__(self, path: Path, settings: dict[str, Any], command: str) -> None:
+        self.path = path
+        self.value: dict[str, Any] = {
+            "command": command,
+            "machine": machine(),
+            "torch": torch.__version__,
+            "settings": settings,
+            "networks": {},
+            "rows": [],
+            "predictions": [],
+        }
+        if path.is_file():
+            old = read_json(path)
+            if old.get("settings") == settings:
+                self.value = {**old, "command": command}
+
+    def has(self, part: str, **keys: Any) -> bool:
+        return any(all(row.get(k) == v for k, v in keys.items()) for row in self.value[part])
+
+    def add(self, part: str, row: dict[str, Any]) -> None:
+        self.value[part].append(row)
+        self.write()
+
+    def write(self) -> None:
+        self.value["summary"] = summary(self.value["rows"])
+        write_json(self.path, self.value)
+
+
+def measure_network(
+    name: str, options: argparse.Namespace, record: Record, rows: list[Row]
+) -> None:
+    seeds = range(options.seed, options.seed + options.seeds)
+    wanted = [
+        (seed, removed, row)
+        for seed in seeds
+        for removed in REMOVED
+        for row in rows
+        if not (row.ablation and seed > options.seed)
+        and not record.has("rows", network=name, seed=seed, removed=removed, row=row.name)
+    ]
+    points = [s for s in seeds[:1] if not record.has("predictions", network=name, seed=s)]
+    if not wanted and not points:
+        return
+    prepared = Prepared.of(load(name, options))
+    _, dense, prunable = prepared.budget(0.5)
+    record.value["networks"][name] = {
+        **prepared.network.about,
+        "dense": prepared.dense,
+        "parameters": dense,
+        "prunable": prunable,
+        "loss_unit": prepared.network.likelihood.unit,
+        "calibration_samples": sizes(name, options)[0],
+        "batch_norm": "re-estimated on the calibration samples for every method",
+    }
+    for seed in seeds:
+        todo = [(removed, row) for s, removed, row in wanted if s == seed]
+        if not todo and seed not in points:
+            continue
+        data = prepared.network.calibration(sizes(name, options)[0], seed)
+        forward = forward_seconds(prepared, data)
+        job = prepared.job(data, Budget(params=0.5), None, seed)
+        if any(shares_pass(row) for _, row in todo):
+            with calibrated(job, CalibrationConfig()) as seen:
+                for removed, row in todo:
+                    given = with_pass(row, seen.statistics)
+                    one(prepared, given, data, removed, seed, forward, record)
+        else:
+            for removed, row in todo:
+                one(prepared, row, data, removed, seed, forward, record)
+        if seed in points:
+            found = predictions(prepared, data, seed, masks=4 if options.quick else 24)
+            record.add("predictions", {"network": name, "seed": seed, **found})
+
+
+def shares_pass(row: Row) -> bool:
+    return isinstance(row.config, CalibrationConfig)
+
+
+def with_pass(row: Row, seen: Any) -> Row:
+    """Baselines share one calibration pass over the same samples."""
+    return replace(row, config=replace(row.config, statistics=seen)) if shares_pass(row) else row
+
+
+def one(
+    prepared: Prepared,
+    row: Row,
+    data: tuple[torch.Tensor, ...],
+    removed: float,
+    seed: int,
+    forward: float,
+    record: Record,
+) -> None:
+    figures, _ = run_row(prepared, row, data, removed, seed)
+    figures["shared_pass"] = shares_pass(row)
+    figures["forward_seconds"] = forward
+    record.add("rows", figures)
+    text = f"{figures['network']:11s} seed {seed} -{removed:.0%} {row.name:28s}"
+    rest = {k: v for k, v in figures.items() if k in ("cosine", "spearman", "accuracy")}
+    tail = "  ".join(f"{k} {v:.4f}" for k, v in rest.items())
+    print(f"{text} loss +{figures['loss_increase']:.5f}  {tail}", file=sys.stderr, flush=True)
+
+
+def groups(rows: list[dict[str, Any]]) -> Iterator[tuple[str, float, dict[str, dict[int, float]]]]:
+    """Network, share removed, and row name to loss increase by seed."""
+    for network in NETWORKS:
+        for removed in REMOVED:
+            found: dict[str, dict[int, float]] = {}
+            for r in rows:
+                if r["network"] == network and r["removed"] == removed:
+                    found.setdefault(r["row"], {})[r["seed"]] = r["loss_increase"]
+            if found:
+                yield network, removed, found
+
+
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each network and budget: mean loss increases, and ours less each other, by seed."""
+    lines = []
+    for network, removed, found in groups(rows):
+        ours = found.get(OURS, {})
+        for name, by_seed in found.items():
+            line: dict[str, Any] = {
+                "network": network,
+                "removed": removed,
+                "row": name,
+                "loss_increase": statistics.mean(by_seed.values()),
+                "seeds": len(by_seed),
+            }
+            both = sorted(set(ours) & set(by_seed))
+            if name != OURS and both:
+                pairs = [by_seed[s] - ours[s] for s in both]
+                line["more_than_ours"] = statistics.mean(pairs)
+                line["more_than_ours_least"] = min(pairs)
+            lines.append(line)
+    return lines
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    text = []
+    for line in lines:
+        pair = line.get("more_than_ours")
+        beside = "" if pair is None else f"  ours is lower by {pair:+.5f}"
+        text.append(
+            f"{line['network']:11s} -{line['removed']:.0%}  {line['row']:28s} loss "
+            f"+{line['loss_increase']:.5f}{beside}"
+        )
+    return "\n".join(text)
+
+
+def our_rows() -> list[Row]:
+    """Ours, and what each of its parts is worth."""
+    return [Row(OURS, OURS)] if OURS in METHODS else []
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=3, help="calibration subsets")
+    parser.add_argument("--seed", type=int, default=0, help="the first of the seeds")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--data", default=os.environ.get("PROBCOMP_DATA"))
+    parser.add_argument("--model-dir", type=Path, help="directory of the encoder's weights")
+    parser.add_argument("--cache", type=Path, default=cache_directory())
+    parser.add_argument("--epochs", type=int, default=12, help="of the language model's training")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that all runs")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    quick = " --quick" if options.quick else ""
+    command = f"probcomp bench post_training --seed {options.seed} --seeds {options.seeds}{quick}"
+    settings = {
+        "sizes": {n: list(sizes(n, options)) for n in NETWORKS},
+        "epochs": options.epochs,
+        "removed": list(REMOVED),
+    }
+    record = Record(options.out, settings, command)
+    rows = [*our_rows(), *baselines()]
+    try:
+        for name in options.networks:
+            measure_network(name, options, record, rows)
+    except ProbcompError as error:
+        parser.error(str(error))
+    record.write()
+    print(table(record.value["summary"]))
+
+
+if __name__ == "__main__":
+    main()
