@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from probcomp.coding.quantise import Quantised, quantise
 
-PRICES = tuple(math.log(2) * 2.0**k for k in range(-6, 9))
-"""Nats a bit that are tried: around ln 2, the price of a two-part description length."""
+PRICES = tuple(math.log(2) * 2.0**k for k in range(-18, 8))
+"""Nats a bit that are tried. ``ln 2`` is the price of a two-part description length; a network that
+fits its training data perfectly has next to no curvature there, and bears far lower prices only."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ FIRST_VALUES = 33
 """Centroids to begin with, evenly over the range as in Han, Mao and Dally (2016); most go."""
 CENTROID_BITS = 16
 ITERATIONS = 20
+RELATIVE_PRICES = tuple(2.0 ** (k / 2) for k in range(-24, 1))
+"""Prices to try where no importance is given: relative squared error for each bit."""
 LEAST_CURVATURE = 0.01
 """Curvatures count as at least this share of their tensor's mean: an estimate of zero comes from
 few samples, and no weight is free to move anywhere."""
