@@ -80,6 +80,8 @@ def execute(
         progress=False,
     )
     seconds = {"wall": time.perf_counter() - start, "cpu": time.process_time() - cpu}
+    # In full precision and bit for bit, so that another code can be tried without training again.
+    encode(result.model, checkpoint.with_suffix(".pcw"))
     record = sizes(network, model, result, data)
     record["dense_error"] = error(model, data.test)
     record["error"] = error(result.model.eval(), data.test)
