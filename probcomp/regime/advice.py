@@ -118,7 +118,7 @@ def advise(
     if isinstance(runs, RegimeModel):
         model = runs
     else:
-        length = {} if draws is None else {"warmup": draws, "samples": draws}
+        length: dict[str, Any] = {} if draws is None else {"warmup": draws, "samples": draws}
         model = RegimeModel.fit(runs, knobs=knobs, load=load, seed=seed, **length)
     table = model.table
     position = table.knob(knob)

@@ -1,7 +1,7 @@
 """Which pilot to run next: the one expected to settle the decision, for its cost."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import logsumexp
@@ -143,7 +143,7 @@ def next_pilots(
     return out
 
 
-def _fantasy(mean: Array, variance: Array, generator: np.random.Generator) -> Array:
+def _fantasy(mean: Array, variance: Array, generator: np.random.Generator) -> Any:
     """Draws, resampled by how well they explain the expected outcome of one candidate."""
     square = (mean - mean.mean(0)) ** 2 / variance
     log_weight = -0.5 * (square + np.log(variance)).sum(-1)

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from probcomp.errors import unknown
+from probcomp.regime.coordinates import SPAN
 from probcomp.regime.knobs import Array
 
 if TYPE_CHECKING:
     from probcomp.regime.fit import RegimeModel
+
+LEVELS = (0.05, 0.5, 0.95)
+BAND_DRAWS = 400
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,8 @@ class PhaseDiagram:
         error: Posterior mean of the test error (fraction), [values, loads].
         boundary: 5, 50 and 95 % quantiles of the knob's value where the runs become connected
             (p_I = 1/2), [3, loads]; NaN where fewer than half of the draws have such a value.
+        similar: The same quantiles where the outputs become similar (II-A | II-B), at loads above
+            the triple point, [3, loads].
         triple_load, triple_value: The same quantiles of the point where the three regimes meet.
     """
 
@@ -34,6 +40,7 @@ class PhaseDiagram:
     probability: Array
     error: Array
     boundary: Array
+    similar: Array
     triple_load: Array
     triple_value: Array
 
@@ -78,19 +85,26 @@ def phase_diagram(
     settings[:, position] = np.repeat(values, size)
     columns = np.tile(loads, size)
     surfaces = model.surfaces(co.load(columns), co.settings(settings))
-    p = surfaces["p"].reshape(-1, size, size, 3)
     error = co.error(surfaces["mean"][:, :, 0]).mean(0).reshape(size, size)
-    heat = surfaces["t"].reshape(-1, size, size)[:, :, 0]
+    # A band needs no more draws than this, and each one is interpolated at each load.
+    some = np.linspace(0, len(surfaces["p"]) - 1, min(BAND_DRAWS, len(surfaces["p"]))).astype(int)
+    p = surfaces["p"][some].reshape(-1, size, size, 3)
+    heat = surfaces["t"][some].reshape(-1, size, size)[:, :, 0]
     order = 1 if heat.mean(0)[-1] > heat.mean(0)[0] else -1
     hot_values = values[::order]
+    x0, t0, kappa = (model.parameters[name][some] for name in ("x0", "t0", "kappa"))
+    x = co.load(loads)
 
-    def at_heat(draw: int, level: float) -> float:
-        row = heat[draw, ::order]
-        return float(np.interp(level, row, hot_values, left=np.nan, right=np.nan))
+    def at_heat(draw: int, levels: Array) -> Array:
+        return np.interp(levels, heat[draw, ::order], hot_values, left=np.nan, right=np.nan)
 
-    parameters = model.parameters
-    triple = [at_heat(s, parameters["t0"][s]) for s in range(len(heat))]
-    triple_load = np.exp(co.load_mid + co.load_half * parameters["x0"] / 1.5)
+    triple = np.array([at_heat(s, t0[s : s + 1])[0] for s in range(len(heat))])
+    similar = np.array(
+        [
+            np.where(x > x0[s], at_heat(s, t0[s] + (x - x0[s]) / kappa[s]), np.nan)
+            for s in range(len(heat))
+        ]
+    )
     crossing = np.full((len(heat), size), np.nan)
     cold = p[:, ::order, :, 0]  # p_I falls with heat
     for s in range(len(heat)):
@@ -98,20 +112,24 @@ def phase_diagram(
             column = cold[s, :, j]
             if column[0] > 0.5 > column[-1]:
                 crossing[s, j] = np.interp(-0.5, -column, hot_values)
-    levels = [0.05, 0.5, 0.95]
-    enough = np.isfinite(crossing).mean(0) >= 0.5
-    boundary = np.full((3, size), np.nan)
-    boundary[:, enough] = np.nanquantile(crossing[:, enough], levels, axis=0)
-    inside = np.array(triple)[np.isfinite(triple)]
-    triple_value = np.quantile(inside, levels) if len(inside) else np.full(3, np.nan)
     return PhaseDiagram(
         chosen.name,
         model.table.load_name,
         values,
         loads,
-        p.mean(0),
+        surfaces["p"].mean(0).reshape(size, size, 3),
         error,
-        boundary,
-        np.quantile(triple_load, levels),
-        triple_value,
+        _band(crossing),
+        _band(similar),
+        np.quantile(np.exp(co.load_mid + co.load_half * x0 / SPAN), LEVELS),
+        _band(triple[:, None], least=0.0)[:, 0],
     )
+
+
+def _band(values: Array, least: float = 0.5) -> Array:
+    """Quantiles over draws [draws, k] of each column that more than ``least`` of them have."""
+    out = np.full((3, values.shape[1]), np.nan)
+    share = np.isfinite(values).mean(0)
+    enough = (share >= least) & (share > 0)
+    out[:, enough] = np.nanquantile(values[:, enough], LEVELS, axis=0)
+    return out

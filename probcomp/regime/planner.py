@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -38,34 +37,58 @@ class Campaign:
     stopped: str
 
 
-def start_design(task: PilotTask, count: int = LEAST_CELLS) -> list[Cell]:
+def start_design(task: PilotTask) -> list[Cell]:
     """Four corners and the centre of levels (on the knob's scale) by densities (logarithmic)."""
-    levels = sorted(set(task.levels))
-    densities = sorted(set(task.densities))
-    heat = task.turned_knob.coordinate(levels, 0.5)
-    middle = levels[int(np.argmin(np.abs(heat - heat[[0, -1]].mean())))]
-    logs = np.log(densities)
-    centre = densities[int(np.argmin(np.abs(logs - logs[[0, -1]].mean())))]
-    corners = [(x, y) for y in (densities[0], densities[-1]) for x in (levels[0], levels[-1])]
-    cells = list(dict.fromkeys([*corners, (middle, centre)]))
-    if len(cells) < LEAST_CELLS:  # two levels or two densities have no centre of their own
-        grid = [(x, y) for y in densities for x in levels if (x, y) not in cells]
-        cells += grid[: LEAST_CELLS - len(cells)]
-    if len(cells) < LEAST_CELLS:
+    levels, densities = sorted(set(task.levels)), sorted(set(task.densities))
+    if len(levels) * len(densities) < LEAST_CELLS:
         raise InputError(
             f"task {task.name!r} has {len(levels)} levels and {len(densities)} densities: "
             f"{len(levels) * len(densities)} cells; at least {LEAST_CELLS} are needed."
         )
-    return cells[: max(count, LEAST_CELLS)]
+    middle = levels[_nearest_middle(task.turned_knob.coordinate(levels, 0.5))]
+    centre = densities[_nearest_middle(np.log(densities))]
+    corners = [(x, y) for y in (densities[0], densities[-1]) for x in (levels[0], levels[-1])]
+    cells = list(dict.fromkeys([*corners, (middle, centre)]))
+    # Two levels or two densities only have no centre of their own: any other cell will do.
+    rest = [(x, y) for y in densities for x in levels if (x, y) not in cells]
+    return cells + rest[: LEAST_CELLS - len(cells)]
+
+
+def _nearest_middle(values: np.ndarray) -> int:
+    return int(np.argmin(np.abs(values - (values[0] + values[-1]) / 2)))
+
+
+def pilot_costs(records: list[Record], task: PilotTask, cells: list[Cell]) -> list[float]:
+    """Seconds that further pilots would take, from those already run.
+
+    Retraining costs the same everywhere; the dense network costs its epochs, less those that a
+    checkpoint of the same run already has (with another knob than epochs: nothing if the value
+    was run before).
+    """
+    done = [record for record in records if record["status"] == "done"]
+    retrain = np.mean([sum(run["wall_s"] for run in r["runs"]) for r in done])
+    trained = {float(r["config"]["recipe"][task.knob]) for r in done}
+    steps = sum(r["dense"]["steps"] - r["dense"]["continued_from"] for r in done)
+    an_epoch = sum(r["dense"]["wall_s"] for r in done) / max(steps, 1)
+    an_epoch *= task.recipe.steps(len(task.train[0]), 1.0)
+    out = []
+    for value, _ in cells:
+        if task.knob == "epochs":
+            known = max([e for e in trained if e <= value], default=0.0)
+            more = value - known
+        else:
+            more = 0.0 if value in trained else task.recipe.epochs
+        out.append(float(len(task.dense_seeds) * (retrain + an_epoch * more)))
+    return out
 
 
 def run_campaign(
     task: PilotTask | str,
     *,
-    pilots: int = 9,
     density: float,
-    at: float | None = None,
     store: Store,
+    pilots: int = 9,
+    at: float | None = None,
     engine: str = "processes",
     jobs: int | None = None,
     batch: int = 2,
@@ -84,10 +107,12 @@ def run_campaign(
     given what is expected of it. What the store has is not run again.
 
     Args:
-        task: A task, or what `load_task` reads.
-        pilots: Cells to run, at least 5, each with every dense and retrain seed of the task.
+        task: A task (its pilots run in this process), or what `load_task` reads.
         density: Where advice is wanted, within the task's densities.
+        store: Where pilots are kept.
+        pilots: Cells to run, at least 5, each with every dense and retrain seed of the task.
         at: Present value of the knob; by default the coldest level.
+        engine, jobs: See `probcomp.regime.sweep.run_pilots`.
         batch: Pilots a round; a fit lies between rounds.
         stop_early: Stop when the decision is sure or no pilot promises to settle it.
         say: Told what goes on, one line a round.
@@ -96,53 +121,55 @@ def run_campaign(
         InputError: fewer than 5 pilots, or a density outside the task's.
     """
     about = load_task(task) if isinstance(task, str) else task
-    own = None if isinstance(task, str) else about
-    if pilots < LEAST_CELLS:
+    low, high = min(about.densities), max(about.densities)
+    if pilots < LEAST_CELLS or batch < 1:
         raise InputError(f"{pilots} pilots; at least {LEAST_CELLS} are needed, 9 are advised.")
-    if not min(about.densities) <= density <= max(about.densities):
+    if not low <= density <= high:
         raise InputError(
-            f"density {density:g} lies outside the task's ({min(about.densities):g} to "
-            f"{max(about.densities):g}); add it to the densities of the task, or advise within."
+            f"density {density:g} lies outside the task's ({low:g} to {high:g}); add it to the "
+            "densities of the task, or advise within."
         )
-    knob = about.turned_knob
-    heat = knob.coordinate(sorted(about.levels), 0.5)
-    present = sorted(about.levels)[int(np.argmin(heat))] if at is None else float(at)
-    cells = start_design(about)
+    knob, levels = about.turned_knob, sorted(set(about.levels))
+    present = levels[int(np.argmin(knob.coordinate(levels, 0.5)))] if at is None else float(at)
+    grid = [(x, y) for y in sorted(set(about.densities)) for x in levels]
+    cells: list[Cell] = []
     records: list[Record] = []
-    grid = [(x, y) for y in sorted(set(about.densities)) for x in sorted(set(about.levels))]
 
     def run(chosen: list[Cell]) -> None:
+        cells.extend(chosen)
+        where = ", ".join(f"{value:g} at density {part:g}" for value, part in chosen)
+        say(f"pilots up to {len(cells)} of {pilots}: {knob.name} {where}")
         configs = [c for x, y in chosen for c in pilot_configs(task, x, y, method=method)]
-        say(f"pilots {len(cells) - len(chosen) + 1} to {len(cells)} of {pilots}: " + _words(chosen))
-        options: dict[str, Any] = {"engine": engine, "jobs": jobs, "task": own, "show": show}
-        records.extend(run_pilots(configs, store, **options))
+        own = None if isinstance(task, str) else about
+        records.extend(run_pilots(configs, store, engine=engine, jobs=jobs, task=own, show=show))
 
-    def fit(light: bool) -> Advice:
-        columns = pilot_columns(records, about.knob)
+    def fit(draws: int | None) -> Advice:
+        left = [cell for cell in grid if cell not in cells]
+        say("fitting the regime model")
         return advise(
-            columns, density=density, at={knob.name: present}, knobs=[knob], gain=gain,
-            levels=sorted(set(about.levels)), confidence=confidence, seed=seed,
-            candidates=[cell for cell in grid if cell not in cells],
-            batch=min(batch, pilots - len(cells)), draws=LIGHT if light else None,
-        )  # fmt: skip
+            pilot_columns(records, knob.name),
+            density=density,
+            knobs=[knob],
+            at={knob.name: present},
+            levels=levels,
+            gain=gain,
+            confidence=confidence,
+            candidates=left,
+            costs=pilot_costs(records, about, left),
+            batch=max(1, min(batch, pilots - len(cells))),
+            draws=draws,
+            seed=seed,
+        )
 
-    run(cells)
+    run(start_design(about))
     stopped = f"all {pilots} pilots were run"
     while len(cells) < pilots:
-        said = fit(light=True)
+        said = fit(LIGHT)
         if not said.next_batch:
             stopped = "every cell of the task was run"
-            if said.next is None and len(cells) < len(grid):
-                stopped = "the decision is sure"
             break
         if stop_early and said.next is None:
             stopped = "the decision is sure"
             break
-        chosen = [(p.settings[knob.name], p.load) for p in said.next_batch]
-        cells += chosen
-        run(chosen)
-    return Campaign(fit(light=False), tuple(cells), tuple(records), stopped)
-
-
-def _words(cells: list[Cell]) -> str:
-    return ", ".join(f"{value:g} at density {density:g}" for value, density in cells)
+        run([(pilot.settings[knob.name], pilot.load) for pilot in said.next_batch])
+    return Campaign(fit(None), tuple(cells), tuple(records), stopped)

@@ -80,7 +80,8 @@ class Recipe:
             return dataclasses.replace(
                 self, batch_size=whole, epoch_batch=self.epoch_batch or self.batch_size
             )
-        return dataclasses.replace(self, **{knob: float(value)})
+        changed: dict[str, Any] = {knob: float(value)}
+        return dataclasses.replace(self, **changed)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for files and hashes."""

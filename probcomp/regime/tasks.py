@@ -117,8 +117,9 @@ def digits_task() -> PilotTask:
 
     data = load_digits(0)
     # The package's split is 80:20; the first 1,200 are used for training, all others for test.
-    inputs = torch.cat([data.train[0], data.test[0]]).flatten(1)
-    targets = torch.cat([data.train[1], data.test[1]])
+    parts: Any = (data.train, data.test)
+    inputs = torch.cat([part[0] for part in parts]).flatten(1)
+    targets = torch.cat([part[1] for part in parts])
     generator = torch.Generator().manual_seed(0)
     noisy = targets[:1200].clone()
     wrong = torch.rand(1200, generator=generator) < 0.1

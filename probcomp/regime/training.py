@@ -113,7 +113,7 @@ def _gradients(
         for name, mask in masks.items():  # the ball lies among networks with this mask
             if (gradient := named[name].grad) is not None:
                 gradient.mul_(mask)
-        moved = [p for p in named.values() if p.grad is not None]
+        moved: list[Tensor] = [p for p in named.values() if p.grad is not None]
         gradients = [p.grad for p in moved if p.grad is not None]
         scale = rho / (torch.stack([g.norm() for g in gradients]).norm() + SAM_EPSILON)
         steps = [scale * g for g in gradients]

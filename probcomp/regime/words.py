@@ -1,0 +1,46 @@
+"""Advice in words, for a terminal."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from probcomp.regime.advice import Advice
+
+
+def headline(said: "Advice") -> str:
+    """What to do, in one line."""
+    if said.action == "undecided":
+        what = f"undecided about {said.knob}"
+    elif said.action == "keep":
+        what = f"keep {said.knob} at {said.at[said.knob]:g}"
+    else:
+        what = f"{said.action} the temperature: {said.turn} {said.knob}"
+    return f"{what}  (at {said.load_name} {said.load:g})"
+
+
+def details(said: "Advice") -> dict[str, str]:
+    """Label to text, in the order of a report."""
+    lines = {
+        "probability": _shares(said.probability),
+        "regime": _shares(said.regime),
+        "present": ", ".join(f"{name} {value:g}" for name, value in said.at.items()),
+        "best": f"{said.knob} {said.best:g} (90 %: {span(said.best_interval)})",
+        "gain": f"{said.gain_points:.2f} points of test error (90 %: {span(said.gain_interval)})",
+        "error now": f"{said.error_points:.2f} % (90 %: {span(said.error_interval)})",
+    }
+    if said.next is not None:
+        where = ", ".join(f"{name} {value:g}" for name, value in said.next.settings.items())
+        lines["next pilot"] = (
+            f"{where}, {said.load_name} {said.next.load:g}: {said.next.decision_gain:.3f} nats "
+            f"about the decision, {said.next.information:.2f} about the model, "
+            f"cost {said.next.cost:g}"
+        )
+    return lines
+
+
+def span(interval: tuple[float, float]) -> str:
+    """An interval with three digits."""
+    return f"{interval[0]:.3g} to {interval[1]:.3g}"
+
+
+def _shares(shares: dict[str, float]) -> str:
+    return ", ".join(f"{name} {share:.0%}" for name, share in shares.items())

@@ -1,0 +1,113 @@
+"""``probcomp advise``: what it prints, task lists, and one line for bad input."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from probcomp.cli.app import run
+from probcomp.regime.toys import sk_table
+
+TASK = str(Path(__file__).parents[1] / "regime" / "tiny_task.py")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "needs --runs"),
+        (["--runs", "runs.csv"], "needs --density"),
+        (["--runs", "runs.csv", "--task", "digits", "--density", "0.1"], "not both"),
+        (["--runs", "nowhere.csv", "--density", "0.1"], "nowhere.csv"),
+        (["--runs", "nowhere.csv", "--density", "0.1", "--at", "3"], "--knob"),
+        (["--task", "nowhere.py", "--density", "0.1"], "no task file nowhere.py"),
+        (["--task", TASK, "--density", "0.3", "--pilots", "3"], "at least 5"),
+        (["--task", TASK, "--density", "0.01"], "outside the task's"),
+        (["--task", TASK, "--density", "0.3", "--knob", "lr"], "leave --knob out"),
+        (["--task", TASK, "--density", "0.3", "--engine", "rey"], "Did you mean 'ray'"),
+        (["--plan", "p.jsonl"], "--task T --plan FILE"),
+        (["--line", "3"], "--task T --plan FILE"),
+        (["--plan", "nowhere.jsonl", "--line", "3"], "cannot read nowhere.jsonl"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_two(arguments, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(["advise", *arguments]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert words in shown.err
+    assert shown.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+TABLES = {
+    "too few": ("10,0.1,0.1,0,0.9\n20,0.2,0.1,0,0.9", "2 distinct pilots; at least 5"),
+    "one density": ("\n".join(f"{e},0.1,0.1,0,0.9" for e in range(1, 7)), "one density only"),
+    "not a number": ("10,0.1,nan,0,0.9", "missing or non-finite"),
+    "constant knob": (
+        "\n".join(f"10,{d},0.1,0,0.9" for d in (0.1, 0.2, 0.3, 0.4, 0.5)),
+        "constant at 10",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_tables_that_cannot_be_used_are_refused_before_sampling(case, tmp_path, capsys):
+    rows, words = TABLES[case]
+    (tmp_path / "runs.csv").write_text(f"epochs,density,test_error,lmc,cka\n{rows}\n")
+    assert run(["advise", "--runs", str(tmp_path / "runs.csv"), "--density", "0.1"]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_missing_columns_and_mislabelled_directions_are_named(tmp_path, capsys):
+    path = tmp_path / "runs.csv"
+    path.write_text("epochs,density,test_error\n10,0.1,0.1\n")
+    assert run(["advise", "--runs", str(path), "--density", "0.1"]) == 2
+    assert "missing columns: lmc" in capsys.readouterr().err
+    path.write_text("epochs,density,test_error,lmc,cka\n10,0.1,0.1,0,0.9\n")
+    command = ["advise", "--runs", str(path), "--density", "0.1", "--knob", "epochs:up"]
+    assert run(command) == 2
+    assert "the direction is 'down'" in capsys.readouterr().err
+
+
+def test_a_task_list_is_written_and_run_line_by_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(["advise", "--task", TASK, "--plan", "plan.jsonl", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["lines"] == "18"
+    assert len(Path("plan.jsonl").read_text().splitlines()) == 18
+    command = ["advise", "--plan", "plan.jsonl", "--line", "2", "--store", "pilots", "--json"]
+    assert run(command) == 0
+    assert json.loads(capsys.readouterr().out)["status"] == "done"
+    assert len(list(Path("pilots/pilots").glob("*.json"))) == 1
+    assert run(["advise", "--plan", "plan.jsonl", "--line", "19"]) == 2
+    assert "lines 1 to 18" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_runs_in_a_file_to_json_a_page_and_a_status(tmp_path, capsys):
+    import csv
+
+    columns, _ = sk_table([0.5, 0.8, 1.3, 2.2], [0.5, 1.0, 2.2])
+    with (tmp_path / "runs.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values()))
+    page = tmp_path / "page.html"
+    command = ["advise", "--runs", str(tmp_path / "runs.csv"), "--density", "0.6", "--json"]
+    status = run([*command, "--out", str(page), "--strict", "--confidence", "0.99"])
+    said = json.loads(capsys.readouterr().out)
+    assert status == (3 if said["action"] == "undecided" else 0)
+    assert sum(said["probability"].values()) == pytest.approx(1)
+    text = page.read_text()
+    assert text.count("<img") >= 4
+    assert "temperature" in text
+
+
+@pytest.mark.slow
+def test_json_on_the_published_grid(real_data, capsys):
+    table = real_data / "tables" / "three_regime_pruning_epochs.csv"
+    assert run(["advise", "--runs", str(table), "--density", "0.05", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    # At 5 % the longest training has 17.4 % error, 60 to 80 epochs 14.6 %.
+    assert said["action"] == "raise"
+    assert said["turn"] == "decrease"
+    assert 40 <= said["best"] <= 100

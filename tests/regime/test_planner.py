@@ -1,0 +1,75 @@
+"""The sequence of pilots: where it starts, what it costs, and that it ends in advice."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from probcomp.errors import InputError
+from probcomp.regime.pilots import pilot_configs, run_pilot
+from probcomp.regime.planner import pilot_costs, run_campaign, start_design
+from probcomp.regime.store import Store
+from tests.regime import tiny_task
+
+SOURCE = str(Path(__file__).with_name("tiny_task.py"))
+
+
+def test_it_starts_at_the_corners_and_the_centre():
+    assert start_design(tiny_task.task()) == [(1, 0.1), (4, 0.1), (1, 0.8), (4, 0.8), (2, 0.3)]
+
+
+def test_few_levels_are_filled_up_and_too_few_are_refused():
+    task = tiny_task.task()
+    narrow = dataclasses.replace(task, levels=(1, 4))
+    cells = start_design(narrow)
+    assert len(set(cells)) == 5
+    assert {(x, y) for x in (1, 4) for y in (0.1, 0.8)} <= set(cells)
+    with pytest.raises(InputError, match="4 cells; at least 5"):
+        start_design(dataclasses.replace(narrow, densities=(0.1, 0.8)))
+
+
+def test_costs_leave_out_what_a_checkpoint_has():
+    task = tiny_task.task()
+    records = []
+    for config in pilot_configs(SOURCE, 2, 0.3):
+        record = run_pilot(config)
+        record["dense"] |= {"wall_s": 14.0, "steps": 14, "continued_from": 0}  # 7 steps an epoch
+        for run in record["runs"]:
+            run["wall_s"] = 3.0
+        records.append(record)
+    costs = pilot_costs(records, task, [(1, 0.1), (2, 0.1), (4, 0.1)])
+    seeds, retrain, epoch = 2, 6.0, 7.0
+    assert costs == pytest.approx(
+        [seeds * (retrain + epoch), seeds * retrain, seeds * (retrain + 2 * epoch)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"pilots": 4, "density": 0.3}, "4 pilots; at least 5"),
+        ({"density": 0.05}, "outside the task's"),
+        ({"density": 0.95}, "outside the task's"),
+    ],
+)
+def test_bad_campaigns_are_refused_before_any_training(options, words, tmp_path):
+    with pytest.raises(InputError, match=words):
+        run_campaign(SOURCE, store=Store(tmp_path), **options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_campaign_ends_in_advice_and_is_not_run_twice(tmp_path, monkeypatch):
+    store, said = Store(tmp_path), []
+    first = run_campaign(
+        SOURCE, density=0.1, pilots=7, store=store, engine="serial", say=said.append
+    )
+    assert len(first.cells) == len(set(first.cells)) == 7
+    assert len(first.records) == 14
+    assert first.advice.at == {"epochs": 4}
+    assert first.advice.action in ("raise", "lower", "keep", "undecided")
+    assert first.stopped == "all 7 pilots were run"
+    assert any("pilots up to 7 of 7" in line for line in said)
+    monkeypatch.setattr("probcomp.regime.pilots.train", None)
+    again = run_campaign(SOURCE, density=0.1, pilots=7, store=store, engine="serial")
+    assert again.cells[:5] == first.cells[:5]
