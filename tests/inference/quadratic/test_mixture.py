@@ -20,11 +20,13 @@ def test_against_quadrature(cavity: float, linear: float) -> None:
 
         return integrate.quad(f, -8, 8, points=[0.0], epsabs=1e-13)[0]
 
-    precisions = Precisions(torch.tensor(slab).double(), torch.tensor(spike).double())
-    lam, eta = torch.tensor(cavity).double(), torch.tensor(linear).double()
+    precisions = Precisions(
+        torch.tensor(slab, dtype=torch.double), torch.tensor(spike, dtype=torch.double)
+    )
+    lam, eta = torch.tensor(cavity, dtype=torch.double), torch.tensor(linear, dtype=torch.double)
     z1, z0 = moment(slab, 0), moment(spike, 0)
     assert float(precisions.evidence(lam, eta)) == pytest.approx(math.log(z1 / z0), abs=1e-9)
-    mean, variance = precisions.moments(lam, eta, torch.tensor(p).double())
+    mean, variance = precisions.moments(lam, eta, torch.tensor(p, dtype=torch.double))
     first = p * moment(slab, 1) / z1 + (1 - p) * moment(spike, 1) / z0
     second = p * moment(slab, 2) / z1 + (1 - p) * moment(spike, 2) / z0
     assert float(mean) == pytest.approx(first, abs=1e-9)
