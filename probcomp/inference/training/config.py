@@ -50,7 +50,8 @@ class TurboConfig:
         freeze_after: Share of the rounds before which no unit is removed for good.
         stop_change: Stop when no inclusion probability moves by more, three rounds in a row, once
             all schedules have ended; 0 never stops early.
-        refit_steps: Batches with the masks fixed.
+        refit_steps: Batches with the masks fixed; ``None`` for 920 or eight passes, whichever is
+            more: what is left of a network is cheap to train.
         refit_epochs: Passes over the data with the masks fixed, in the place of ``refit_steps``.
         refit_rate: Adam step of the refit; falls to zero along a half cosine.
         refit_decay: Decoupled weight decay of the refit.
@@ -67,7 +68,7 @@ class TurboConfig:
     kappa_start: float = 1e-1
     kappa_end: float = 1e-3
     kappa_rounds: float = 0.5
-    target_rounds: float = 0.6
+    target_rounds: float = 0.4
     field: float = -0.5
     coupling: float = 1.0
     learn: Learn = "nothing"
@@ -84,22 +85,25 @@ class TurboConfig:
     order_every: int = 5
     permute: bool = True
     freeze_below: float = 1e-3
-    freeze_after: float = 0.6
+    freeze_after: float = 0.3
     stop_change: float = 1e-2
-    refit_steps: int = 920
+    refit_steps: int | None = None
     refit_epochs: int | None = None
     refit_rate: float = 2e-3
-    refit_decay: float = 0.0
+    refit_decay: float = 0.05
 
     def __post_init__(self) -> None:
         shares = ("kl_warmup", "kappa_rounds", "target_rounds", "freeze_after", "learn_after")
-        counts = ("order_every", "refit_steps", "refit_decay", "stop_change")
+        counts = ("order_every", "refit_decay", "stop_change")
         rates = ("learning_rate", "sigma_rate", "sigma_ratio", "refit_rate")
         draws = ("outputs", "weights")
         rules = [
             *((n, getattr(self, n) >= 1, "at least 1") for n in ("rounds", "steps", "sweeps")),
             ("epochs", self.epochs is None or self.epochs >= 1, "None or at least 1"),
-            ("refit_epochs", self.refit_epochs is None or self.refit_epochs >= 0, "not negative"),
+            *(
+                (n, getattr(self, n) is None or getattr(self, n) >= 0, "not negative")
+                for n in ("refit_steps", "refit_epochs")
+            ),
             ("kl_weight", self.kl_weight is None or 0 <= self.kl_weight < math.inf, "not negative"),
             ("learn", self.learn in get_args(Learn), f"one of {get_args(Learn)}"),
             ("max_coupling", 0 <= self.max_coupling <= 1.4, "in [0, 1.4]"),

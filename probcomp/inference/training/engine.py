@@ -171,7 +171,7 @@ def step(run: Run, state: State) -> tuple[State, Info]:
         ceiling=goal.ceiling,
         subsidise=goal.subsidise,
     )
-    if config.learn != "nothing":
+    if config.learn != "nothing" and state.round >= config.learn_after * config.rounds:
         graph = learn_priors(graph, sites, messages, config)
     belief = beliefs(graph, sites, messages)
     psi = {n: graph.matrices[n].sites.expand(belief[n]) - l for n, l in log_odds.items()}

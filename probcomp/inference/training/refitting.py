@@ -9,6 +9,10 @@ from torch import Tensor, nn
 from probcomp.errors import DivergenceError
 from probcomp.inference.training.weights import BatchSource, Loss, Place, stream
 
+STEPS = 920
+EPOCHS = 8
+"""Length of a refit where none is given: at least so many batches and passes over the data."""
+
 
 @torch.no_grad()
 def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
@@ -24,7 +28,7 @@ def refit(
     loss: Loss,
     masks: Mapping[str, Tensor],
     learning_rate: float,
-    steps: int = 0,
+    steps: int | None = None,
     epochs: int | None = None,
     weight_decay: float = 0.0,
     place: Place = (0, 0),
@@ -37,7 +41,7 @@ def refit(
         loss: Mean negative log-likelihood of a batch, nats for each sample.
         masks: Parameter name to booleans that broadcast to it.
         learning_rate: AdamW step, falling to zero along a half cosine.
-        steps: Number of batches.
+        steps: Number of batches; ``None`` for the larger of 920 and eight passes.
         epochs: Passes over the data, in the place of ``steps``.
         weight_decay: Decoupled weight decay.
         place: Epoch and batch to begin with, so that batches differ from earlier ones.
@@ -49,8 +53,10 @@ def refit(
         DivergenceError: The loss is not finite.
     """
     apply_masks(model, masks)
+    if epochs is not None or steps is None:
+        length = sum(1 for _ in batches(place[0]))
+        steps = epochs * length if epochs is not None else max(STEPS, EPOCHS * length)
     if epochs is not None:
-        steps = epochs * sum(1 for _ in batches(place[0]))
         place = (place[0] + (place[1] > 0), 0)
     if steps == 0:
         return []
