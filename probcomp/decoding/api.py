@@ -145,15 +145,15 @@ def _checked(ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def _within_context(adapter: Adapter, config: DecodingConfig, keys: Tensor) -> DecodingConfig:
-    if adapter.context is None:
-        return config
-    room = adapter.context - int(keys.sum(1).max())
-    if room < 1:
-        raise InputError(
-            f"the prompt has {int(keys.sum(1).max())} tokens and the context {adapter.context}; "
-            "shorten the prompt"
-        )
-    longest = min(config.max_new_tokens, room)
+    longest = min(config.max_new_tokens, adapter.longest_canvas or config.max_new_tokens)
+    if adapter.context is not None:
+        room = adapter.context - int(keys.sum(1).max())
+        if room < 1:
+            raise InputError(
+                f"the prompt has {int(keys.sum(1).max())} tokens and the context "
+                f"{adapter.context}; shorten the prompt"
+            )
+        longest = min(longest, room)
     return config.replace(
         max_new_tokens=longest, initial_length=min(config.initial_length, longest)
     )
@@ -164,6 +164,7 @@ def _split(
 ) -> tuple[Tensor, Tensor, Rows]:
     """Context (left-padded) and canvas of each row; a canvas starts at the first mask, if any."""
     size = config.max_new_tokens if config.sizing == "none" else config.initial_length
+    most = config.max_new_tokens
     contexts, canvases, open_ = [], [], []
     for row, real in zip(ids, keys):
         tokens = row[real]
@@ -171,6 +172,9 @@ def _split(
         first = int(masks[0]) if len(masks) else len(tokens)
         contexts.append(tokens[:first])
         open_.append(not len(masks))
+        if config.sizing == "append" and config.block_multiple:
+            # Trained blocks are counted from the prompt's first token: fill up the one begun.
+            size = min(config.block_multiple - first % config.block_multiple, most)
         canvases.append(tokens[first:] if len(masks) else tokens.new_full((size,), adapter.mask_id))
     left = max(map(len, contexts))
     right = max(map(len, canvases))

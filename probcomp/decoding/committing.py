@@ -7,7 +7,7 @@ from probcomp.decoding import schedule
 from probcomp.decoding.config import DecodingConfig
 from probcomp.decoding.coupled import coupled, decay_coupling, markov_cut
 from probcomp.decoding.features import Features
-from probcomp.decoding.pairwise import pairwise, profile_coupling
+from probcomp.decoding.pairwise import end_coupling, pairwise, profile_coupling
 
 
 def expected_error(
@@ -113,6 +113,7 @@ def _coupled_in_block(
     may = eligible.gather(1, at) & inside
     if config.coupling_profile:
         pair = profile_coupling(h, config.coupling_profile)
+        pair = pair + end_coupling(features.eos.gather(1, at)).to(pair.dtype)
     else:
         pair = decay_coupling(h, config.coupling_length)
     if config.markov_cut:

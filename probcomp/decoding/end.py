@@ -90,6 +90,24 @@ def cdf_end(eos_mass: Tensor, allowed: Tensor, length: Tensor) -> Tensor:
     )
 
 
+def tilted(p_end: Tensor, tilt: float, length: Tensor) -> Tensor:
+    """p_end times exp(-tilt k) at an end k inside the window, its mass beyond kept. [batch, w + 1].
+
+    What a model thinks of a length also depends on which canvases it was trained on (those that
+    fit an answer favour long ones); an exponential tilt is the least change that moves the mean.
+    """
+    if tilt == 0.0:
+        return p_end
+    column = torch.arange(p_end.shape[1], device=p_end.device)
+    inside = column < length[:, None]
+    old = torch.where(inside, p_end, 0.0)
+    # The exponent is taken from the expected end, so that neither side underflows.
+    centre = (old * column).sum(1, keepdim=True) / old.sum(1, keepdim=True).clamp(min=1e-30)
+    new = old * torch.exp((-tilt * (column - centre)).clamp(-50.0, 50.0)).to(old.dtype)
+    scale = old.sum(1, keepdim=True) / new.sum(1, keepdim=True).clamp(min=1e-30)
+    return torch.where(inside, new * scale, p_end)
+
+
 def share_of_prior(p_end: Tensor, knots: tuple[tuple[float, float], ...]) -> Tensor:
     """Chance that the end is drawn from the prior rather than read off the marginals. [batch].
 

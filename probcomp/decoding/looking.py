@@ -12,6 +12,7 @@ from probcomp.decoding.end import (
     share_of_prior,
     tail_evidence,
     tail_mean,
+    tilted,
     with_beyond,
     with_prior,
 )
@@ -75,6 +76,7 @@ def _model_end(bound: Bound, rows: Rows, view: View) -> None:
         survival = log_prior.gather(1, view.length[:, None])[:, 0].exp()
         past = beyond_probability(mean, survival, config.tail_truncated, config.tail_fits)
         p_end = with_beyond(p_end, view.length, past)
+    p_end = tilted(p_end, config.end_tilt, view.length)
     view.read_end = p_end
     if config.end_share:
         share = share_of_prior(p_end, config.end_share)

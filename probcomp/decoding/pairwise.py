@@ -27,6 +27,24 @@ def profile_coupling(entropy: Tensor, profile: tuple[float, ...]) -> Tensor:
     return least * table[gap]
 
 
+def end_coupling(eos_mass: Tensor) -> Tensor:
+    """I([E <= i]; [E <= j]) in nats of the nested events whose chances are the EOS masses.
+
+    Exact where those are a CDF: P(both) = min(e_i, e_j), P(neither) = 1 - max(e_i, e_j). What a
+    profile measured behind a known end does not hold. eos_mass [batch, width] in [0, 1].
+    """
+    e = eos_mass.double()
+    low = torch.minimum(e[:, :, None], e[:, None, :])
+    high = torch.maximum(e[:, :, None], e[:, None, :])
+
+    def joint(p: Tensor) -> Tensor:
+        return -torch.special.entr(p.clamp(min=0.0))
+
+    single = joint(e) + joint(1 - e)
+    both = joint(low) + joint(high - low) + joint(1 - high)
+    return (both - single[:, :, None] - single[:, None, :]).clamp(min=0.0)
+
+
 def pairwise(coupling: Tensor, entropy: Tensor, eligible: Tensor, gamma: float) -> Tensor:
     """Positions to commit, [batch, width]: the surest first, then by least added cost.
 

@@ -26,7 +26,8 @@ class Adapter(ABC):
     """One denoiser behind one call. A subclass gives `logits`; the rest is shared.
 
     ``banned`` ids are never predicted (the mask itself, ids without a token). ``context`` is the
-    longest sequence, or None. ``block_multiple`` is the block size a model was trained with.
+    longest sequence, or None, and ``longest_canvas`` the longest answer. ``block_multiple`` is the
+    block size a model was trained with, when a block sees only itself and earlier ones.
     """
 
     mask_id: int
@@ -35,6 +36,7 @@ class Adapter(ABC):
     vocab_size: int
     banned: tuple[int, ...] = ()
     context: int | None = None
+    longest_canvas: int | None = None
     block_multiple: int | None = None
     subset: int = SUBSET
 

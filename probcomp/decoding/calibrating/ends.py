@@ -5,6 +5,7 @@ r"""What the EOS marginals say about the end, fitted: tail densities, Platt, tem
 ``platt``  logistic regression of [i >= E] on logit e_i
 ``model``  cdf or hmm, with or without the tail correction, the temper rho on a grid: the one of
            best log score, sum log p_end(E true)
+``tilt``   nats per token against long answers, by likelihood on wholly masked canvases
 ``share``  how much of the length prior to mix in, by EM, as a function of the entropy of p_end:
            w = E[chance that the prior, not the model, produced the end]
 """
@@ -23,6 +24,7 @@ from probcomp.decoding.end import (
     share_of_prior,
     tail_evidence,
     tail_mean,
+    tilted,
     with_beyond,
     with_prior,
 )
@@ -32,6 +34,8 @@ TEMPERS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 CUTS = (0.05, 0.4, 1.2)  # nats: entropies between which the trust in a model is fitted
 LEAST = 12  # states that a range of entropies needs for a share of its own
 FLOOR = 1e-9
+TILTS = tuple(round(-0.3 + 0.01 * i, 2) for i in range(61))
+TILT_FLOOR = 1e-3
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class EndModel:
     tail_truncated: tuple[float, float] = (1.0, 2.0)
     tail_fits: tuple[float, float] = (8.0, 1.0)
     tail_window: int = 32
+    end_tilt: float = 0.0
     end_share: tuple[tuple[float, float], ...] = ()
 
     def posterior(self, states: States, prior: LengthPrior) -> Tensor:
@@ -67,6 +72,7 @@ class EndModel:
             mean = tail_mean(mass, states.length, self.tail_window)
             past = beyond_probability(mean, survival, self.tail_truncated, self.tail_fits)
             p = with_beyond(p, states.length, past)
+        p = tilted(p, self.end_tilt, states.length)
         if self.end_share:
             p = with_prior(p, log_prior, allowed, share_of_prior(p, self.end_share))
         return p
@@ -139,13 +145,26 @@ def fit_end(
         for rho in TEMPERS
         for beyond in (False, True)
     ]
-    scored = [_with_share(model, full, partly, prior) for model in candidates]
+    scored = [
+        _with_share(_with_tilt(model, full, prior), full, partly, prior) for model in candidates
+    ]
     return max(
         scored,
         key=lambda model: float(
             model.log_score(full, prior).mean() + model.log_score(partly, prior).mean()
         ),
     )
+
+
+def _with_tilt(model: EndModel, full: States, prior: LengthPrior) -> EndModel:
+    """The model with the tilt of highest likelihood; a floor keeps one miss from ruling it."""
+
+    def score(tilt: float) -> float:
+        p = tilted(base, tilt, full.length)
+        return float((p.gather(1, full.column[:, None])[:, 0] + TILT_FLOOR).log().mean())
+
+    base = model.posterior(full, prior)
+    return EndModel(**{**model.__dict__, "end_tilt": max(TILTS, key=score)})
 
 
 def _with_share(

@@ -103,11 +103,11 @@ def calibrate(
     hazard = fit_hazard(ends)
     prior = LengthPrior(hazard.hazard)
     initial = first_canvas(prior, longest, config.cost_truncation, config.cost_position)
-    full = blank(adapter, train, config.delimiters, longest, initial // 2)
+    full = blank(adapter, train, config.delimiters, longest, initial, seed)
     partly = partial(adapter, train, config.delimiters, longest, seed)
     end = fit_end(full, partly, prior, config.tail_window)
 
-    full_held = blank(adapter, held, config.delimiters, longest, initial // 2)
+    full_held = blank(adapter, held, config.delimiters, longest, initial, seed + 1)
     partly_held = partial(adapter, held, config.delimiters, longest, seed + 1)
     score = float(end.log_score(full_held, prior).mean())
     base = float(prior_score(full_held, prior).mean())
@@ -126,6 +126,7 @@ def calibrate(
         "end_platt": _rounded(end.end_platt),
         "tail_truncated": _rounded(end.tail_truncated),
         "tail_fits": _rounded(end.tail_fits),
+        "end_tilt": end.end_tilt,
         "end_share": tuple(_rounded(knot) for knot in end.end_share),
         "draw_end": True,
     }

@@ -99,20 +99,23 @@ def blank(
     pairs: Sequence[Pair],
     delimiters: Sequence[tuple[int, float]],
     longest: int,
-    shortest: int = 1,
+    initial: int,
+    seed: int,
 ) -> States:
-    """Wholly masked canvases of 1/2, 3/4, 1, 1.5 and 2 times the answer (EOS counted).
+    """Wholly masked canvases: the ``initial`` one, and four made to fit other answers.
 
-    None is under ``shortest``. A model that was trained on canvases that fit reads any canvas as
-    one that does, so a canvas the decoder would never start from tells nothing about it.
+    Those are 1/2, 3/4, 1 and 1.5 times the length of an answer drawn from the others. Were they
+    multiples of the true length, the canvas would give the end away, and a posterior fitted there
+    would be wrong on canvases whose size was chosen without knowing it. None is under half the
+    initial one: a decoder never starts from such a canvas.
     """
+    rng = random.Random(seed)
     chosen, lengths = [], []
     for pair in pairs:
-        need = len(pair[1]) + 1
-        for share in (0.5, 0.75, 1.0, 1.5, 2.0):
-            size = min(max(round(share * need), shortest), longest)
+        others = [round(share * (len(rng.choice(pairs)[1]) + 1)) for share in (0.5, 0.75, 1.0, 1.5)]
+        for size in (initial, *others):
             chosen.append(pair)
-            lengths.append(size)
+            lengths.append(min(max(size, initial // 2, 1), longest))
     return observe(adapter, chosen, lengths, delimiters=delimiters)
 
 

@@ -1,7 +1,9 @@
 """Train the embedded model: ``python -m probcomp.decoding.small.train --out DIR``.
 
 ``--refine FOLDER`` goes on from the weights in FOLDER with a mix that is half ``record``: a law is
-learnt more slowly than a rule. The shipped checkpoint is 5,000 steps and 2,500 steps of refining.
+learnt more slowly than a rule. ``--open`` draws canvases without looking at the answer, cuts what
+does not fit, and masks a third of the answers wholly: that is where the law of the end is read.
+``training.json`` lists the parts a checkpoint went through.
 
 Objective (LLaDA supervised fine-tuning, arXiv 2502.09992, with uniform weights): per row
 t ~ U(0, 1), stratified over the batch; each answer token is masked with probability t; the loss
@@ -36,21 +38,24 @@ def collate(
     rng: random.Random,
     *,
     spare: int | None = None,
+    open_: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """ids [batch, n], key mask [batch, n], answer mask [batch, n].
 
-    The canvas of a row is drawn without looking at its answer, and a longer answer is cut: were
-    it drawn to fit, its size would tell the model about the length, and the EOS marginals on a
-    canvas would not be the law of the end. With ``spare``, it is the answer, one EOS, and up to
-    so many positions more.
+    A canvas holds its answer, one EOS, and ``spare`` positions more, by default as many as there
+    are up to `CANVAS`. Drawn to fit, its size says something about the length: long answers are
+    over-represented on every canvas (by 1 / (33 - E) for an end at E), and the EOS marginals
+    carry that. With ``open_`` the size is drawn alone and the answer cut where it does not fit.
     """
     prompts = [tokenizer.encode(example.prompt) for example in examples]
     answers = [tokenizer.encode(example.answer) for example in examples]
     canvas = [
-        rng.randint(SHORTEST, CANVAS) if spare is None else len(answer) + 1 + rng.randint(0, spare)
+        rng.randint(len(answer) + 1, CANVAS if spare is None else len(answer) + 1 + spare)
         for answer in answers
     ]
-    answers = [answer[:size] for answer, size in zip(answers, canvas)]
+    if open_:
+        canvas = [rng.randint(SHORTEST, CANVAS) for _ in answers]
+        answers = [answer[:size] for answer, size in zip(answers, canvas)]
     left, right = max(map(len, prompts)), max(canvas)
     ids = torch.full((len(examples), left + right), tokenizer.pad_token_id)
     answer_mask = torch.zeros(ids.shape, dtype=torch.bool)
@@ -64,10 +69,14 @@ def collate(
     return ids, key_mask, answer_mask
 
 
-def corrupt(ids: Tensor, answer: Tensor, mask_id: int, generator: torch.Generator) -> Tensor:
-    """Which answer positions to mask: rate t stratified over the batch, at least one a row."""
+def corrupt(ids: Tensor, answer: Tensor, generator: torch.Generator, whole: float = 0.0) -> Tensor:
+    """Which answer positions to mask: rate t stratified over the batch, at least one a row.
+
+    A share ``whole`` of the rows is masked wholly.
+    """
     batch = len(ids)
     t = (torch.rand(1, generator=generator) + torch.arange(batch) / batch) % 1
+    t = (t / max(1.0 - whole, 1e-9)).clamp(max=1.0)
     u = torch.rand(ids.shape, generator=generator).masked_fill(~answer, 2.0)
     chosen = u < t[torch.randperm(batch, generator=generator), None]
     return chosen | (u == u.min(dim=1, keepdim=True).values)
@@ -123,6 +132,7 @@ def train(
     batch: int = 64,
     rate: float = 2e-3,
     refine: Path | None = None,
+    open_: bool = False,
 ) -> None:
     """Train and write ``small.safetensors`` and ``training.json`` (configuration and curve)."""
     tokenizer = CharacterTokenizer()
@@ -134,7 +144,7 @@ def train(
         model.load_state_dict(read_tensors(refine / "small.safetensors"))
         before = read_json(refine / "training.json")
         mix = REFINE
-        seed += 1000  # other examples and masks than in the first part
+        seed += 1000 + before["steps"]  # other examples and masks than in the parts before
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
@@ -147,8 +157,8 @@ def train(
     curve, began, running = [], time.time(), 0.0
     for step in range(steps):
         examples = [rng.choice(pools[mix[i % len(mix)]]) for i in range(batch)]
-        ids, keys, answer = collate(examples, tokenizer, rng)
-        chosen = corrupt(ids, answer, tokenizer.mask_token_id, generator)
+        ids, keys, answer = collate(examples, tokenizer, rng, open_=open_)
+        chosen = corrupt(ids, answer, generator, 1 / 3 if open_ else 0.0)
         logits = model(ids.masked_fill(chosen, tokenizer.mask_token_id), keys)
         loss = F.cross_entropy(logits[chosen], ids[chosen])
         optimizer.zero_grad(set_to_none=True)
@@ -186,6 +196,7 @@ def train(
                     "canvas": CANVAS,
                     "parameters": sum(p.numel() for p in model.parameters()),
                     "mix": list(mix),
+                    "open": open_,
                     "curve": curve,
                     **({} if before is None else {"refined_from": before}),
                 },
@@ -201,6 +212,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--refine", type=Path, help="go on from the weights in this folder")
+    parser.add_argument("--open", action="store_true", help="canvases that may cut the answer")
     options = parser.parse_args()
     train(
         options.out,
@@ -209,6 +221,7 @@ def main() -> None:
         batch=options.batch,
         rate=options.rate,
         refine=options.refine,
+        open_=options.open,
     )
 
 
