@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from probcomp.errors import InputError
 from probcomp.inference.training.config import TurboConfig
 from probcomp.inference.training.gates import REMOVED, Gated, Graph, Matrix
-from probcomp.inference.training.layers import LOG_SIGMA, bayesian_layers
+from probcomp.inference.training.layers import LOG_SIGMA, bayesian_layers, is_gpt_linear
 from probcomp.inference.training.ordering import position_order, spectral_order, unit_features
 from probcomp.inference.training.sites import Sites
 from probcomp.inference.training.units import Slot, UnitGroup, slots
@@ -74,7 +74,8 @@ def build_graph(
             own = prior.get(name) if isinstance(prior, Mapping) else prior
             if own is None:
                 raise InputError(f"the prior has no entry for {name}; it has {sorted(prior)}")
-            swapped = isinstance(model.get_submodule(name.rpartition(".")[0]), _TRANSPOSED)
+            layer = model.get_submodule(name.rpartition(".")[0])
+            swapped = isinstance(layer, _TRANSPOSED) or is_gpt_linear(layer)
             cost_of_sites = sites.collect(whole)
             matrices[name] = Matrix(sites, own, sites.slots(gates), cost_of_sites, swapped)
         elif gates and name in parameters:

@@ -18,7 +18,7 @@ Two ways to draw, both unbiased for the expected loss:
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -196,20 +196,90 @@ class BayesConv2d(_Bayesian, nn.Conv2d):  # type: ignore[misc]
         return self._conv_forward(x, weight, bias)
 
 
-class BayesConvTranspose2d(_Bayesian, nn.ConvTranspose2d):  # type: ignore[misc]
-    """`torch.nn.ConvTranspose2d` (without ``output_size``) with a Gaussian posterior."""
+class BayesConv3d(_Bayesian, nn.Conv3d):  # type: ignore[misc]
+    """`torch.nn.Conv3d` with a Gaussian posterior over its weight."""
 
-    plain = nn.ConvTranspose2d
+    plain = nn.Conv3d
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return self._conv_forward(x, weight, bias)
+
+
+class _Transposed(_Bayesian):
+    """A transposed convolution, its output size that of the stride (without ``output_size``)."""
+
+    operator: Callable[..., Tensor]
+    stride: Any
+    padding: Any
+    output_padding: Any
+    groups: int
+    dilation: Any
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         shape = (self.output_padding, self.groups, self.dilation)
-        padding: Any = self.padding  # a string is for plain convolutions only
-        return nn.functional.conv_transpose2d(x, weight, bias, self.stride, padding, *shape)
+        return type(self).operator(x, weight, bias, self.stride, self.padding, *shape)
 
+
+class BayesConvTranspose1d(_Transposed, nn.ConvTranspose1d):  # type: ignore[misc]
+    """`torch.nn.ConvTranspose1d` with a Gaussian posterior over its weight."""
+
+    plain = nn.ConvTranspose1d
+    operator = staticmethod(nn.functional.conv_transpose1d)
+
+
+class BayesConvTranspose2d(_Transposed, nn.ConvTranspose2d):  # type: ignore[misc]
+    """`torch.nn.ConvTranspose2d` with a Gaussian posterior over its weight."""
+
+    plain = nn.ConvTranspose2d
+    operator = staticmethod(nn.functional.conv_transpose2d)
+
+
+class BayesConvTranspose3d(_Transposed, nn.ConvTranspose3d):  # type: ignore[misc]
+    """`torch.nn.ConvTranspose3d` with a Gaussian posterior over its weight."""
+
+    plain = nn.ConvTranspose3d
+    operator = staticmethod(nn.functional.conv_transpose3d)
+
+
+_LINEAR = (BayesLinear,)
+_CONVOLUTIONS = (BayesConv1d, BayesConv2d, BayesConv3d)
+_OTHERS = (BayesConvTranspose1d, BayesConvTranspose2d, BayesConvTranspose3d)
 
 _BAYESIAN: dict[type[nn.Module], type[_Bayesian]] = {
-    kind.plain: kind for kind in (BayesLinear, BayesConv1d, BayesConv2d, BayesConvTranspose2d)
+    kind.plain: kind for kind in (*_LINEAR, *_CONVOLUTIONS, *_OTHERS)
 }
+
+
+def _kind_of(module: nn.Module) -> type[_Bayesian] | None:
+    """The Bayesian class for a module, or ``None``."""
+    kind = type(module)
+    if kind not in _BAYESIAN and is_gpt_linear(module) and kind.__name__ == "Conv1D":
+        _BAYESIAN[kind] = _gpt_linear(kind)
+    return _BAYESIAN.get(kind)
+
+
+def is_gpt_linear(module: nn.Module) -> bool:
+    """Whether a module is the linear layer of GPT-2, `transformers.pytorch_utils.Conv1D`.
+
+    Its weight is [in, out]. Transformers is not imported for this: where there is such a module,
+    it has been.
+    """
+    return any(
+        kind.__name__ == "Conv1D" and kind.__module__ == "transformers.pytorch_utils"
+        for kind in type(module).__mro__
+    )
+
+
+def _gpt_linear(conv1d: type[nn.Module]) -> type[_Bayesian]:
+    class BayesGptLinear(_Bayesian, conv1d):  # type: ignore[misc, valid-type]
+        """`transformers.pytorch_utils.Conv1D` with a Gaussian posterior over its weight."""
+
+        plain = conv1d
+
+        def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            return nn.functional.linear(x, weight.T, bias)
+
+    return BayesGptLinear
 
 
 def bayesian_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -252,7 +322,7 @@ def to_bayesian(
             users[id(parameter)] = users.get(id(parameter), 0) + 1
     changed = []
     for name, module in model.named_modules():
-        kind = _BAYESIAN.get(type(module))
+        kind = _kind_of(module)
         if kind is None or users[id(module.weight)] > 1 or not module.weight.requires_grad:
             continue
         weight = module.weight.detach()
@@ -264,12 +334,10 @@ def to_bayesian(
         module.register_parameter(LOG_SIGMA, nn.Parameter(torch.full_like(weight, log_sigma)))
         module.variance = None
         module.noise = noise
-        module.draw = linear if kind is BayesLinear else convolution
+        module.draw = linear if weight.dim() == 2 else convolution
         module.live = None
         module.channel_dim = 1 - weight.dim()
-        module.cuttable = kind is BayesLinear or (
-            kind is not BayesConvTranspose2d and module.groups == 1
-        )
+        module.cuttable = kind in _LINEAR or (kind in _CONVOLUTIONS and module.groups == 1)
         changed.append(name)
     if not changed:
         raise InputError(

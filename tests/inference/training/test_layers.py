@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy import stats
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from probcomp.errors import InputError
 from probcomp.inference.training.layers import (
@@ -67,9 +68,13 @@ def test_inactive_noise_leaves_the_mean() -> None:
         (nn.Linear(7, 5), (1, 7)),
         (nn.Conv1d(2, 3, 3, padding=1), (1, 2, 6)),
         (nn.Conv2d(2, 4, 3, stride=2, groups=2), (1, 2, 7, 7)),
+        (nn.Conv3d(2, 2, 2), (1, 2, 3, 3, 2)),
+        (nn.ConvTranspose1d(2, 3, 3, dilation=2), (1, 2, 4)),
         (nn.ConvTranspose2d(2, 3, 3, stride=2, output_padding=1), (1, 2, 4, 4)),
+        (nn.ConvTranspose3d(2, 2, 2, groups=2), (1, 2, 2, 2, 2)),
+        (Conv1D(5, 7), (1, 7)),
     ],
-    ids=["linear", "conv1d", "conv2d-grouped", "transposed"],
+    ids=["linear", "conv1d", "conv2d-grouped", "conv3d", "up1d", "up2d", "up3d", "gpt"],
 )
 def test_output_moments_are_those_of_gaussian_weights(draw, layer, shape) -> None:
     """Draws of single outputs against N(m, v), with m and v from the Jacobian by the weight."""
