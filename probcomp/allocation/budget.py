@@ -17,6 +17,9 @@ class Budget:
         macs: Multiply-accumulates of one sample, with masked weights not counted.
         bits: Bits of the stored model: 32 for each non-zero value, and the code of the masks.
         latency_ms: Milliseconds a batch; always absolute.
+        prunable: Parameters that removable units own: the dense model's count less what is left
+            when every unit is gone that may go. Embeddings, norms of the residual stream and
+            output layers are not among them. Methods see the equivalent number of ``params``.
 
     Raises:
         BudgetError: No unit, more than one, a value that is not positive and finite, or a fraction
@@ -27,6 +30,7 @@ class Budget:
     macs: float | None = None
     bits: float | None = None
     latency_ms: float | None = None
+    prunable: float | None = None
 
     def __post_init__(self) -> None:
         named = {f.name: getattr(self, f.name) for f in fields(self)}

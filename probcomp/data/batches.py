@@ -80,3 +80,33 @@ class Batches:
     def example(self, samples: int = 2) -> Batch:
         """The first ``samples`` samples, as one batch."""
         return self._pick(slice(0, samples))
+
+
+def trimmed(batch: Batch) -> Batch:
+    """A batch of texts without the columns that are padding in all of its samples.
+
+    Columns are those of ``attention_mask``; padding may be on either side. Other batches come back
+    as they are.
+    """
+    mask = batch.get("attention_mask") if isinstance(batch, dict) else None
+    if not isinstance(batch, dict) or mask is None or mask.dim() != 2:
+        return batch
+    used = mask.bool().any(0)
+    if bool(used.all()) or not bool(used.any()):
+        return batch
+    length = mask.shape[1]
+    return {
+        name: value[:, used]
+        if value.dim() == 2 and value.shape[1] == length and not value.is_floating_point()
+        else value
+        for name, value in batch.items()
+    }
+
+
+def by_length(data: Sequence[Tensor] | Mapping[str, Tensor]) -> Any:
+    """Samples in the order of their lengths, so that batches of texts hold little padding."""
+    mask = data.get("attention_mask") if isinstance(data, Mapping) else None
+    if mask is None or mask.dim() != 2:
+        return data
+    order = torch.sort(mask.sum(1), stable=True).indices
+    return {name: value[order] for name, value in data.items()}  # type: ignore[union-attr]

@@ -9,7 +9,8 @@ from torch import Tensor
 from probcomp.errors import InputError
 
 Samples = tuple[Tensor, ...] | Mapping[str, Tensor]
-"""``(inputs, targets)``, or named tensors with ``labels``; first dimension: samples."""
+"""``(inputs, targets)``, or named tensors with ``labels``; first dimension: samples. Methods that
+work after training also take samples without targets: ``(inputs,)``, or names without labels."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Data:
     """Training and test samples, checked on construction.
 
     Attributes:
-        train: ``(x, y)``, or named tensors with ``labels``.
+        train: ``(x, y)``, or named tensors with ``labels``; targets may be absent.
         test: the same for the held-out samples, or ``None`` if there are none.
         name: name for the report.
         classes: number of classes; 0 if the targets are real numbers.
@@ -53,7 +54,7 @@ def named(samples: Samples) -> dict[str, Tensor]:
     """Tensors by name; the entries of ``(x, y)`` are called ``x`` and ``y``."""
     if isinstance(samples, Mapping):
         return dict(samples)
-    return dict(zip(("x", "y"), samples, strict=True))
+    return dict(zip(("x", "y"), samples))
 
 
 def count_classes(labels: Tensor) -> int:
@@ -83,9 +84,7 @@ def _check_part(samples: Samples, where: str, classes: int) -> None:
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise InputError(f"{where}: {key!r} holds NaN or infinite values; clean the data first")
     labels = tensors.get("labels", tensors.get("y"))
-    if labels is None:
-        raise InputError(f"{where}: no 'labels'; got {', '.join(tensors)}")
-    if classes and labels.dim() == 1:
+    if classes and labels is not None and labels.dim() == 1:
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= classes:
             raise InputError(

@@ -14,16 +14,19 @@ from probcomp.data.idx import is_idx, read_idx_data
 from probcomp.errors import InputError
 
 FORMATS = (
-    "an .npz file with x and y (and x_test, y_test), an .npz file of named inputs with labels, "
-    "a directory of MNIST-style idx files, or a directory of CIFAR-10 batches"
+    "an .npz file with x and y (and x_test, y_test), an .npz file of named inputs with labels (or "
+    "either without targets), a directory of MNIST-style idx files, a directory of CIFAR-10 "
+    "batches, or a text file (.txt, .md or .jsonl, plain or with .xz or .gz) for a model with a "
+    "tokenizer"
 )
 
 
 def read_data(path: Path | str) -> Data:
     """Read a data set. Nothing is unpickled.
 
-    ``.npz``: either ``x`` and ``y``, or keyword inputs of a model with ``labels``. Held-out samples
-    carry the same names with ``_test`` behind them, and are optional. Integer targets are classes,
+    ``.npz``: either ``x`` and ``y``, or keyword inputs of a model with ``labels``; targets may be
+    absent for methods that need none. Held-out samples carry the same names with ``_test`` behind
+    them, and are optional. Integer targets are classes,
     real ones are regression targets. Integer inputs stay integers, except uint8, which is read as
     images and scaled to [0, 1]. Nothing else is scaled.
 
@@ -68,18 +71,19 @@ def _read_archive(path: Path) -> Data:
         raise InputError(f"{path} is not a readable .npz file: {error}") from error
     test = {k.removesuffix("_test"): v for k, v in tensors.items() if k.endswith("_test")}
     train = {k: v for k, v in tensors.items() if not k.endswith("_test")}
-    target = "labels" if "labels" in train else "y"
-    if target not in train or (target == "y" and set(train) != {"x", "y"}):
+    plain = "x" in train
+    if not train or (plain and not set(train) <= {"x", "y"}) or set(train) == {"y"}:
         raise InputError(f"{path.name} holds {', '.join(tensors) or 'nothing'}; expected {FORMATS}")
     if test and set(test) != set(train):
         raise InputError(
             f"{path.name}: training has {', '.join(train)}, but test has {', '.join(test)} (_test)"
         )
-    classes = count_classes(train[target])
-    if target == "y":
-        pair = (train["x"], train["y"])
-        held = (test["x"], test["y"]) if test else None
-        return Data(pair, held, path.stem, classes)
+    target = train.get("y" if plain else "labels")
+    classes = 0 if target is None else count_classes(target)
+    if plain:
+        names = [name for name in ("x", "y") if name in train]
+        held = tuple(test[name] for name in names) if test else None
+        return Data(tuple(train[name] for name in names), held, path.stem, classes)
     ordered = {name: test[name] for name in train} if test else None
     return Data(train, ordered, path.stem, classes)
 

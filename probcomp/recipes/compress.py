@@ -1,6 +1,7 @@
 """The main job: a network, data and a budget become a smaller network with a posterior."""
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,9 +20,10 @@ from probcomp.kernels import PackedLayer, pack_layers
 from probcomp.progress import progress as progress_bar
 from probcomp.recipes.describe import describe
 from probcomp.recipes.job import Job
+from probcomp.recipes.label_free import label_free
 from probcomp.recipes.methods import METHODS
 from probcomp.recipes.result import Compressed
-from probcomp.recipes.task import Task, as_tensors, split
+from probcomp.recipes.task import Task, as_tensors, has_targets, split
 from probcomp.structure import Axis, Structure, apply_masks, trace
 from probcomp.structure.masks import forget_missing, masks_of
 from probcomp.structure.shrink import shrink_report
@@ -86,13 +88,6 @@ def compress(
         DivergenceError: Training produced values that are not finite.
     """
     budget = Budget.parse(budget) if isinstance(budget, str) else budget
-    chosen = METHODS[method]
-    if budget is None and not chosen.own_rule:
-        raise BudgetError(f"method {method!r} needs a budget, such as Budget(params=0.1)")
-    if budget is not None and budget.unit not in chosen.budgets:
-        raise BudgetError(
-            f"method {method!r} meets budgets in {', '.join(chosen.budgets)}, not {budget.unit}"
-        )
     clock = Clock()
     warnings: list[str] = []
     if isinstance(data, Data):
@@ -101,7 +96,25 @@ def compress(
         data = data.train
     train, held, note = _data(data, test, seed)
     warnings += note
+    method, note = _road(method, config, train)
+    warnings += note
+    chosen = METHODS[method]
+    if budget is None and not chosen.own_rule:
+        raise BudgetError(f"method {method!r} needs a budget, such as Budget(params=0.1)")
+    if budget is not None and meant_as(budget.unit) not in chosen.budgets:
+        raise BudgetError(
+            f"method {method!r} meets budgets in {', '.join(chosen.budgets)}, not {budget.unit}"
+        )
     task = Task(loss)
+    if not has_targets(train):
+        if chosen.data != "calibration" or loss is not None:
+            raise InputError(
+                f"method {method!r} needs targets: give (inputs, targets), or 'labels' in a dict; "
+                "methods for data without targets: turbo-vbi-post"
+            )
+        found = label_free(model, train, held, seed=seed)
+        task, train, held = found.task, found.train, found.held
+        warnings.append(found.words)
     batches = Batches(train, shuffle=False)
     dense = copy.deepcopy(model)
     with clock("structure"):
@@ -111,6 +124,7 @@ def compress(
         units = removable(structure, kinds)
         example = batches.example(2)
         uses = weight_macs(dense, lambda m: task.run(m, example), 2)
+        asked, budget = budget, in_params(budget, dense, structure, units)
     with clock("inference"), _bar(method, progress) as on_step:
         job = Job(
             model=dense,
@@ -119,6 +133,7 @@ def compress(
             structure=structure,
             units=units,
             budget=budget,
+            asked=asked,
             uses=uses,
             prior=prior,
             config=config,
@@ -152,11 +167,56 @@ def compress(
             test=held,
             name=name or type(model).__name__,
             data_name=data_name,
-            command=command or _call(method, budget, seed),
+            command=command or _call(method, asked, seed),
             warnings=(*warnings, *outcome.warnings),
         )
     report = report.replace(seconds=clock.seconds)
     return Compressed(fast, outcome.posterior, structure, report, outcome.masks, outcome.keep)
+
+
+def _road(method: str, config: Any, train: Any) -> tuple[str, list[str]]:
+    """Which road Turbo-VBI takes: training, or inference after it."""
+    from probcomp.recipes.post_training import PostConfig
+
+    if method != "turbo-vbi" or (has_targets(train) and not isinstance(config, PostConfig)):
+        return method, []
+    why = "its settings are those" if has_targets(train) else "the data have no targets"
+    return "turbo-vbi-post", [
+        f"Inference after training: {why}, so nothing was trained (method turbo-vbi-post)."
+    ]
+
+
+def meant_as(unit: str) -> str:
+    """The budget unit that methods see: a share of what units own is a number of parameters."""
+    return "params" if unit == "prunable" else unit
+
+
+def in_params(
+    budget: Budget | None, model: nn.Module, structure: Structure, units: tuple[Axis, ...]
+) -> Budget | None:
+    """A budget in ``prunable`` as the number of parameters that may remain of the whole model."""
+    if budget is None or budget.unit != "prunable":
+        return budget
+    dense, floor = prunable_range(model, structure, units)
+    if dense <= floor:
+        raise BudgetError("no parameter belongs to a unit that may be removed; name params instead")
+    return Budget(params=max(floor + budget.amount(dense - floor), 2.0))
+
+
+def prunable_range(
+    model: nn.Module, structure: Structure, units: tuple[Axis, ...]
+) -> tuple[float, float]:
+    """Parameters of the dense model, and those that no removable unit owns."""
+    from probcomp.structure.terms import size_after
+
+    gone = {axis.var: 0 for axis in units if axis.var is not None}
+    dense = floor = 0
+    for name, parameter in model.named_parameters():
+        dense += parameter.numel()
+        dims = structure.holder_terms.get(structure.program.aliases.get(name, name))
+        sides = parameter.shape if dims is None else [size_after(d, gone) for d in dims]
+        floor += math.prod(sides)
+    return float(dense), float(floor)
 
 
 def removable(structure: Structure, kinds: tuple[str, ...]) -> tuple[Axis, ...]:

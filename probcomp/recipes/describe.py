@@ -130,10 +130,16 @@ def budget_lines(job: Job, before: Size, after: Size) -> tuple[BudgetLine, ...]:
 
     Empty where the method's own rule decided.
     """
-    budget = job.budget
+    budget = job.asked or job.budget
     if budget is None:
         return ()
+    fixed = 0.0
+    if budget.unit == "prunable":
+        from probcomp.recipes.compress import prunable_range
+
+        fixed = prunable_range(job.model, job.structure, job.units)[1]
     counts = {
+        "prunable": (before.params - fixed, after.nonzero - fixed),
         "params": (before.params, after.nonzero),
         "macs": (before.macs or 0, after.macs or 0),
         "bits": (before.bytes * 8, after.bytes * 8),
@@ -156,7 +162,7 @@ def _quality(
     dense: nn.Module, compressed: nn.Module, job: Job, test: Any
 ) -> tuple[Comparison | None, Comparison | None, tuple[Any, ...]]:
     """Accuracy and likelihood of both models on the same samples."""
-    if job.task.criterion is None:
+    if job.task.criterion is None and job.task.likelihood is None:
         try:
             first, second = predict(dense, test), predict(compressed, test)
         except InputError:  # not a classifier of single labels: its loss is compared instead

@@ -24,6 +24,7 @@ class Job:
         structure: The model's axes.
         units: The axes whose units may be removed, disjoint enough to be gated one by one.
         budget: What may remain; ``None`` for the method's own rule.
+        asked: The budget as the user named it; ``budget`` has the same in a unit that methods know.
         uses: Parameter name to multiply-accumulates of one sample for each weight.
         prior: A support prior, or ``None`` for the method's own.
         config: The method's own settings, or ``None``.
@@ -39,11 +40,31 @@ class Job:
     units: tuple[Axis, ...]
     budget: Budget | None
     uses: Mapping[str, float]
+    asked: Budget | None = None
     prior: Any = None
     config: Any = None
     seed: int = 0
     checkpoint: Path | None = None
     on_step: Callable[[int, int, str], None] = lambda step, total, text: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What a method expected its decision to cost.
+
+    Attributes:
+        increase: Predicted increase of the loss, nats a ``unit``.
+        unit: ``sample`` or ``token``.
+        by_axis: Axis name to its part of the increase.
+        temperatures: Axis name to predicted over measured nats of its last sampled removal.
+        price: Loss for each unit of the budget, at the margin.
+    """
+
+    increase: float
+    unit: str
+    by_axis: Mapping[str, float]
+    temperatures: Mapping[str, float]
+    price: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,4 +93,5 @@ class Outcome:
     history: Mapping[str, list[float]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     orders: Mapping[str, Tensor] = field(default_factory=dict)
+    forecast: Forecast | None = None
     structure: Structure | None = None

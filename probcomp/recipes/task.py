@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from probcomp.data.batches import Batch
 from probcomp.errors import InputError
+from probcomp.evidence.fisher import Likelihood
 
 Tensors = Sequence[Tensor] | Mapping[str, Tensor]
 
@@ -24,17 +25,38 @@ class Task:
             each sample; for dict batches it is called with the batch in the place of the targets.
             By default: the model's own ``outputs.loss`` for dict batches, cross-entropy for integer
             targets, and half the squared error (a Gaussian of unit variance) for real targets.
+        likelihood: How the output tensor is scored against the targets, where that is known; it
+            takes the place of the criterion and of the model's own loss.
+        pooled: Whether the output tensor is the mean of the last hidden states over real tokens
+            (encoders without a head), instead of the logits.
+        feeds_labels: Whether the model is given the labels of a dict batch.
     """
 
     criterion: Callable[[Any, Any], Tensor] | None = None
+    likelihood: Likelihood | None = None
+    pooled: bool = False
+    feeds_labels: bool = True
+
+    @property
+    def unit(self) -> str:
+        """What a nat of the loss is counted for: ``sample`` or ``token``."""
+        return "sample" if self.likelihood is None else self.likelihood.unit
 
     def run(self, model: nn.Module, batch: Batch) -> Any:
         """Outputs of the model on the inputs of a batch."""
-        return model(**batch) if isinstance(batch, dict) else model(*batch[:-1])
+        if not isinstance(batch, dict):
+            return model(*batch[:-1])
+        fed = batch if self.feeds_labels else {n: t for n, t in batch.items() if n != "labels"}
+        return model(**fed)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean negative log-likelihood of a batch, nats for each sample."""
         outputs = self.run(model, batch)
+        if self.likelihood is not None:
+            targets = self.targets(batch)
+            if targets is None:
+                raise InputError("the batch has no labels")
+            return self.likelihood.loss(self.output(outputs, batch), targets)
         if self.criterion is not None:
             return self.criterion(outputs, batch if isinstance(batch, dict) else batch[-1])
         if isinstance(batch, dict):
@@ -48,7 +70,11 @@ class Task:
 
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """The model's output tensor on a batch."""
-        return logits_of(self.run(model, batch))
+        return self.output(self.run(model, batch), batch)
+
+    def output(self, outputs: Any, batch: Batch) -> Tensor:
+        """The output tensor that is scored."""
+        return pooled_of(outputs, batch) if self.pooled else logits_of(outputs)
 
     @staticmethod
     def targets(batch: Batch) -> Tensor | None:
@@ -75,6 +101,18 @@ def logits_of(outputs: Any) -> Tensor:
             f"the model returned {type(outputs).__name__}, which has no logits; pass loss="
         )
     return logits
+
+
+def pooled_of(outputs: Any, batch: Batch) -> Tensor:
+    """Mean of the last hidden states over the tokens that are not padding, [samples, width]."""
+    hidden = getattr(outputs, "last_hidden_state", None)
+    if hidden is None:
+        hidden = logits_of(outputs)
+    mask = batch.get("attention_mask") if isinstance(batch, dict) else None
+    if mask is None or mask.shape != hidden.shape[:2]:
+        return hidden.flatten(1, -2).mean(1)
+    weight = mask[:, :, None].to(hidden)
+    return (hidden * weight).sum(1) / weight.sum(1).clamp_min(1)
 
 
 def default_criterion(logits: Tensor, targets: Tensor) -> Tensor:
@@ -112,8 +150,6 @@ def as_tensors(data: Any) -> Tensors:
     if isinstance(data, Mapping):
         return {str(name): torch.as_tensor(value) for name, value in data.items()}
     if isinstance(data, tuple | list) and data and all(isinstance(t, Tensor) for t in data):
-        if len(data) < 2:
-            raise InputError("data must be (inputs, targets); got a single tensor")
         return tuple(data)
     if isinstance(data, Dataset):
         samples = [data[i] for i in range(len(data))]  # type: ignore[arg-type]
@@ -125,6 +161,11 @@ def as_tensors(data: Any) -> Tensors:
         f"data of type {type(data).__name__} is not understood: give (inputs, targets), a dict of "
         "tensors, a Dataset or a DataLoader"
     )
+
+
+def has_targets(data: Tensors) -> bool:
+    """Whether samples carry targets: ``labels`` in a dict, a last tensor behind the inputs."""
+    return "labels" in data if isinstance(data, Mapping) else len(data) > 1
 
 
 def split(data: Tensors, share: float, seed: int) -> tuple[Tensors, Tensors]:

@@ -1,0 +1,114 @@
+r"""What outputs mean: likelihoods, and probes whose gradients average to the Fisher matrix.
+
+For outputs ``z`` with a likelihood ``p(y | z)`` the Fisher matrix at the outputs is
+:math:`F = E_{y \sim p(\cdot|z)}[\nabla \ln p\, \nabla \ln p^\top]`, with ``y`` drawn from the
+*model's own* prediction, not from the data (Kunstner, Balles and Hennig 2019, arXiv 1905.12558).
+A probe is a scalar whose gradient has that matrix as its mean of outer products; pulled back to a
+read-out it gives the matrix ``G`` of `probcomp.evidence.collect.Statistics.metric`.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from probcomp.errors import InputError
+
+IGNORED = -100
+"""The label of positions that do not count, as PyTorch and Transformers have it."""
+
+
+class Likelihood(Protocol):
+    """How outputs are scored against targets, in nats for each `unit`."""
+
+    @property
+    def unit(self) -> str:
+        """What a nat is counted for: ``sample`` or ``token``."""
+        ...
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean negative log-likelihood over the units of a batch (up to a constant)."""
+        ...
+
+    def units(self, outputs: Tensor, targets: Tensor) -> int:
+        """How many units a batch has."""
+        ...
+
+    def probe(self, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
+        """A scalar, summed over units, whose gradients have the Fisher matrix as their mean."""
+        ...
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    r"""Real outputs with one deviation: :math:`\tfrac12 \lVert z - y \rVert^2 / \sigma^2` a sample.
+
+    Attributes:
+        deviation: ``sigma``, in units of the outputs.
+    """
+
+    deviation: float = 1.0
+    unit: str = "sample"
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if outputs.shape != targets.shape:
+            raise InputError(
+                f"outputs of shape {tuple(outputs.shape)} do not fit targets of shape "
+                f"{tuple(targets.shape)}"
+            )
+        error = (outputs - targets) / self.deviation
+        return 0.5 * error.square().flatten(1).sum(1).mean()
+
+    def units(self, outputs: Tensor, targets: Tensor) -> int:
+        return len(outputs)
+
+    def probe(self, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
+        """Hutchinson's probe: the gradient at the outputs is a standard normal over ``sigma``."""
+        noise = torch.randn(outputs.shape, generator=generator).to(outputs)
+        return (outputs * noise).sum() / self.deviation
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """Classes: logits [samples, classes], or [samples, positions, classes] with labels to match.
+
+    Attributes:
+        shift: Whether position ``t`` predicts the label at ``t + 1`` (causal language models).
+        soft: Whether targets are probabilities [samples, classes] instead of integers.
+        unit: What a nat is counted for: ``sample`` or ``token``.
+    """
+
+    shift: bool = False
+    soft: bool = False
+    unit: str = "sample"
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if self.soft:
+            # relative to the targets' own entropy, so that the dense model scores zero
+            entropy = torch.special.entr(targets).sum(-1)
+            return (F.cross_entropy(outputs, targets, reduction="none") - entropy).mean()
+        logits, labels = self._flat(outputs, targets)
+        return F.cross_entropy(logits, labels)
+
+    def units(self, outputs: Tensor, targets: Tensor) -> int:
+        return len(outputs) if self.soft else len(self._flat(outputs, targets)[1])
+
+    def probe(self, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
+        """The log-likelihood of classes drawn from the outputs themselves."""
+        logits = outputs if self.soft else self._flat(outputs, targets)[0]
+        drawn = torch.multinomial(logits.detach().float().softmax(-1), 1, generator=generator)
+        return F.cross_entropy(logits, drawn[:, 0], reduction="sum")
+
+    def _flat(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and labels of the units: positions that count, one a row."""
+        if outputs.shape[:-1] != targets.shape:
+            raise InputError(
+                f"outputs of shape {tuple(outputs.shape)} do not fit labels of shape "
+                f"{tuple(targets.shape)}"
+            )
+        if self.shift:
+            outputs, targets = outputs[:, :-1], targets[:, 1:]
+        counted = targets != IGNORED
+        return outputs[counted], targets[counted]

@@ -1,0 +1,184 @@
+r"""Statistics on the pruned prefix: what a read-out should still give out, and what it now sees.
+
+Two models run side by side: the dense one, and the one whose read-outs up to here are already
+pruned and refitted. With dense inputs ``x``, present inputs ``x'`` and the columns ``K`` that stay,
+the target of the refit is
+
+.. math:: y_t = W x_t - W_K x'_{tK} + (r_t - r'_t)
+
+The last term is there where the output is added to a residual stream: ``r`` is what it is added
+to, so that a block also makes up for what earlier blocks left undone. It is found as it happens,
+by watching the first addition that takes the output.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from probcomp.errors import InputError
+from probcomp.evidence.collect import Run, batch_size, evaluating, row_mask
+from probcomp.evidence.matrices import Matrix
+from probcomp.recovery.ridge import Moments
+
+ADDITIONS = (torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, Tensor.add_, Tensor.__iadd__)
+PASSED = (F.dropout, torch.dropout)
+
+
+def prefix_moments(
+    dense: nn.Module,
+    pruned: nn.Module,
+    matrix: Matrix,
+    kept: Tensor,
+    batches: Iterable[Any],
+    run: Run,
+    *,
+    residual: bool = True,
+    on_batch: Callable[[], None] = lambda: None,
+) -> tuple[Moments, Moments]:
+    """Moments of the kept inputs and the target, for even and for odd samples.
+
+    Args:
+        dense: The dense model.
+        pruned: The same architecture; every read-out before this one is in its final state, and
+            this one still has its dense weights.
+        matrix: The read-out.
+        kept: Columns that stay, boolean [di].
+        batches: Calibration batches.
+        run: Runs a model on a batch.
+        residual: Whether to add what earlier blocks left undone.
+        on_batch: Called after each batch.
+
+    Raises:
+        InputError: The read-out's module was never called.
+    """
+    weight = matrix.of(dense.get_parameter(f"{matrix.module}.weight").detach())
+    folds: list[Moments | None] = [None, None]
+    with evaluating(dense), evaluating(pruned), torch.no_grad():
+        for batch in batches:
+            first = _capture(dense, matrix, batch, run, residual)
+            second = _capture(pruned, matrix, batch, run, residual)
+            inputs = second[0][..., kept]
+            target = F.linear(first[0], weight) - F.linear(inputs, weight[:, kept])
+            if first[1] is not None and second[1] is not None:
+                target = target + (first[1] - second[1])
+            _add(folds, inputs, target, batch)
+            on_batch()
+    if folds[0] is None:
+        raise InputError(f"no rows reached {matrix.module}")
+    return folds[0], folds[1] if folds[1] is not None else folds[0]
+
+
+def call_order(model: nn.Module, matrices: Mapping[str, Matrix], batch: Any, run: Run) -> list[str]:
+    """Names of the read-outs in the order in which the model first calls their modules."""
+    order: list[str] = []
+    modules = dict(model.named_modules())
+
+    def hook(name: str) -> Callable[..., None]:
+        return lambda module, inputs, output: order.append(name) if name not in order else None
+
+    handles = [modules[m.module].register_forward_hook(hook(n)) for n, m in matrices.items()]
+    try:
+        with evaluating(model), torch.no_grad():
+            run(model, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return order
+
+
+class _Done(Exception):
+    """The forward pass has shown all that is wanted."""
+
+
+class _Watch(TorchFunctionMode):
+    """Waits for the tensor ``watched`` to be added to something, and stops there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.watched: Tensor | None = None
+        self.residual: Tensor | None = None
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.watched is None:
+            return func(*args, **kwargs)
+        mine = [a is self.watched for a in args]
+        if not any(mine):
+            return func(*args, **kwargs)
+        if func in ADDITIONS and len(args) == 2 and mine.count(True) == 1:
+            other = args[mine.index(False)]
+            if isinstance(other, Tensor) and other.shape == self.watched.shape:
+                self.residual = other
+            raise _Done
+        result = func(*args, **kwargs)
+        if func in PASSED:
+            self.watched = result
+        elif isinstance(result, Tensor) and result.dim() > 0:
+            raise _Done  # something else reads the output: it joins no residual stream
+        return result
+
+
+@contextlib.contextmanager
+def _stopping() -> Iterator[None]:
+    with contextlib.suppress(_Done):
+        yield
+
+
+def _capture(
+    model: nn.Module, matrix: Matrix, batch: Any, run: Run, residual: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Input rows of a read-out, and the rows its output is added to, where it is."""
+    seen: list[Tensor] = []
+    watch = _Watch()
+
+    def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        seen.append(matrix.rows(module, inputs[0]))
+        if not residual:
+            raise _Done
+        watch.watched = output
+
+    handle = model.get_submodule(matrix.module).register_forward_hook(hook)
+    try:
+        with _stopping(), watch:
+            run(model, batch)
+    finally:
+        handle.remove()
+    if not seen:
+        raise InputError(f"{matrix.module} was never called as a module")
+    other = None if watch.residual is None else matrix.outputs(watch.residual)
+    return seen[0], other
+
+
+def _add(folds: list[Moments | None], inputs: Tensor, target: Tensor, batch: Any) -> None:
+    """Even samples to the first half, odd ones to the second."""
+    mask = row_mask(batch, inputs)
+    samples = batch_size(batch)
+    per_sample = inputs.shape[0] == samples
+    for fold in (0, 1):
+        chosen = slice(fold, None, 2)
+        if per_sample:
+            x, y = inputs[chosen], target[chosen]
+            rows = slice(None) if mask is None else mask[chosen]
+        else:  # one flat list of positions
+            x, y = inputs[:, chosen], target[:, chosen]
+            rows = slice(None) if mask is None else mask[:, chosen]
+        x, y = (t[rows].flatten(0, -2) if mask is None else t[rows] for t in (x, y))
+        if not len(x):
+            continue
+        moments = Moments(
+            (x.T @ x).double(),
+            (x.T @ y).double(),
+            x.double().sum(0),
+            y.double().sum(0),
+            float(y.double().square().sum()),
+            len(x),
+        )
+        old = folds[fold]
+        folds[fold] = moments if old is None else old + moments

@@ -1,0 +1,150 @@
+r"""Units judged at their read-outs: quadratics in nats, and the order in which they would go.
+
+The loss of new read-outs is ``1/2 tr(G dW A dW^T)`` (Martens and Grosse 2015): ``A`` of the inputs,
+centred where a bias takes up their mean, ``G`` the Fisher matrix at the outputs. Rows are rotated
+into the eigenbasis of ``G`` and scaled, so that every row shares ``A``; directions that carry next
+to nothing are left out.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from probcomp.evidence import Readout, Statistics
+from probcomp.evidence.obs import eliminate
+from probcomp.inference.quadratic import GroupFactor, Quadratic
+from probcomp.structure import Axis
+
+NEGLIGIBLE = 1e-3
+"""Share of the Fisher matrix's trace in directions that are left out."""
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """An axis, with the order in which its units would go.
+
+    Attributes:
+        axis: The axis.
+        reads: Its read-outs.
+        order: Unit numbers, first to go first, [size - min_keep].
+        loss: Predicted loss increase with 0, 1, 2 ... of them gone and the others adjusted, in
+            nats a unit of the loss, before tempering, [len(order) + 1].
+    """
+
+    axis: Axis
+    reads: tuple[Readout, ...]
+    order: Tensor
+    loss: Tensor
+
+    def keep(self, removed: int) -> Tensor:
+        """The units that stay when the first ``removed`` of the order go, boolean [size]."""
+        mask = torch.ones(self.axis.size, dtype=torch.bool)
+        mask[self.order[:removed]] = False
+        return mask
+
+
+def has_bias(model: nn.Module, read: Readout) -> bool:
+    """Whether the read-out has a bias that can take up means."""
+    return isinstance(getattr(model.get_submodule(read.module), "bias", None), Tensor)
+
+
+def input_gram(statistics: Statistics, centred: bool) -> Tensor:
+    """``A``, with the means taken out where a bias can put them back."""
+    if not centred:
+        return statistics.gram
+    return statistics.gram - torch.outer(statistics.sum, statistics.sum) / statistics.count
+
+
+def metric_root(metric: Tensor | None, outputs: int, units: int) -> Tensor:
+    """``R`` [r, do] with ``R^T R = G``, without negligible directions.
+
+    Without a Fisher matrix all outputs count alike, one nat for half a squared unit of a row's
+    error, divided by ``units``.
+    """
+    if metric is None:
+        return torch.eye(outputs, dtype=torch.float64)
+    values, vectors = torch.linalg.eigh(metric)
+    values = values.clamp_min(0)
+    total = values.sum()
+    used = values.cumsum(0) > NEGLIGIBLE * total
+    if not bool(used.any()):
+        used[-1] = True
+    return (vectors[:, used] * values[used].sqrt()).T.contiguous()
+
+
+def factors(
+    model: nn.Module,
+    reads: Sequence[Readout],
+    statistics: Mapping[str, Statistics],
+    *,
+    damping: float,
+) -> list[GroupFactor]:
+    """The likelihood of each read-out, nats of the whole calibration set, slab to be learnt."""
+    found = []
+    for read in reads:
+        seen = statistics[read.parameter]
+        weight = read.matrix.of(model.get_parameter(read.parameter).detach()).double()
+        root = metric_root(seen.metric, len(weight), seen.samples)
+        gram = input_gram(seen, has_bias(model, read))
+        quadratic = Quadratic(root @ weight, gram, damping)
+        found.append(GroupFactor(quadratic, read.columns))
+    return found
+
+
+def judge(
+    model: nn.Module,
+    axis: Axis,
+    reads: Sequence[Readout],
+    statistics: Mapping[str, Statistics],
+    *,
+    damping: float,
+    units: int,
+) -> Judged:
+    """Remove the units of an axis one at a time, each judged by what the others can make up for.
+
+    Args:
+        model: The dense model.
+        axis: The axis.
+        reads: Its read-outs.
+        statistics: What they saw.
+        damping: Added to the diagonal of each Gram matrix, over its mean.
+        units: What the loss counts: samples or tokens of the calibration set.
+    """
+    parts = factors(model, reads, statistics, damping=damping)
+    found = eliminate([(f.quadratic, f.columns) for f in parts], removals=axis.size - axis.min_keep)
+    loss = torch.cat([torch.zeros(1, dtype=torch.float64), found.cost.cumsum(0)]) / units
+    return Judged(axis, tuple(reads), found.order, loss)
+
+
+def dense_refit(
+    model: nn.Module,
+    read: Readout,
+    statistics: Statistics,
+    columns: Tensor,
+    *,
+    damping: float,
+) -> tuple[Tensor, Tensor | None]:
+    """A read-out adjusted to what stays, and what its bias gains; from dense statistics.
+
+    Args:
+        columns: True where a column stays, boolean [di].
+        damping: Pull towards the dense weights, over the mean diagonal of the Gram matrix.
+    """
+    from probcomp.inference.quadratic import refit
+
+    bias = has_bias(model, read)
+    weight = read.matrix.of(model.get_parameter(read.parameter).detach()).double()
+    quadratic = Quadratic(weight, input_gram(statistics, bias), damping)
+    new = refit(quadratic, columns)
+    if not bias:
+        return new, None
+    return new, (weight - new) @ (statistics.sum / statistics.count)
+
+
+def kept_columns(read: Readout, keep: Tensor, size: int) -> Tensor:
+    """True where a column stays, boolean [di], for the units of one axis."""
+    columns = torch.ones(size, dtype=torch.bool)
+    columns[read.columns[~keep].flatten()] = False
+    return columns
