@@ -14,6 +14,7 @@ import platform
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +27,14 @@ from probcomp.regime.baselines import (
     connectivity_rule,
     longest_training,
 )
+from probcomp.regime.coordinates import Coordinates
 from probcomp.regime.decision import GAIN, best_actions
 from probcomp.regime.fit import RegimeModel
+from probcomp.regime.sampler import Convergence
 from probcomp.regime.table import RunTable, read_runs
 
 RESULTS = Path(__file__).parent / "results"
+FITS: Path | None = None
 
 
 def grid() -> RunTable:
@@ -85,9 +89,7 @@ def designs(count: int, start: int) -> dict[str, object]:
     rows: list[dict[str, object]] = []
     for seed in range(start, start + count):
         pilots = table.take(strata(table, seed))
-        began = time.perf_counter()
-        model = RegimeModel.fit(pilots, seed=seed)
-        seconds = time.perf_counter() - began
+        model, seconds = fit(pilots, f"design{seed}", seed)
         errors = {"regime": model.predict(table.settings, table.load).error}
         for name, kind in (
             ("process", ProcessBaseline),
@@ -95,7 +97,8 @@ def designs(count: int, start: int) -> dict[str, object]:
             ("tree", TreeBaseline),
         ):
             errors[name] = kind.fit(pilots).errors(table.settings, table.load, 1000, seed)
-        row: dict[str, object] = {"seed": seed, "seconds": seconds, "fit": str(model.convergence)}
+        row: dict[str, object] = {"seed": seed, "cpu_seconds": seconds}
+        row |= {"fit": str(model.convergence), "share_of_regime_model": model.share}
         row["converged"] = model.convergence.ok
         for name, drawn in errors.items():
             row[name] = score(probabilities(actions(table, drawn)), truth)
@@ -124,11 +127,13 @@ def leave_one_density_out() -> dict[str, object]:
     names = ("regime", "process", "quadratic", "tree")
     got: dict[str, list[np.ndarray]] = {name: [] for name in names}
     ends: list[np.ndarray] = []
+    shares: list[float] = []
     held: list[np.ndarray] = []
     for density in np.unique(table.load):
         out = table.load == density
         train, test = table.take(~out), table.take(out)
-        model = RegimeModel.fit(train)
+        model, _ = fit(train, f"without{density:g}")
+        shares.append(model.share)
         drawn = {"regime": model.predict(test.settings, test.load).observed}
         for name, kind in (
             ("process", ProcessBaseline),
@@ -137,7 +142,8 @@ def leave_one_density_out() -> dict[str, object]:
         ):
             drawn[name] = kind.fit(train).observed(test.settings, test.load, 1000)
         for name in names:
-            got[name].append(drawn[name][:1000])
+            some = np.linspace(0, len(drawn[name]) - 1, 1000).astype(int)
+            got[name].append(drawn[name][some])
         held.append(test.error)
         ends.append(np.full(len(test), density in (table.load.min(), table.load.max())))
         rmse = {n: 100 * np.sqrt(np.mean((got[n][-1].mean(0) - test.error) ** 2)) for n in names}
@@ -146,7 +152,7 @@ def leave_one_density_out() -> dict[str, object]:
         )
         clear()
     truth, end = np.concatenate(held), np.concatenate(ends)
-    result: dict[str, object] = {}
+    result: dict[str, object] = {"share_of_regime_model": shares}
     for name in names:
         drawn_all = np.concatenate(got[name], 1)
         miss = 100 * (drawn_all.mean(0) - truth)
@@ -157,6 +163,38 @@ def leave_one_density_out() -> dict[str, object]:
             "coverage_90": float(np.mean((truth >= low) & (truth <= high))),
         }
     return result
+
+
+def fit(table: RunTable, name: str, seed: int = 0) -> tuple[RegimeModel, float]:
+    """A fit and the seconds of CPU it took; read again from ``FITS`` if an earlier run kept it."""
+    path = None if FITS is None else FITS / f"{name}.npz"
+    if path is not None and path.is_file():
+        kept = np.load(path)
+        coordinates = Coordinates.of(table)
+        gates = Convergence(*(kept["gates"][:2]), *map(int, kept["gates"][2:]))
+        saved = SavedDraws(kept["u"])
+        model = RegimeModel(table, coordinates, saved, gates, None, seed)
+        return model.with_processes(), float(kept["seconds"])
+    began = time.process_time()
+    model = RegimeModel.fit(table, seed=seed)
+    seconds = time.process_time() - began
+    if path is not None:
+        gates = model.convergence
+        numbers = [gates.rhat, gates.ess, gates.divergences, gates.draws]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, u=model.draws, gates=numbers, seconds=seconds)
+    return model, seconds
+
+
+@dataclass(frozen=True)
+class SavedDraws:
+    """Draws that an earlier run of this script kept."""
+
+    u: np.ndarray
+
+    def get_samples(self) -> dict[str, np.ndarray]:
+        """As NumPyro's sampler gives them."""
+        return {"u": self.u}
 
 
 def clear() -> None:
@@ -173,7 +211,10 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--out", type=Path, help="default: results/regime_WHAT.json")
+    parser.add_argument("--fits", type=Path, help="keep draws here, to go on after a kill")
     options = parser.parse_args()
+    global FITS
+    FITS = options.fits
     import jax
 
     jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp())

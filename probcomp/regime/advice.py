@@ -143,7 +143,15 @@ def advise(
     along = np.stack([decided.probability for decided in each])
     action = decision.action(confidence) if model.convergence.ok else "undecided"
     batch_next = _proposals(
-        model, actions, settings, position, density, candidates, costs, batch, seed
+        model,
+        (posterior.by_regimes, actions),
+        settings,
+        position,
+        density,
+        candidates,
+        costs,
+        batch,
+        seed,
     )
     sure = model.convergence.ok and (
         not batch_next or should_stop(decision.probability, batch_next[0].decision_gain)
@@ -200,7 +208,7 @@ def _levels(
 
 def _proposals(
     model: RegimeModel,
-    actions: Array,
+    acting: tuple[Any, Array],
     settings: Array,
     position: int,
     density: float,
@@ -220,7 +228,10 @@ def _proposals(
         where = np.tile(settings[0], (len(candidates), 1))
         where[:, position], at_load = np.array(candidates, float).T
     cost = None if costs is None else np.asarray(costs, float)
-    return next_pilots(model, actions, where, at_load, count=batch, cost=cost, seed=seed)
+    draws, actions = acting  # what a pilot tells about the parameters, only their draws can say
+    return next_pilots(
+        model, actions[: len(draws)], where, at_load, count=batch, cost=cost, draws=draws, seed=seed
+    )
 
 
 def _turn(action: str, knob: Knob) -> str:

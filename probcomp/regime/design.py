@@ -93,6 +93,7 @@ def next_pilots(
     *,
     count: int = 1,
     cost: Array | None = None,
+    draws: Any = None,
     seed: int = 0,
 ) -> list[NextPilot]:
     """The candidates with the largest decision gain per cost, or information where that is unsure.
@@ -102,6 +103,7 @@ def next_pilots(
 
     Args:
         model: The fitted model; actions: the best action under each of its draws, [draws].
+        draws: Which of the model's draws those are; all by default.
         settings: Candidates, [candidates, knobs]; load: [candidates].
         count: How many; fewer come back where there are fewer candidates.
         cost: Cost of each candidate; by default the median ``wall_s`` of the runs, or 1.
@@ -114,6 +116,8 @@ def next_pilots(
     variance = model.parameters["noise"] ** 2 + model.parameters["seed_noise"] ** 2 * (
         len(model.table) > model.table.cells.max() + 1
     )
+    if draws is not None:
+        mean, variance = mean[draws], variance[draws]
     if cost is None:
         known = model.table.cost[np.isfinite(model.table.cost)]
         cost = np.full(len(values), float(np.median(known)) if len(known) else 1.0)

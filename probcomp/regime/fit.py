@@ -1,13 +1,13 @@
 """`RegimeModel`: fit a run table, predict any setting, draw the phase diagram."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from probcomp.errors import InputError
 from probcomp.regime.coordinates import Coordinates
@@ -17,11 +17,13 @@ from probcomp.regime.knobs import Array, Knob
 from probcomp.regime.sampler import (
     Convergence,
     model_data,
+    pointwise_log_likelihood,
     posterior_parameters,
     posterior_surfaces,
     sample,
     shape_of,
 )
+from probcomp.regime.stacking import process_scores, regime_scores, stacking_weight
 from probcomp.regime.table import RunTable, read_runs
 
 RESIDUAL_SCALE = 0.3
@@ -33,12 +35,15 @@ class Prediction:
     """Posterior of settings that were not run; every field has one entry a setting.
 
     Attributes:
-        error: Draws of the expected test error (fraction), [draws, settings].
+        error: Draws of the expected test error (fraction), [draws, settings]; those of the regime
+            model first, then those of the process it is stacked with.
         observed: Draws of the error one run would show (with noise), [draws, settings].
         regime: Probability of I, II-A, II-B, [settings, 3].
         connectivity: Posterior mean of the mode connectivity (fraction, <= 0), [settings].
         similarity: Posterior mean of CKA, [settings].
         converged: Whether the fit passed its gates; the numbers are not to be used if not.
+        by_regimes: Which draws of the regime model come first in ``error``; the others are draws
+            of the process it is stacked with.
     """
 
     error: Array
@@ -47,6 +52,7 @@ class Prediction:
     connectivity: Array
     similarity: Array
     converged: bool
+    by_regimes: NDArray[np.int64]
 
     def interval(self, probability: float = 0.9, *, observed: bool = False) -> Array:
         """Central interval of the error, [2, settings]."""
@@ -59,7 +65,9 @@ class RegimeModel:
     """The fitted model: draws of the soft-gated regime model, and a process on its residual.
 
     ``ln error = regime mean + f``, f a Matern-5/2 process fitted to what the regimes leave over:
-    little with few pilots, an interpolation with many.
+    little with few pilots, an interpolation with many. Predictions of the error mix it with a
+    process that knows no regimes, ``share`` of the draws being the regime model's
+    (`probcomp.regime.stacking`).
     """
 
     table: RunTable
@@ -68,6 +76,8 @@ class RegimeModel:
     convergence: Convergence
     residual: GaussianProcess | None
     seed: int
+    process: GaussianProcess | None = None
+    share: float = 1.0
 
     @classmethod
     def fit(
@@ -85,7 +95,7 @@ class RegimeModel:
 
         Args:
             table: Runs; see `read_runs` for what is read and refused.
-            residual: False leaves the process on the residual out.
+            residual: False leaves both processes out: the bare regime model.
             warmup: Steps of adaptation a chain; doubled once, with the draws, if a gate fails.
         """
         runs = read_runs(table, knobs=knobs, load=load)
@@ -94,16 +104,35 @@ class RegimeModel:
         shape = shape_of(runs, coordinates)
         mcmc, convergence = sample(data, *shape, seed=seed, warmup=warmup, draws=samples)
         fitted = cls(runs, coordinates, mcmc, convergence, None, seed)
-        if residual:
-            surfaces = fitted.surfaces(data["x"], data["c"])
-            left = data["z"][:, 0] - surfaces["mean"][:, :, 0].mean(0)
-            inputs = np.column_stack([data["x"], surfaces["t"].mean(0)])
-            noise = float(np.median(fitted.parameters["noise"][:, 0]))
-            process = GaussianProcess.fit(
-                inputs, left, amplitude_scale=RESIDUAL_SCALE, noise_guess=noise
-            )
-            fitted = cls(runs, coordinates, mcmc, convergence, process, seed)
-        return fitted
+        return fitted.with_processes() if residual else fitted
+
+    def with_processes(self) -> "RegimeModel":
+        """These draws, with a process on what they leave over, and stacked with another."""
+        data, _ = model_data(self.table, self.coordinates)
+        surfaces = self.surfaces(data["x"], data["c"])
+        left = data["z"][:, 0] - surfaces["mean"][:, :, 0].mean(0)
+        inputs = np.column_stack([data["x"], surfaces["t"].mean(0)])
+        noise = float(np.median(self.parameters["noise"][:, 0]))
+        process = GaussianProcess.fit(
+            inputs, left, amplitude_scale=RESIDUAL_SCALE, noise_guess=noise
+        )
+        return replace(self, residual=process).stacked()
+
+    def stacked(self) -> "RegimeModel":
+        """This model, mixed with a process on load and knobs by leave-one-out scores."""
+        data, _ = model_data(self.table, self.coordinates)
+        values = data["z"][:, 0]
+        process = GaussianProcess.fit(np.column_stack([data["x"], data["c"]]), values)
+        left = values - self.surfaces(data["x"], data["c"])["mean"][:, :, 0]
+        noise = self.parameters["noise"][:, 0]
+        regime = regime_scores(self.log_likelihood().sum(-1), left, self.residual, noise)
+        share = stacking_weight(regime, process_scores(process, values))
+        return replace(self, process=process, share=share)
+
+    def log_likelihood(self) -> Array:
+        """Log density of each channel of each cell under each draw, [draws, cells, 3]."""
+        data, _ = model_data(self.table, self.coordinates)
+        return pointwise_log_likelihood(self.draws, data, *shape_of(self.table, self.coordinates))
 
     @property
     def draws(self) -> Array:
@@ -128,6 +157,13 @@ class RegimeModel:
         generator = np.random.default_rng(self.seed)
         error, scale = self._stacked(z[:, :, 0], x, surfaces["t"].mean(0), generator)
         noisy = error + scale[:, None] * generator.standard_normal(error.shape)
+        rows = np.arange(len(error))
+        if self.process is not None:
+            rows = np.linspace(0, len(error) - 1, round(self.share * len(error))).astype(int)
+            other = self._by_process(np.column_stack([x, c]), len(error) - len(rows), generator)
+            spread = self.process.noise * generator.standard_normal(other.shape)
+            error = np.concatenate([error[rows], other])
+            noisy = np.concatenate([noisy[rows], other + spread])
         co = self.coordinates
         return Prediction(
             co.error(error),
@@ -136,7 +172,16 @@ class RegimeModel:
             co.barrier(z[:, :, 1]).mean(0),
             co.similarity(z[:, :, 2]).mean(0),
             self.convergence.ok,
+            rows,
         )
+
+    def _by_process(self, inputs: Array, count: int, generator: np.random.Generator) -> Array:
+        """Draws of the error channel from the process that knows no regimes."""
+        if self.process is None:
+            raise InputError("this model was fitted without a process.")
+        data, _ = model_data(self.table, self.coordinates)
+        weights, cover = self.process.condition(inputs)
+        return draws(weights @ data["z"][:, 0], cover, count, generator)
 
     def _stacked(
         self, regime: Array, x: Array, t: Array, generator: np.random.Generator

@@ -151,6 +151,20 @@ def posterior_surfaces(
     return {name: np.asarray(value) for name, value in jax.jit(jax.vmap(one))(u).items()}
 
 
+def pointwise_log_likelihood(
+    u: Array, data: Mapping[str, Any], physical: tuple[bool, ...], ratios: tuple[float, ...]
+) -> Array:
+    """Log density of each cell and channel under each draw, [draws, cells, 3]."""
+    import jax
+
+    from probcomp.regime import model
+
+    def one(row: Any) -> Any:
+        return model.log_likelihood(model.parameters(row, physical), data, ratios)
+
+    return np.asarray(jax.jit(jax.vmap(one))(u))
+
+
 def posterior_parameters(u: Array, physical: tuple[bool, ...]) -> dict[str, Array]:
     """Named parameters of each draw."""
     import jax
