@@ -8,6 +8,7 @@ from probcomp.priors.independent import Independent
 from probcomp.priors.lattice import Lattice
 from probcomp.priors.programs import to_numpyro, to_pyro
 from probcomp.priors.registry import PRIORS, format_prior, parse_prior
+from probcomp.priors.scales import HalfCauchy, LogUniform, TruncatedLogUniform
 from probcomp.priors.tree import Tree
 from probcomp.priors.weights import SpikeSlabGamma, SpikeSlabGaussian
 
@@ -17,13 +18,16 @@ __all__ = [
     "Chain",
     "ExactK",
     "GatedChain",
+    "HalfCauchy",
     "Independent",
     "Lattice",
+    "LogUniform",
     "NofM",
     "SpikeSlabGamma",
     "SpikeSlabGaussian",
     "SupportPrior",
     "Tree",
+    "TruncatedLogUniform",
     "format_prior",
     "parse_prior",
     "to_numpyro",

@@ -74,17 +74,23 @@ def settle(
     while True:
         before = sum(int(k.sum()) for k in keep.values())
         for group in units:
-            keep[group.name] &= unread_stay(group, masks, gates)
+            keep[group.name] = still_read(group, masks, gates, keep[group.name])
         whole = unit_masks(keep, gates, shapes)
         masks = {name: mask & whole.get(name, torch.tensor(True)) for name, mask in masks.items()}
         if sum(int(k.sum()) for k in keep.values()) == before:
             return masks, keep
 
 
-def unread_stay(
-    group: UnitGroup, masks: Mapping[str, Tensor], gates: Mapping[str, Sequence[Slot]]
+def still_read(
+    group: UnitGroup,
+    masks: Mapping[str, Tensor],
+    gates: Mapping[str, Sequence[Slot]],
+    kept: Tensor,
 ) -> Tensor:
-    """Which units of a group some kept weight reads, [size]; all, where that is not known."""
+    """Which of the kept units of a group some kept weight reads, [size].
+
+    All of them where that is not known; and never fewer than the group must keep.
+    """
     read = torch.zeros(group.size, dtype=torch.bool)
     readers = 0
     for name, entries in gates.items():
@@ -92,15 +98,16 @@ def unread_stay(
             if slot.group != group.name or slot.dim != 1:
                 continue
             if name not in masks:
-                return torch.ones_like(read)
+                return kept
             readers += 1
             lines = masks[name].movedim(1, 0).flatten(1).any(1)
             here = slot.index[lines]
             read[here[here >= 0]] = True
     if not readers:
-        return torch.ones_like(read)
+        return kept
+    read &= kept
     least = min(max(int(getattr(group, "min_keep", 1)), 1), group.size)
-    spare = torch.nonzero(~read).flatten()[: max(0, least - int(read.sum()))]
+    spare = torch.nonzero(kept & ~read).flatten()[: max(0, least - int(read.sum()))]
     read[spare] = True
     return read
 

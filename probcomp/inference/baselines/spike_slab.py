@@ -80,8 +80,8 @@ class _Relaxed(torch.autograd.Function):
         if not ctx.needs_input_grad[1]:
             return by_value, None, None, None
         # d s / d log_odds = s (1 - s) / temperature
-        slope = value.mul_(1 - support).mul_(by_value).div_(ctx.temperature)
-        return by_value, spread.mul_(by_value), slope, None
+        slope = (1 - support).mul_(value).mul_(by_value).div_(ctx.temperature)
+        return by_value, spread * by_value, slope, None
 
 
 class SpikeSlabWeights:

@@ -1,0 +1,61 @@
+"""The training loop: resuming, schedules, what learns when."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from probcomp.errors import InputError
+from probcomp.inference.baselines import GroupConfig, L0Config, bc_gnj, l0
+from probcomp.inference.baselines.engine import Decay, Epoch
+from tests.inference.baselines.networks import SHORT, setting
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("fit", "config"), [(bc_gnj, GroupConfig), (l0, L0Config)])
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(fit, config, tmp_path) -> None:
+    schedule = config(**(SHORT | {"epochs": 6, "noise_every": 2}))
+    whole = fit(setting(4), schedule)
+
+    def stop(epoch: Epoch) -> None:
+        if epoch.epoch == 3:
+            raise Stop
+
+    given = setting(4, checkpoint=tmp_path)
+    with pytest.raises(Stop):
+        fit(dataclasses.replace(given, on_epoch=stop), schedule)
+    seen: list[Epoch] = []
+    resumed = fit(dataclasses.replace(given, on_epoch=seen.append), schedule)
+    assert [epoch.epoch for epoch in seen] == [4, 5, 6]
+    assert resumed.history == whole.history
+    for one, two in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(one, two)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path) -> None:
+    schedule = L0Config(**(SHORT | {"epochs": 1}))
+    l0(setting(checkpoint=tmp_path), schedule)
+    with pytest.raises(InputError, match="of another run"):
+        l0(setting(checkpoint=tmp_path, seed=1), schedule)
+
+
+def test_decay_is_a_gaussian_prior() -> None:
+    weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    term = Decay([weight], 3.0)
+    term.value().backward()
+    torch.testing.assert_close(weight.grad, 3 * weight.detach())
+    with torch.no_grad():
+        term.add_gradient(1.0)
+    torch.testing.assert_close(weight.grad, 6 * weight.detach())
+
+
+def test_torchs_global_state_is_left_alone() -> None:
+    given = setting()
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    l0(given, L0Config(**(SHORT | {"epochs": 1})))
+    assert torch.equal(torch.get_rng_state(), before)
