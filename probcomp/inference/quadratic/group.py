@@ -131,8 +131,8 @@ def ep_group(
     factors: Sequence[GroupFactor],
     *,
     prior: SupportPrior | None = None,
-    field: Tensor | float = 0.0,
-    cost: Tensor | float = 1.0,
+    field: Tensor | float | None = None,
+    cost: Tensor | float | None = None,
     price: float | None = None,
     start: GroupResult | None = None,
     iterations: int = 15,
@@ -148,9 +148,10 @@ def ep_group(
 
     Args:
         factors: The axis's consumers; each names the columns of all G units.
-        prior: Support prior over the units in order, or None for even odds.
-        field: Log-odds added to the prior's, a number or ``[G]``.
-        cost: Cost of each unit, a number or ``[G]``, >= 0.
+        prior: Support prior over the units in order; by default that of ``start``, else even odds.
+        field: Log-odds added to the prior's, a number or ``[G]``; by default that of ``start``,
+            else 0.
+        cost: Cost of each unit, a number or ``[G]``, >= 0; by default that of ``start``, else 1.
         price: Nats for each unit of cost; by default that of ``start``, else 0.
         start: An earlier result of the same axis: its sites, messages and slabs are continued.
             Without it every unit starts as kept.
@@ -174,14 +175,18 @@ def ep_group(
     """
     units = check_axis(factors, iterations, tolerance, damping)
     like = factors[0].quadratic.weight
-    field_ = per_unit("field", field, units, like)
-    cost_ = per_unit("cost", cost, units, like)
+    if start is not None:
+        if start.evidence.shape != (units,):
+            raise InputError(
+                f"the warm start has {len(start.evidence)} units, these factors have {units}"
+            )
+        prior = start.prior if prior is None else prior
+        field = start.field if field is None else field
+        cost = start.cost if cost is None else cost
+    field_ = per_unit("field", 0.0 if field is None else field, units, like)
+    cost_ = per_unit("cost", 1.0 if cost is None else cost, units, like)
     if bool((cost_ < 0).any()):
         raise InputError("costs cannot be negative")
-    if start is not None and start.evidence.shape != (units,):
-        raise InputError(
-            f"the warm start has {len(start.evidence)} units, these factors have {units}"
-        )
     price_ = price if price is not None else (start.price if start is not None else 0.0)
     if not math.isfinite(price_):
         raise InputError(f"price must be finite, got {price_}")

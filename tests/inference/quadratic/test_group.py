@@ -124,6 +124,16 @@ def test_a_warm_start_ends_where_a_cold_start_ends() -> None:
     assert again.price == 3.0
 
 
+def test_a_warm_start_keeps_prior_field_and_cost() -> None:
+    teacher = group_teacher(correlation=1.0, seed=7)
+    settings_ = {"prior": Chain(0.2, 0.4), "field": 0.5, "cost": 2.0}
+    first = ep_group([teacher.factor], **settings_)
+    short = ep_group([teacher.factor], price=1.0, start=first)
+    full = ep_group([teacher.factor], price=1.0, start=first, **settings_)
+    assert torch.equal(short.log_odds, full.log_odds)
+    assert short.prior == Chain(0.2, 0.4)
+
+
 @pytest.mark.parametrize("prior", [None, Independent(0.3), Chain(0.2, 0.4)], ids=repr)
 def test_expected_cost_falls_with_slope_minus_variance(prior) -> None:
     """On exact marginals ``dE[c]/dprice = -Var(c)``; evidence held, so no inverse is taken."""
