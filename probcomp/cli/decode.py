@@ -39,11 +39,31 @@ def decode(
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw the first answer's generation to this file.")
     ] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibrate",
+            help="Fit the decoder to the model on these answers (JSON lines with prompt and "
+            "answer), and write decoding_calibration.json beside MODEL (or to --out).",
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option("--calibration", help="Use this calibration, not the one beside the model."),
+    ] = None,
+    no_calibration: Annotated[bool, typer.Option("--no-calibration", help="Use none.")] = False,
     seed: Seed = 0,
     out: OutFile = None,
     json: Json = False,
 ) -> None:
     """Write answers as long as they should be, in few forwards, and say how each came about."""
+    if calibrate is not None:
+        _calibrate(
+            model, calibrate, seed, out, json, clash=bool(prompt or preset or option or plot)
+        )
+        return
+    if calibration is not None and no_calibration:
+        raise InputError("give --calibration or --no-calibration, not both")
     with quiet_stdout():
         from probcomp.decoding import decode as run
         from probcomp.decoding.plot import save_plot
@@ -64,6 +84,7 @@ def decode(
             preset=preset,
             seed=seed,
             history=plot is not None,
+            calibration=False if no_calibration else calibration,
             **options,
         )
         if plot is not None:
@@ -75,6 +96,41 @@ def decode(
         print_json(result)
     else:
         _print(result)
+
+
+def _calibrate(
+    model: Path | None, examples: Path, seed: int, out: Path | None, json: bool, *, clash: bool
+) -> None:
+    """``--calibrate``: fit, check on held-out answers, write, and say what came out."""
+    if clash:
+        raise InputError("--calibrate goes without --prompt, --preset, --set and --plot")
+    if model is None and out is None:
+        raise InputError(
+            "the embedded model has its calibration; give MODEL, or --out for where to write"
+        )
+    with quiet_stdout():
+        from probcomp.decoding import calibrate as fit
+        from probcomp.decoding.small.load import embedded_model, load_small
+        from probcomp.decoding.small.tokenizer import CharacterTokenizer
+
+        network = embedded_model() if model is None else load_small(model)
+        found = fit(
+            network,
+            CharacterTokenizer(),
+            examples=examples,
+            seed=seed,
+            out=model if out is None else out,
+        )
+    if json:
+        print_json({"checksum": found.checksum, "options": found.options, "report": found.report})
+        return
+    report = found.report
+    print(
+        f"fitted on {report['answers']} answers; on {report['held_out']} held out the end scores "
+        f"{report['end_log_score']:.3f} nats (length prior {report['prior_log_score']:.3f}), "
+        f"error of confidence {report['error_calibration']:.4f} "
+        f"(uncalibrated {report['error_calibration_before']:.4f})"
+    )
 
 
 def parse_options(pairs: list[str]) -> dict[str, Any]:
