@@ -2,25 +2,35 @@
 
     PROBCOMP_DATA=/data python benchmarks/regime.py designs --count 20
     PROBCOMP_DATA=/data python benchmarks/regime.py loo
+    PROBCOMP_DATA=/data python benchmarks/regime.py diagnosis
+    python benchmarks/regime.py sweep --store DIR
+    python benchmarks/regime.py digits
 
 ``designs``: decisions at every cell from nine pilots drawn one to each of 3 x 3 strata. ``loo``:
-test error of each density from the runs at the others. Results go to ``benchmarks/results``.
+test error of each density from the runs at the others. ``diagnosis``: too cold or too hot, on
+widths and data sizes left out of the collection of Zhou et al. 2024 (ICML, MD tree). ``sweep``: run
+every pilot of the digits task (minutes); ``digits``: check advice from nine of them against all.
+Results go to ``benchmarks/results``.
 """
 
 import argparse
+import csv
 import json
+import lzma
 import os
 import platform
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from probcomp.errors import InputError
+from probcomp.recipes.describe import machine
 from probcomp.regime.baselines import (
+    DiagnosisTree,
     ProcessBaseline,
     QuadraticBaseline,
     TreeBaseline,
@@ -29,20 +39,24 @@ from probcomp.regime.baselines import (
 )
 from probcomp.regime.coordinates import Coordinates
 from probcomp.regime.decision import GAIN, best_actions
+from probcomp.regime.diagnosis import COLUMNS as DIAGNOSIS_COLUMNS
+from probcomp.regime.diagnosis import Diagnosis, order_parameters
 from probcomp.regime.fit import RegimeModel
+from probcomp.regime.records import write_table
 from probcomp.regime.sampler import Convergence
+from probcomp.regime.store import Store
+from probcomp.regime.sweep import grid_configs, run_pilots
 from probcomp.regime.table import RunTable, read_runs
 
 RESULTS = Path(__file__).parent / "results"
+DIGITS = RESULTS / "regime_digits_runs.csv"
+SWEEP_SEEDS = (0, 1, 2)
 FITS: Path | None = None
 
 
 def grid() -> RunTable:
     """The published grid: epochs by density."""
-    folder = os.environ.get("PROBCOMP_DATA")
-    if not folder:
-        raise InputError("set PROBCOMP_DATA to the directory that contains tables/.")
-    return read_runs(Path(folder) / "tables" / "three_regime_pruning_epochs.csv")
+    return read_runs(data_folder() / "tables" / "three_regime_pruning_epochs.csv")
 
 
 def strata(table: RunTable, seed: int, sides: int = 3) -> np.ndarray:
@@ -165,6 +179,134 @@ def leave_one_density_out() -> dict[str, object]:
     return result
 
 
+def diagnosed_runs(folder: Path) -> dict[str, np.ndarray]:
+    """The model-diagnosis collection: features of ours, of the tree, labels, and what to split by.
+
+    ``bs_failure`` names the temperature, not the batch size: "small" is too cold.
+    """
+    path = folder / "tables" / "model_diagnosis_normal.csv.xz"
+    with lzma.open(path, "rt", encoding="utf-8", newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["bs_failure"] != "optimal"]
+    columns = {name: np.array([float(row[name]) for row in rows]) for name in DIAGNOSIS_COLUMNS}
+    columns |= {name: np.array([float(row[name]) for row in rows]) for name in ("data", "width")}
+    names = ("train_error", "mode_connectivity_peak", "hessian_t")
+    knobs = ("log_bs", "log_para_amount", "log_data_amount")
+    landscape = (*names, "mode_connectivity", "CKA")
+    return {
+        "features": order_parameters(columns),
+        "tree_features": np.column_stack([columns[name] for name in names]),
+        "knob_features": np.column_stack([columns[name] for name in knobs]),
+        "landscape_features": np.column_stack([columns[name] for name in landscape]),
+        "too_cold": np.array([row["bs_failure"] == "small" for row in rows]),
+        "data": columns["data"],
+        "width": columns["width"],
+    }
+
+
+def diagnosis() -> dict[str, object]:
+    """Accuracy and Brier score on what was left out, ours and trees refitted on the same rows."""
+    from sklearn.tree import DecisionTreeClassifier
+
+    runs = diagnosed_runs(data_folder())
+    cold = runs["too_cold"]
+
+    def tree(depth: int, train: np.ndarray, test: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        model = DecisionTreeClassifier(max_depth=depth, min_samples_leaf=5, random_state=0)
+        return model.fit(train, labels).predict_proba(test)[:, 1]
+
+    kinds = {
+        "ours": ("features", lambda a, b, y: Diagnosis.fit(a, y).probability(b)),
+        "md_tree": (
+            "tree_features",
+            lambda a, b, y: DiagnosisTree.fit(a, np.where(y, 0, 1)).probability(b),
+        ),
+        "landscape_tree": ("landscape_features", lambda a, b, y: tree(4, a, b, y)),
+        "hyperparameter_tree": ("knob_features", lambda a, b, y: tree(4, a, b, y)),
+    }
+    splits = {
+        "each data size": [runs["data"] == v for v in np.unique(runs["data"])],
+        "each width": [runs["width"] == v for v in np.unique(runs["width"])],
+        "3 smallest data sizes": [runs["data"] <= 3],
+        "3 largest data sizes": [runs["data"] >= 8],
+        "every other data size": [runs["data"] % 2 == 1],
+        "4 widest": [runs["width"] >= 45],
+    }
+    out: dict[str, object] = {"rows": len(cold)}
+    for name, held in splits.items():
+        scores = {}
+        for kind, (key, run) in kinds.items():
+            said = [(run(runs[key][~h], runs[key][h], cold[~h]), cold[h]) for h in held]
+            p, y = (np.concatenate(parts) for parts in zip(*said))
+            scores[kind] = {
+                "accuracy": float(((p > 0.5) == y).mean()),
+                "brier": float(((p - y) ** 2).mean()),
+            }
+        out[name] = scores
+    return out
+
+
+def sweep(store: Path, jobs: int | None) -> dict[str, object]:
+    """Every level and density of the digits task, three dense seeds, two retrain seeds."""
+    records = []
+    for seed in SWEEP_SEEDS:
+        configs = [replace(c, dense_seed=seed) for c in grid_configs("digits") if c.dense_seed == 0]
+        records += run_pilots(configs, Store(store), jobs=jobs)
+    write_table(records, "epochs", DIGITS)
+    seconds = sum(run["wall_s"] for record in records for run in record["runs"])
+    return {"pilots": len(records), "table": DIGITS.name, "retraining_seconds": seconds}
+
+
+def digits(count: int, start: int) -> dict[str, object]:
+    """Advice from nine pilots at every density, against the full grid of the sweep."""
+    table = read_runs(DIGITS)
+    cells = table.cells
+    first = np.array([np.flatnonzero(cells == k)[0] for k in range(cells.max() + 1)])
+    mean = replace(table.take(first), error=np.bincount(cells, table.error) / np.bincount(cells))
+    spread = np.array([table.error[cells == k].std(ddof=1) for k in range(len(first))])
+    loads, levels = np.unique(mean.load), np.unique(mean.settings[:, 0])
+    order = np.lexsort((mean.settings[:, 0], mean.load))
+    grid_error = mean.error[order].reshape(len(loads), len(levels))
+    rows = []
+    for seed in range(start, start + count):
+        chosen = strata(mean, seed)
+        pilots = table.take(np.isin(cells, cells[first[chosen]]))
+        model, seconds = fit(pilots, f"digits{seed}", seed)
+        inside = (loads >= pilots.load.min()) & (loads <= pilots.load.max())
+        regrets, said = [], []
+        for k in np.flatnonzero(inside):
+            near = (levels >= pilots.settings.min()) & (levels <= pilots.settings.max())
+            predicted = model.predict(levels[near][:, None], np.full(near.sum(), loads[k]))
+            best = levels[near][np.argmin(predicted.error.mean(0))]
+            said.append((float(loads[k]), float(best)))
+            regrets.append(100 * float(grid_error[k, levels == best][0] - grid_error[k].min()))
+        rows.append(
+            {
+                "seed": seed, "cpu_seconds": seconds, "fit": str(model.convergence),
+                "best_epochs": said, "regret_points": regrets, "mean_regret": np.mean(regrets),
+            }
+        )  # fmt: skip
+        print(rows[-1], file=sys.stderr)
+        clear()
+    longest = 100 * (grid_error[:, -1] - grid_error.min(1))
+    random = 100 * (grid_error.mean(1) - grid_error.min(1))
+    return {
+        "mean_regret_points": float(np.mean([row["mean_regret"] for row in rows])),
+        "longest_training_regret_points": float(longest.mean()),
+        "random_level_regret_points": float(random.mean()),
+        "standard_error_of_a_cell_points": float(100 * np.mean(spread) / np.sqrt(3)),
+        "longest_training_by_density": dict(zip(map(str, loads), longest)),
+        "each": rows,
+    }
+
+
+def data_folder() -> Path:
+    """Where the optional real data are."""
+    folder = os.environ.get("PROBCOMP_DATA")
+    if not folder:
+        raise InputError("set PROBCOMP_DATA to the directory that contains tables/.")
+    return Path(folder)
+
+
 def fit(table: RunTable, name: str, seed: int = 0) -> tuple[RegimeModel, float]:
     """A fit and the seconds of CPU it took; read again from ``FITS`` if an earlier run kept it."""
     path = None if FITS is None else FITS / f"{name}.npz"
@@ -207,10 +349,12 @@ def clear() -> None:
 def main() -> None:
     """Run one benchmark and write its result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("designs", "loo"))
+    parser.add_argument("what", choices=("designs", "loo", "diagnosis", "sweep", "digits"))
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--out", type=Path, help="default: results/regime_WHAT.json")
+    parser.add_argument("--store", type=Path, default=Path("probcomp-pilots"), help="of the sweep")
+    parser.add_argument("--jobs", type=int, help="worker processes of the sweep")
     parser.add_argument("--fits", type=Path, help="keep draws here, to go on after a kill")
     options = parser.parse_args()
     global FITS
@@ -219,13 +363,17 @@ def main() -> None:
 
     jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp())
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    if options.what == "designs":
-        result = designs(options.count, options.start)
-    else:
-        result = leave_one_density_out()
+    run = {
+        "designs": lambda: designs(options.count, options.start),
+        "loo": leave_one_density_out,
+        "diagnosis": diagnosis,
+        "sweep": lambda: sweep(options.store, options.jobs),
+        "digits": lambda: digits(options.count, options.start),
+    }
+    result = run[options.what]()
     record = {
         "command": " ".join(["python benchmarks/regime.py", *sys.argv[1:]]),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": machine(),
         "versions": {"python": platform.python_version(), "jax": jax.__version__},
         "result": result,
     }
