@@ -158,11 +158,11 @@ def scaling(sizes: list[int], repeats: int) -> dict[str, Any]:
     return {"rows": rows, "fitted_exponent": exponents}
 
 
-def slope(x: list[float], y: list[float]) -> float:
-    """Least-squares slope of log y over log x."""
+def slope(x: list[float], y: list[float]) -> float | None:
+    """Least-squares slope of log y over log x; None of one point."""
     a, b = torch.tensor(x).double().log(), torch.tensor(y).double().log()
     a = a - a.mean()
-    return float((a * (b - b.mean())).sum() / a.square().sum()) if len(x) > 1 else math.nan
+    return float((a * (b - b.mean())).sum() / a.square().sum()) if len(x) > 1 else None
 
 
 def encoder() -> dict[str, float]:
