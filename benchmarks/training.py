@@ -24,6 +24,7 @@ from probcomp.inference.training.build import build_graph, check_target
 from probcomp.inference.training.evidence import CollapsedGamma
 from probcomp.inference.training.fitting import default_prior
 from probcomp.inference.training.layers import Noise, to_bayesian
+from probcomp.inference.training.schedule import plan
 from probcomp.inference.training.weights import Run, weight_step
 from probcomp.storage import write_json
 
@@ -122,7 +123,8 @@ def measure(
     state = init(run, graph)
     plain = plain_epoch(copy.deepcopy(model), batches)
     plain()
-    weight_step(run, state.graph, state.precision, 0, 0.1)
+    goal = plan(config, 0, graph.total, run.target, 0.1)
+    weight_step(run, state.graph, state.precision, (0, 0), goal)
     seconds: dict[str, list[float]] = {"plain": [], "weights": [], "messages": []}
     for _ in range(pairs):
         began = time.perf_counter()
@@ -155,19 +157,17 @@ def main() -> None:
     # Samples of one timed epoch: enough batches for a stable time, not a whole data set.
     mnist = Batches((torch.randn(12800, 784), torch.randint(0, 10, (12800,))), 128)
     cifar = Batches((torch.randn(512, 3, 32, 32), torch.randint(0, 10, (512,))), 128)
-    # The message share is for rounds of the default number of epochs on the whole data sets.
-    whole = {"mnist": 60000 / 12800, "cifar": 50000 / 512}
-    epochs = TurboConfig().epochs
+    steps = TurboConfig().steps  # the message share is for rounds of the default length
     cases = [
-        ("784-300-100-10", "mnist", lenet(), lenet_units(), mnist, ("outputs", "weights")),
-        ("ResNet-20", "cifar", resnet20(), resnet_units(), cifar, ("outputs", "weights")),
-        ("ResNet-20, output noise", "cifar", resnet20(), resnet_units(), cifar, ("outputs",) * 2),
+        ("784-300-100-10", lenet(), lenet_units(), mnist, ("outputs", "weights")),
+        ("ResNet-20", resnet20(), resnet_units(), cifar, ("outputs", "weights")),
+        ("ResNet-20, output noise", resnet20(), resnet_units(), cifar, ("outputs",) * 2),
     ]
     rows = {}
     print(f"{'network':26}{'plain s':>9}{'turbo s':>9}{'ratio':>7}{'messages s':>12}{'share':>8}")
-    for name, data, model, units, batches, draws in cases:
+    for name, model, units, batches, draws in cases:
         row = measure(model, units, batches, arguments.pairs, draws)
-        weights = row["turbo_seconds"] * whole[data] * epochs
+        weights = row["turbo_seconds"] / row["batches"] * steps
         row["messages_share"] = row["messages_seconds_per_round"] / (
             weights + row["messages_seconds_per_round"]
         )
@@ -186,7 +186,7 @@ def main() -> None:
             "torch": torch.__version__,
             "threads": arguments.threads,
             "pairs": arguments.pairs,
-            "epochs_per_round": epochs,
+            "steps_per_round": steps,
             "networks": rows,
         },
     )

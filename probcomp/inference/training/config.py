@@ -29,6 +29,7 @@ class TurboConfig:
         kappa_end: The same from ``kappa_rounds`` on.
         kappa_rounds: Share of the rounds over which kappa falls, geometrically.
         target_rounds: Share of the rounds over which the cost target falls to the one asked for.
+        temperature: What the evidence of a weight is divided by; see `CollapsedGamma`.
         field: Log-odds of a weight within live units, for the default prior.
         coupling: Coupling of neighbouring supports, for the default prior; below 1.39, the
             ordering threshold of loopy belief propagation on a lattice.
@@ -48,8 +49,9 @@ class TurboConfig:
         permute: Whether units whose removal is exact end up in that order in the model itself.
         freeze_below: Units with a smaller inclusion probability are removed for good.
         freeze_after: Share of the rounds before which no unit is removed for good.
-        stop_change: Stop when no inclusion probability moves by more, three rounds in a row, once
-            all schedules have ended; 0 never stops early.
+        stop_change: Stop when the inclusion probabilities move by less than this share of the
+            expected number of weights, three rounds in a row, once all schedules have ended; 0
+            never stops early.
         refit_steps: Batches with the masks fixed; ``None`` for 920 or eight passes, whichever is
             more: what is left of a network is cheap to train.
         refit_epochs: Passes over the data with the masks fixed, in the place of ``refit_steps``.
@@ -69,6 +71,7 @@ class TurboConfig:
     kappa_end: float = 1e-3
     kappa_rounds: float = 0.5
     target_rounds: float = 0.4
+    temperature: float = 1.0
     field: float = -0.5
     coupling: float = 1.0
     learn: Learn = "nothing"
@@ -95,7 +98,7 @@ class TurboConfig:
     def __post_init__(self) -> None:
         shares = ("kl_warmup", "kappa_rounds", "target_rounds", "freeze_after", "learn_after")
         counts = ("order_every", "refit_decay", "stop_change")
-        rates = ("learning_rate", "sigma_rate", "sigma_ratio", "refit_rate")
+        rates = ("temperature", "learning_rate", "sigma_rate", "sigma_ratio", "refit_rate")
         draws = ("outputs", "weights")
         rules = [
             *((n, getattr(self, n) >= 1, "at least 1") for n in ("rounds", "steps", "sweeps")),

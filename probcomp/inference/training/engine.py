@@ -38,7 +38,7 @@ from probcomp.inference.training.gates import (
 )
 from probcomp.inference.training.learning import learn_priors
 from probcomp.inference.training.schedule import plan
-from probcomp.inference.training.steering import steer
+from probcomp.inference.training.steering import MOVING, TOLERANCE, steer
 from probcomp.inference.training.weights import Run, dead_entries, silence, weight_step
 
 SLAB_REACH = 4.0
@@ -101,7 +101,8 @@ class Info:
         units: Group name to expected number of units kept.
         kappa: Spike over slab mean square.
         kl_weight: Weight of the divergence.
-        change: Mean change of an inclusion probability since the last round.
+        change: Sum of the changes of all inclusion probabilities over the expected number of
+            weights kept.
         bp_converged: Whether every prior's inference converged in the last sweep.
         seconds_weights: Time of the weight step.
         seconds_messages: Time of evidence and message passing.
@@ -170,6 +171,7 @@ def step(run: Run, state: State) -> tuple[State, Info]:
         trials=config.trials,
         ceiling=goal.ceiling,
         subsidise=goal.subsidise,
+        tolerance=TOLERANCE if goal.settled else MOVING,
     )
     if config.learn != "nothing" and state.round >= config.learn_after * config.rounds:
         graph = learn_priors(graph, sites, messages, config)
@@ -189,7 +191,7 @@ def step(run: Run, state: State) -> tuple[State, Info]:
         kl[name] = update.divergence + _support_divergence(psi[name], log_odds[name])
         slab[name] = _slab(after[name], moments.square, state.slab[name], state.first_slab[name])
     moved = sum(float((after[n] - before[n]).abs().sum()) for n in after)
-    change = moved / sum(p.numel() for p in after.values())
+    change = moved / max(sum(float(p.sum()) for p in after.values()), 1.0)
     calm = state.calm + 1 if goal.settled and change < config.stop_change else 0
     new = replace(
         state,

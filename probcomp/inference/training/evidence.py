@@ -124,20 +124,25 @@ class CollapsedGamma:
             (`Weights.determined_square`). Without it a weight that no datum reaches keeps the
             width of whatever prior it had, and looks needed for as long as it is believed needed:
             the feedback between ``E[w^2]`` and the support has several fixed points.
+        temperature: What the evidence is divided by. Above 1 a weight counts for less, and its
+            neighbours for more.
     """
 
     a: float = 1.0
     a_spike: float = 1.0
     well_determined: bool = False
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         _check_shapes(self.a, self.a_spike)
+        if not 0 < self.temperature < math.inf:
+            raise InputError(f"temperature must be positive and finite, got {self.temperature}")
 
     def update(self, weights: Weights, psi: Tensor, scale: Scale) -> Update:
         b, b_spike = self.a * scale.slab, self.a_spike * scale.kappa * scale.slab
         square = weights.determined_square if self.well_determined else weights.square
         slab, spike = log_slab(square, self.a, b), log_slab(square, self.a_spike, b_spike)
-        log_odds = slab - spike
+        log_odds = (slab - spike) / self.temperature
         p = torch.sigmoid(psi + log_odds)
         half = 0.5 * square
         precision = p * (self.a + 0.5) / (b + half)

@@ -121,7 +121,7 @@ def fit(
             still holds the last good round.
     """
     config = config or TurboConfig()
-    evidence = evidence or CollapsedGamma(well_determined=True)
+    evidence = evidence or CollapsedGamma(well_determined=True, temperature=config.temperature)
     if batches.samples < 1:
         raise InputError("batches hold no samples")
     dense, model = model, copy.deepcopy(model)

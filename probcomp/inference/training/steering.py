@@ -8,7 +8,10 @@ from torch import Tensor
 from probcomp.inference.training.gates import Graph, Messages, expected_cost, sweep
 
 TOLERANCE = 0.01
-"""Share of the target by which the expected cost may miss it between rounds."""
+"""Share of the target by which the expected cost may miss it."""
+
+MOVING = 0.05
+"""The same while the target itself moves from round to round."""
 
 LOWEST = -10.0
 """Lowest price, nats: there every weight of a live unit stays, and nothing is left to buy."""
@@ -25,6 +28,7 @@ def steer(
     reach: float = 0.5,
     ceiling: float = math.inf,
     subsidise: bool = False,
+    tolerance: float = TOLERANCE,
 ) -> Messages:
     r"""Pass messages, with the price moved until the expected cost is near the target.
 
@@ -42,6 +46,7 @@ def steer(
         reach: First step of the price, nats.
         ceiling: Highest price, nats.
         subsidise: Whether gates feel a negative price; see `sweep`.
+        tolerance: Share of the target by which the cost may miss it.
 
     Returns:
         The messages of the trial that came nearest.
@@ -60,7 +65,7 @@ def steer(
     low: tuple[float, float] | None = None  # price too low: cost above the target
     high: tuple[float, float] | None = None
     for _ in range(trials - 1):
-        if miss <= TOLERANCE * target or (price >= ceiling and cost > target):
+        if miss <= tolerance * target or (price >= ceiling and cost > target):
             break
         if cost > target:
             low = (price, cost)
