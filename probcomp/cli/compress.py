@@ -10,6 +10,7 @@ from probcomp.cli.options import Json, Seed, note, print_json, quiet_stdout
 from probcomp.errors import InputError
 
 if TYPE_CHECKING:
+    from probcomp.recipes.post_training import PostConfig
     from probcomp.report import Report
 
 
@@ -27,14 +28,15 @@ def compress(
         str | None,
         typer.Option(
             help="digits, an .npz file (x, y, x_test, y_test; or named inputs and labels), a "
-            "directory of MNIST or CIFAR-10 files, or file.py:function.",
+            "directory of MNIST or CIFAR-10 files, a text file (.txt or .jsonl, also .xz or .gz; "
+            "nothing is trained then), or file.py:function.",
             show_default=False,
         ),
     ] = None,
     budget: Annotated[
         str,
         typer.Option(
-            help="What may remain: params=0.1, macs=50%, bits=80000 ...; 'none' leaves it to "
+            help="What may remain: params=0.1, macs=50%, prunable=0.5 ...; 'none' leaves it to "
             "methods with a pruning rule of their own."
         ),
     ] = "params=0.1",
@@ -58,6 +60,20 @@ def compress(
             help="Directory for checkpoints; a stopped run goes on from there.", show_default=False
         ),
     ] = None,
+    samples: Annotated[
+        int, typer.Option(min=4, help="Text: calibration samples, and as many held-out ones.")
+    ] = 128,
+    max_length: Annotated[int, typer.Option(min=8, help="Text: most tokens of a sample.")] = 128,
+    text_key: Annotated[
+        str, typer.Option(help="Text: the key of a .jsonl row that holds the text.")
+    ] = "text",
+    memory_limit: Annotated[
+        float | None,
+        typer.Option(
+            help="Most GiB of statistics held at a time by turbo-vbi-post; more passes if needed.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -67,7 +83,10 @@ def compress(
     of report.json goes to standard output.
     """
     with quiet_stdout():
-        report, files = _work(model, data, budget, method, prior, out, checkpoint, seed)
+        report, files = _work(
+            model, data, budget, method, prior, out, checkpoint, seed,
+            samples, max_length, text_key, memory_limit,
+        )  # fmt: skip
     if json:
         print_json({**report.to_json(), "out": str(out), "files": files})
         return
@@ -92,11 +111,21 @@ def _work(
     out: Path,
     checkpoint: Path | None,
     seed: int,
+    samples: int,
+    max_length: int,
+    text_key: str,
+    memory_limit: float | None,
 ) -> "tuple[Report, list[str]]":
     """Refuse what can be refused at once, then load, compress and save."""
     from probcomp.allocation import Budget
     from probcomp.cli.destination import check_destination
-    from probcomp.cli.sources import EMBEDDED, default_model, load_data, load_model
+    from probcomp.cli.sources import (
+        EMBEDDED,
+        copy_tokenizer,
+        default_model,
+        load_data,
+        load_model,
+    )
 
     wanted = None if budget.strip().lower() == "none" else Budget.parse(budget)
     check_destination(out)
@@ -106,34 +135,48 @@ def _work(
         raise InputError(f"--data {data} needs a MODEL; without one, the digits are used")
     if model is not None and data is None:
         raise InputError(f"MODEL {model} needs --data: digits, a file, or file.py:function")
+    from probcomp.data import Reading, is_text
     from probcomp.priors import parse_prior
     from probcomp.recipes import METHODS
     from probcomp.recipes import compress as run
 
     METHODS[method]
     belief = None if prior is None else parse_prior(prior)
-    note("reading the data")
-    samples = load_data(data or EMBEDDED, seed)
+    settings: PostConfig | None = None
+    limits: dict[str, object] = {}
+    if memory_limit is not None:
+        settings, method = _limited(method, memory_limit)
+        limits = {"memory-limit": memory_limit}
     if model is None:
+        note("reading the data")
+        sets = load_data(EMBEDDED, seed)
         note("training the dense network on handwritten digits")
-        network, name = default_model(samples, seed, progress=True)
+        network, name = default_model(sets, seed, progress=True)
     else:
         note("reading the model")
         network, name = load_model(model)
         check_destination(out, 3 * sum(p.numel() * p.element_size() for p in network.parameters()))
+        note("reading the data")
+        assert data is not None
+        reading = Reading(samples=samples, max_length=max_length, key=text_key, seed=seed)
+        sets = load_data(data, seed, model=network, directory=model, reading=reading)
+        if is_text(data):
+            limits |= {"samples": samples, "max-length": max_length}
+            limits |= {"text-key": text_key} if ".jsonl" in data else {}
     note(f"compressing {name} with {method}, budget {budget}")
     result = run(
         network,
-        samples.train,
+        sets.train,
         budget=wanted,
         prior=belief,
         method=method,
         seed=seed,
-        test=samples.test,
+        test=sets.test,
+        config=settings,
         checkpoint=checkpoint,
         progress=True,
         name=name,
-        data_name=samples.name,
+        data_name=sets.name,
         command=_command(
             model,
             data=data,
@@ -142,10 +185,24 @@ def _work(
             prior=prior,
             seed=seed,
             out=out,
+            **limits,
         ),
     )
     result.save(out)
+    if model is not None and data is not None and is_text(data):
+        copy_tokenizer(model, out / "model")
     return result.report, sorted(entry.name for entry in out.iterdir() if entry.name[0] != ".")
+
+
+def _limited(method: str, gibibytes: float) -> "tuple[PostConfig, str]":
+    """Settings with a limit on statistics, for the method that has one."""
+    from probcomp.recipes.post_training import PostConfig
+
+    if method not in ("turbo-vbi", "turbo-vbi-post"):
+        raise InputError(f"--memory-limit belongs to turbo-vbi-post, not to {method}")
+    if not gibibytes > 0:
+        raise InputError(f"--memory-limit must be positive, got {gibibytes:g}")
+    return PostConfig(limit=max(1, round(gibibytes * 2**30))), "turbo-vbi-post"
 
 
 def _command(model: str | None, **options: object) -> str:

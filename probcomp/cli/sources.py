@@ -12,7 +12,7 @@ from probcomp.errors import InputError, ProbcompError
 if TYPE_CHECKING:
     from torch import nn
 
-    from probcomp.data import Data
+    from probcomp.data import Data, Reading
 
 EMBEDDED = "digits"
 DENSE_EPOCHS = 40
@@ -53,19 +53,69 @@ def load_model(source: str) -> "tuple[nn.Module, str]":
     raise InputError(f"{source} holds neither config.json nor {_OWN_FILE}; expected {FORMS}")
 
 
-def load_data(source: str, seed: int) -> "Data":
+def load_data(
+    source: str,
+    seed: int,
+    *,
+    model: "nn.Module | None" = None,
+    directory: str | None = None,
+    reading: "Reading | None" = None,
+) -> "Data":
     """The data that --data stands for: ``digits``, a file, a directory, or ``file.py:function``.
 
     A function returns a `probcomp.data.Data`, samples, or a pair (training, test) of samples, where
-    samples are ``(inputs, targets)`` or a dict of tensors with ``labels``.
+    samples are ``(inputs, targets)`` or a dict of tensors with ``labels``; targets may be absent.
+    Text is read with the tokenizer in the model's directory: one example a line, or windows of one
+    long text where the model is a causal language model.
+
+    Args:
+        source: What --data was given.
+        seed: Seed of splits and choices.
+        model: The model, for text.
+        directory: Where the model came from, for its tokenizer.
+        reading: How text becomes samples.
     """
-    from probcomp.data import load_digits, read_data
+    from probcomp.data import is_text, load_digits, read_data
+
+    if is_text(source) and not _is_call(source):
+        return _read_text(source, model, directory, reading)
 
     if source == EMBEDDED:
         return load_digits(seed)
     if _is_call(source):
         return _as_data(call(source), source)
     return read_data(source)
+
+
+def _read_text(
+    source: str, model: "nn.Module | None", directory: str | None, reading: "Reading | None"
+) -> "Data":
+    import dataclasses
+
+    from probcomp.data import Reading, load_tokenizer, read_text
+    from probcomp.recipes.label_free import reads_causally
+
+    if model is None or directory is None or not Path(directory).is_dir():
+        raise InputError(
+            f"--data {source} is text, which is read with a model's own tokenizer: MODEL must be a "
+            "directory with a Hugging Face model and its tokenizer"
+        )
+    path = Path(directory)
+    tokenizer = load_tokenizer(path if (path / "config.json").is_file() else path / "model")
+    reading = reading or Reading()
+    longest = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if isinstance(longest, int) and longest < reading.max_length:
+        reading = dataclasses.replace(reading, max_length=longest)
+    vocabulary = len(tokenizer)
+    embeddings = getattr(model, "get_input_embeddings", lambda: None)()
+    rows = getattr(embeddings, "num_embeddings", vocabulary)
+    if vocabulary > rows:
+        raise InputError(
+            f"the tokenizer in {directory} has {vocabulary:,} tokens, the model {rows:,}; it is "
+            "another model's tokenizer"
+        )
+    reading = dataclasses.replace(reading, windows=reads_causally(model, rows))
+    return read_text(source, tokenizer, reading)
 
 
 def default_model(data: "Data", seed: int, progress: bool) -> "tuple[nn.Module, str]":
@@ -82,6 +132,25 @@ def default_model(data: "Data", seed: int, progress: bool) -> "tuple[nn.Module, 
     title = "training the dense network"
     train(model, batches, epochs=DENSE_EPOCHS, seed=seed, progress=progress, title=title)
     return model, "64-300-100-10"
+
+
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "tokenizer.model",
+    "chat_template.jinja", "sentence_bert_config.json", "modules.json", "1_Pooling/config.json",
+    "config_sentence_transformers.json",
+)  # fmt: skip
+
+
+def copy_tokenizer(model: str, out: Path) -> None:
+    """Put the tokenizer (and pooling) files of a model directory beside the compressed model."""
+    import shutil
+
+    source = Path(model) if (Path(model) / "config.json").is_file() else Path(model) / "model"
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file() and not (out / name).exists():
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, out / name)
 
 
 def call(source: str) -> Any:
@@ -166,13 +235,13 @@ def _as_data(value: Any, source: str) -> "Data":
     else:
         raise InputError(
             f"{source} returned {type(value).__name__}; expected (inputs, targets), a dict of "
-            "tensors with labels, or a pair (training, test) of those"
+            "tensors with labels (or either without targets), or a pair (training, test) of those"
         )
     train, test = (tuple(s) if isinstance(s, list) else s for s in (train, test))
-    targets = train.get("labels") if isinstance(train, Mapping) else train[-1]
-    if targets is None:
-        raise InputError(f"{source} returned tensors without 'labels': {', '.join(train)}")
-    return Data(train, test, Path(source.rpartition(":")[0]).stem, count_classes(targets))
+    single = not isinstance(train, Mapping) and len(train) < 2
+    targets = train.get("labels") if isinstance(train, Mapping) else None if single else train[-1]
+    classes = 0 if targets is None else count_classes(targets)
+    return Data(train, test, Path(source.rpartition(":")[0]).stem, classes)
 
 
 def _is_samples(value: Any) -> bool:
@@ -180,6 +249,6 @@ def _is_samples(value: Any) -> bool:
 
     if isinstance(value, Mapping):
         return bool(value) and all(isinstance(v, torch.Tensor) for v in value.values())
-    if not isinstance(value, tuple | list) or len(value) != 2:
+    if not isinstance(value, tuple | list) or len(value) not in (1, 2):
         return False
     return all(isinstance(v, torch.Tensor) for v in value)

@@ -68,6 +68,14 @@ def is_causal(model: nn.Module, ids: Tensor) -> bool:
     return difference <= CAUSAL_TOLERANCE * float(first.abs().max())
 
 
+def reads_causally(model: nn.Module, vocabulary: int) -> bool:
+    """Whether a model of tokens is a causal language model, by trying it on a few of them."""
+    ids = (torch.arange(16).view(2, 8) * 7 + 1) % vocabulary
+    outputs = _try(model, {"input_ids": ids})
+    logits = getattr(outputs, "logits", None)
+    return isinstance(logits, Tensor) and logits.dim() == 3 and is_causal(model, ids)
+
+
 def _try(model: nn.Module, batch: Any) -> Any:
     training = model.training
     try:

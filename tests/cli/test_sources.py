@@ -49,6 +49,12 @@ def test_forms_of_data(script, name, test_samples) -> None:
         assert len(part) == test_samples
 
 
+def test_targets_may_be_absent(script) -> None:
+    data = load_data(f"{script}:unlabelled", 0)
+    assert list(data.train) == ["input_ids"]
+    assert data.classes == 0
+
+
 def test_a_data_object_is_taken_as_it_is(script) -> None:
     assert load_data(f"{script}:whole", 0).name == "mine"
 
@@ -56,7 +62,6 @@ def test_a_data_object_is_taken_as_it_is(script) -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("unlabelled", "without 'labels'"),
         ("nothing", "returned NoneType"),
         ("three", "returned tuple"),
         ("nan", "NaN"),

@@ -13,6 +13,8 @@ Y = torch.tensor([0, 1, 2, 0, 1, 2])
 def test_accepts_pairs_and_named_tensors() -> None:
     assert Data((X, Y), (X, Y), "d", 3).test is not None
     assert Data({"input_ids": Y, "labels": Y}, None, "d", 3).test is None
+    assert Data({"input_ids": Y}, None, "without targets", 0).test is None
+    assert Data((X,), (X,), "without targets", 0).classes == 0
 
 
 @pytest.mark.parametrize(
@@ -27,7 +29,6 @@ def test_accepts_pairs_and_named_tensors() -> None:
         ((X, Y), (X, Y + 1), 3, "test part: labels"),
         ((X, Y), (X[:, :2], Y), 3, "one shape"),
         ((X, Y), (X.double(), Y), 3, "float64"),
-        ({"input_ids": Y}, None, 3, "no 'labels'"),
         ((X, Y), {"a": X, "labels": Y}, 3, "training has"),
     ],
 )

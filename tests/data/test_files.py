@@ -43,7 +43,7 @@ def test_real_targets_and_bytes(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "says"),
     [
-        ({"x": X}, "expected an .npz"),
+        ({"y": Y}, "expected an .npz"),
         ({"x": X, "y": Y, "z": Y}, "expected an .npz"),
         ({"x": X, "y": Y[:4]}, "equally many"),
         ({"x": np.where(X > 1, np.nan, X), "y": Y}, "NaN"),
@@ -57,6 +57,15 @@ def test_real_targets_and_bytes(tmp_path) -> None:
 def test_refuses_bad_archives(tmp_path, arrays, says) -> None:
     with pytest.raises(InputError, match=says):
         read_data(archive(tmp_path, **arrays))
+
+
+def test_targets_may_be_absent(tmp_path) -> None:
+    data = read_data(archive(tmp_path, x=X, x_test=X))
+    assert [len(part) for part in (data.train, data.test)] == [1, 1]
+    assert data.classes == 0
+    named = read_data(archive(tmp_path, input_ids=Y))
+    assert list(named.train) == ["input_ids"]
+    assert named.test is None
 
 
 def test_refuses_what_is_no_data(tmp_path) -> None:

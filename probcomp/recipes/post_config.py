@@ -1,0 +1,105 @@
+"""Settings and stages of inference after training."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from probcomp.data.batches import Batches, by_length, trimmed
+from probcomp.errors import InputError
+from probcomp.evidence.collect import batch_size
+from probcomp.recipes.task import Tensors
+from probcomp.structure import Axis
+
+REFITS = ("sequential", "dense", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostConfig:
+    """Settings of inference after training.
+
+    Attributes:
+        batch_size: Samples in a forward pass.
+        limit: Most bytes of statistics held at a time; None for no limit.
+        probes: Draws a sample for the Fisher matrices at the outputs; 0 for none (plain
+            reconstruction errors).
+        damping: Pull of selections and temperings towards the dense weights, over the mean
+            diagonal of each Gram matrix.
+        measured: Calibration samples that are kept back from the statistics and used to measure
+            sampled removals; at most a quarter of them.
+        rounds: Rounds of measuring one removal of each axis; the first at equal shares, the
+            others at the allocation found so far. 0 trusts the predictions.
+        refit: ``sequential`` refits read-outs in order on the pruned prefix, ``dense`` from the
+            dense statistics, ``none`` leaves them.
+        residual: Whether a refit also makes up for what earlier blocks left undone.
+        iterations: Iterations of the posterior around the decision.
+    """
+
+    batch_size: int = 16
+    limit: int | None = None
+    probes: int = 1
+    damping: float = 0.1
+    measured: int = 32
+    rounds: int = 2
+    refit: str = "sequential"
+    residual: bool = True
+    iterations: int = 4
+
+    def __post_init__(self) -> None:
+        wrong: list[str] = []
+        least = {"batch_size": 1, "measured": 1, "iterations": 1, "probes": 0, "rounds": 0}
+        wrong += [
+            f"{name} must be at least {bound}, got {getattr(self, name)}"
+            for name, bound in (least | {"damping": 0}).items()
+            if not getattr(self, name) >= bound
+        ]
+        if self.limit is not None and self.limit < 1:
+            wrong.append(f"limit must be a positive number of bytes, got {self.limit}")
+        if self.refit not in REFITS:
+            wrong.append(f"refit must be one of {', '.join(REFITS)}, got {self.refit!r}")
+        if wrong:
+            raise InputError("; ".join(wrong))
+
+
+def parts_of(samples: Tensors, config: PostConfig) -> tuple[Tensors, Tensors]:
+    """Samples for statistics, and samples for measuring; the latter at most a quarter."""
+    tensors = list(samples.values()) if isinstance(samples, Mapping) else list(samples)
+    count = len(tensors[0])
+    tried = min(config.measured, count // 4) if config.rounds else 0
+    if config.rounds and tried < 1:
+        raise InputError(f"{count} calibration samples are too few; give at least 4, better 128")
+
+    def part(a: int, b: int) -> Tensors:
+        chosen = [t[a:b] for t in tensors]
+        return dict(zip(samples, chosen)) if isinstance(samples, Mapping) else tuple(chosen)
+
+    return part(0, count - tried), part(count - tried, count)
+
+
+def calibration_batches(samples: Tensors, size: int) -> Iterator[Any]:
+    for batch in Batches(by_length(samples), size, shuffle=False)(0):
+        yield trimmed(batch)
+
+
+class Steps:
+    """Progress over stages whose lengths are known beforehand."""
+
+    def __init__(
+        self,
+        on_step: Callable[[int, int, str], None],
+        fitted: Tensors,
+        config: PostConfig,
+        axes: tuple[Axis, ...],
+        reads: int,
+    ) -> None:
+        count = batch_size(fitted if isinstance(fitted, Mapping) else tuple(fitted))
+        batches = -(-count // config.batch_size)
+        walk = reads if config.refit == "sequential" else 0
+        self.total = batches + len(axes) * (2 + config.rounds) + walk + 1
+        self.at, self.on_step = 0, on_step
+
+    def __call__(self, text: str) -> None:
+        self.at = min(self.at + 1, self.total - 1)
+        self.on_step(self.at, self.total, text)
+
+    def done(self) -> None:
+        self.on_step(self.total, self.total, "done")

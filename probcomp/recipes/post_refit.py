@@ -1,0 +1,83 @@
+"""Read-outs refitted to what stays: from dense statistics, or in order on the pruned prefix."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from probcomp.evidence import Readout, Statistics
+from probcomp.evidence.prefix import call_order, prefix_moments
+from probcomp.recipes.job import Job
+from probcomp.recipes.post_config import PostConfig, calibration_batches
+from probcomp.recipes.post_units import Judged, dense_refit, has_bias, kept_columns
+from probcomp.recovery.ridge import fit
+
+
+def _columns(
+    job: Job, judged: Mapping[str, Judged], keep: Mapping[str, Tensor]
+) -> dict[str, tuple[Readout, Tensor]]:
+    """Read-out parameter to its read-out and the columns that stay."""
+    found: dict[str, tuple[Readout, Tensor]] = {}
+    for name, j in judged.items():
+        for read in j.reads:
+            size = read.matrix.of(job.model.get_parameter(read.parameter)).shape[1]
+            columns = kept_columns(read, keep[name], size)
+            if read.parameter in found:
+                columns &= found[read.parameter][1]
+            found[read.parameter] = (read, columns)
+    return found
+
+
+@torch.no_grad()
+def _write(model: nn.Module, read: Readout, matrix: Tensor, gain: Tensor | None) -> None:
+    weight = model.get_parameter(read.parameter)
+    weight.copy_(read.matrix.back(matrix, weight))
+    bias = getattr(model.get_submodule(read.module), "bias", None)
+    if gain is not None and bias is not None:
+        bias.add_(gain.to(bias))
+
+
+def refit_dense(
+    job: Job,
+    config: PostConfig,
+    judged: Mapping[str, Judged],
+    seen: Mapping[str, Statistics],
+    keep: Mapping[str, Tensor],
+    model: nn.Module,
+) -> None:
+    for name, (read, columns) in _columns(job, judged, keep).items():
+        if not bool(columns.all()):
+            new, gain = dense_refit(job.model, read, seen[name], columns, damping=config.damping)
+            _write(model, read, new, gain)
+
+
+def refit_sequential(
+    job: Job,
+    config: PostConfig,
+    judged: Mapping[str, Judged],
+    keep: Mapping[str, Tensor],
+    model: nn.Module,
+    step: Callable[[str], None],
+) -> None:
+    """Walk the read-outs in the order of the forward pass; each sees the final prefix."""
+    columns = _columns(job, judged, keep)
+    matrices = {name: read.matrix for name, (read, _) in columns.items()}
+    example = next(calibration_batches(job.train, 2))
+    for name in call_order(job.model, matrices, example, job.task.run):
+        read, kept = columns[name]
+        if bool(kept.any()):
+            moments = prefix_moments(
+                job.model,
+                model,
+                read.matrix,
+                kept,
+                calibration_batches(job.train, config.batch_size),
+                job.task.run,
+                residual=config.residual,
+            )
+            result = fit(moments, bias=has_bias(job.model, read))
+            dense = read.matrix.of(job.model.get_parameter(name).detach()).double()
+            new = torch.zeros_like(dense)
+            new[:, kept] = dense[:, kept] + result.change
+            _write(model, read, new, result.bias if has_bias(job.model, read) else None)
+        step(f"refitting {read.module}")
