@@ -1,0 +1,189 @@
+"""Criticism of a regime fit with ArviZ: its groups, leave-one-out scores, predictive checks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from probcomp.errors import InputError
+from probcomp.regime.coordinates import CHANNELS
+from probcomp.regime.knobs import Array
+from probcomp.regime.model import noise_scale
+from probcomp.regime.sampler import model_data
+
+if TYPE_CHECKING:
+    from probcomp.regime.fit import RegimeModel
+
+BAD_K = 0.7
+"""Pareto shape above which importance sampling is not trusted (Vehtari et al. 2017)."""
+
+
+def to_arviz(model: "RegimeModel", *, seed: int = 0) -> Any:
+    """The fit as ArviZ data, for its diagnostics and plots.
+
+    Groups: ``posterior`` (named parameters), ``sample_stats`` (``diverging``), ``log_likelihood``
+    (``cells``: all channels of a cell together), ``posterior_predictive`` and ``observed_data``
+    (``z_error``, ``z_barrier``, ``z_dissimilarity``, standardised).
+    """
+    from probcomp.inference.arviz import from_groups
+
+    chains = np.asarray(model.mcmc.get_samples(group_by_chain=True)["u"]).shape[0]
+
+    def by_chain(values: Any) -> Array:
+        values = np.asarray(values)
+        return values.reshape(chains, -1, *values.shape[1:])
+
+    drawn, seen = predictive_draws(model, seed=seed)
+    names = [f"z_{channel}" for channel in CHANNELS]
+    diverging = model.mcmc.get_extra_fields()["diverging"]
+    return from_groups(
+        {
+            "posterior": {name: by_chain(value) for name, value in model.parameters.items()},
+            "sample_stats": {"diverging": by_chain(diverging)},
+            "log_likelihood": {"cells": by_chain(model.log_likelihood().sum(-1))},
+            "posterior_predictive": {n: by_chain(drawn[:, :, d]) for d, n in enumerate(names)},
+            "observed_data": {n: seen[:, d] for d, n in enumerate(names)},
+        },
+        attrs={"loads": model.table.load_name, "converged": str(model.convergence.ok)},
+    )
+
+
+def predictive_draws(model: "RegimeModel", *, seed: int = 0) -> tuple[Array, Array]:
+    """Replicated cell means under each draw [draws, cells, 3], and those observed [cells, 3].
+
+    The barrier is censored at its floor in both.
+    """
+    data, _ = model_data(model.table, model.coordinates)
+    mean = model.surfaces(data["x"], data["c"])["mean"]
+    theta = {name: np.asarray(v)[:, None] for name, v in model.parameters.items()}
+    scale = np.asarray(noise_scale(theta, data))
+    generator = np.random.default_rng(seed)
+    drawn = mean + scale * generator.standard_normal(mean.shape)
+    seen = data["z"].copy()
+    for values in (drawn, seen):
+        values[..., 1] = np.maximum(values[..., 1], data["censor"])
+    return drawn, seen
+
+
+def predictive_check(model: "RegimeModel", *, seed: int = 0) -> dict[str, dict[str, float]]:
+    """Posterior predictive p-values of three statistics of each channel.
+
+    ``P(T(replicated) >= T(observed))`` for the spread, the largest and the smallest value over
+    cells (Gelman, Meng and Stern 1996, eq. 8): near 0 or 1 the model cannot make such data.
+    """
+    drawn, seen = predictive_draws(model, seed=seed)
+    statistics: dict[str, Any] = {"spread": np.std, "largest": np.max, "smallest": np.min}
+    return {
+        channel: {
+            name: float(np.mean(statistic(drawn[:, :, d], axis=1) >= statistic(seen[:, d])))
+            for name, statistic in statistics.items()
+        }
+        for d, channel in enumerate(CHANNELS)
+    }
+
+
+def plot_predictive(model: "RegimeModel", *, draws: int = 60, seed: int = 0) -> Any:
+    """ArviZ's posterior predictive plot of the three channels; a matplotlib figure."""
+    import arviz
+
+    data = to_arviz(model, seed=seed)
+    if not hasattr(arviz, "plot_ppc"):
+        raise InputError(
+            f"ArviZ {arviz.__version__} has no plot_ppc; use arviz_plots on to_arviz(model)."
+        )
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 2.8), layout="constrained")
+    axes = figure.subplots(1, len(CHANNELS))
+    arviz.plot_ppc(data, num_pp_samples=draws, ax=axes, random_seed=seed)
+    for axis, channel in zip(axes, CHANNELS):
+        axis.set_xlabel(f"{channel} (standardised)")
+    return figure
+
+
+@dataclass(frozen=True)
+class LeaveOneOut:
+    """Expected log predictive density of new cells, all channels together, in nats.
+
+    Attributes:
+        elpd: Sum over cells; se: its standard error.
+        pointwise: [cells].
+        pareto_k: Shape of the importance weights of each cell, [cells]; NaN where a refit took
+            their place.
+        refitted: Cells whose value comes from a fit without them.
+    """
+
+    elpd: float
+    se: float
+    pointwise: Array
+    pareto_k: Array
+    refitted: tuple[int, ...]
+
+    @property
+    def unreliable(self) -> tuple[int, ...]:
+        """Cells whose importance weights are not to be trusted and that were not refitted."""
+        return tuple(int(i) for i in np.flatnonzero(self.pareto_k > BAD_K))
+
+
+def leave_one_out(model: "RegimeModel", *, refit: int = 0) -> LeaveOneOut:
+    """PSIS-LOO over cells by ArviZ; the worst cells may be refitted exactly.
+
+    Args:
+        refit: Refit the model without each cell whose Pareto k exceeds 0.7, at most that many;
+            each costs a fit. Those beyond it are named in ``unreliable``.
+    """
+    import arviz
+
+    found = arviz.loo(to_arviz(model), var_name="cells", pointwise=True)
+    values = np.array(found["loo_i"], float)
+    shapes = np.array(found["pareto_k"], float)
+    bad = np.flatnonzero(shapes > BAD_K)
+    worst = bad[np.argsort(-shapes[bad])][:refit]
+    for cell in worst:
+        values[cell] = _refitted(model, int(cell))
+        shapes[cell] = np.nan
+    se = float(np.sqrt(len(values) * values.var()))
+    return LeaveOneOut(float(values.sum()), se, values, shapes, tuple(map(int, worst)))
+
+
+def _refitted(model: "RegimeModel", cell: int) -> float:
+    """Log predictive density of one cell under a fit to the others, in the same coordinates."""
+    from scipy.special import logsumexp
+
+    from probcomp.regime.sampler import pointwise_log_likelihood, sample, shape_of
+
+    data, _ = model_data(model.table, model.coordinates)
+    shape = shape_of(model.table, model.coordinates)
+    held = dict(data)
+    held["valid"] = data["valid"].copy()
+    held["valid"][cell] = False
+    mcmc, _ = sample(held, *shape, seed=model.seed)
+    u = np.asarray(mcmc.get_samples()["u"])
+    each = pointwise_log_likelihood(u, data, *shape)[:, cell].sum(-1)
+    return float(logsumexp(each) - np.log(len(each)))
+
+
+def stacking_weights(scores: Mapping[str, Sequence[float] | Array]) -> dict[str, float]:
+    """Weights of models that maximise ``sum_i log sum_k w_k exp(score_ki)``.
+
+    Yao, Vehtari, Simpson and Gelman 2018, eq. 4; ``scores`` are leave-one-out log densities of
+    the same cells.
+    """
+    from scipy.optimize import minimize
+
+    if len(scores) < 2:
+        raise InputError("stacking needs the scores of at least two models.")
+    lengths = {name: len(values) for name, values in scores.items()}
+    if len(set(lengths.values())) > 1:
+        raise InputError(f"scores must be of the same cells; got {lengths}.")
+    table = np.stack([np.asarray(values, float) for values in scores.values()])
+    density = np.exp(table - table.max(0))
+
+    def loss(free: Array) -> float:
+        weights = np.exp(free - np.logaddexp.reduce(free))
+        return -float(np.log(weights @ density).sum())
+
+    best = minimize(loss, np.zeros(len(table)), method="L-BFGS-B", bounds=[(-30, 30)] * len(table))
+    weights = np.exp(best.x - np.logaddexp.reduce(best.x))
+    return dict(zip(scores, map(float, weights)))
