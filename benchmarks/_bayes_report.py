@@ -29,7 +29,9 @@ def summary(rows: list[Row]) -> Row:
     """Means over seeds of what is compared."""
     first = min(rows, key=lambda row: row["config"]["seed"])
     ratio = [row["precision"]["ratio"] for row in rows if row["precision"]]
-    back = [sum(row["bits_back"].values()) for row in rows if row["bits_back"]]
+    parts = ("data", "weights", "mask")
+    back = [row["bits_back"] for row in rows if row["bits_back"]]
+    of = back[0]["of"] if back else None
     return {
         "seeds": len(rows),
         "sizes": first["sizes"],
@@ -47,7 +49,8 @@ def summary(rows: list[Row]) -> Row:
         "architecture_ratio": statistics.harmonic_mean([r["architecture_ratio"] for r in rows]),
         "macs_ratio": statistics.harmonic_mean([r["macs_ratio"] for r in rows]),
         "precision_ratio": statistics.harmonic_mean(ratio) if ratio else None,
-        "bits_back": statistics.mean(back) if back else None,
+        "bits_back": statistics.mean(sum(b[k] for k in parts) for b in back) if back else None,
+        "bits_back_of": of,
         "cpu_seconds": mean(rows, lambda r: r["seconds"]["cpu"]),
     }
 

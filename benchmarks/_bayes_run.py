@@ -86,7 +86,7 @@ def execute(
     record["dense_error"] = error(model, data.test)
     record["error"] = error(result.model.eval(), data.test)
     record["coding"] = code(network, result, data, seed)
-    record["bits_back"] = bits_back(result, data)
+    record["bits_back"] = bits_back(result, data, record["coding"]["bits"]["mask"])
     record["precision"] = precision(model, result)
     record["regularity"] = regularity(result)
     record["seconds"] = seconds
@@ -195,15 +195,29 @@ def code(network: str, result: Compressed, data: Data, seed: int) -> dict[str, A
     }
 
 
-def bits_back(result: Compressed, data: Data) -> dict[str, float] | None:
-    """Description length of the labels and the weights, -ln p(D|w) + KL(q || p), in bits."""
+def bits_back(result: Compressed, data: Data, mask_bits: float) -> dict[str, Any] | None:
+    """Description length of labels and weights, -ln p(D|w) + KL(q || p), in bits.
+
+    Where the method leaves a posterior of its weights: the decision's mask at the length of its
+    code, and for each weight that stays the divergence of its Gaussian from one of the layer's mean
+    square. Otherwise the divergence that the method itself ended training with, over all weights
+    and under its own prior, which may be improper: such figures are known up to a constant only.
+    """
+    likelihood = len(data.train[0]) * mean_nll(result.model, data.train) / math.log(2)
+    posterior = {n: w for n, w in result.posterior.weights.items() if n in result.masks}
+    if posterior:
+        nats = 0.0
+        for name, weight in posterior.items():
+            kept = result.masks[name]
+            variance = weight.variance[kept].double()
+            square = weight.mean[kept].double().square() + variance
+            slab = square.mean()
+            nats += float(0.5 * (square / slab - 1 - (variance / slab).log()).sum())
+        return {"data": likelihood, "weights": nats / math.log(2), "mask": mask_bits, "of": "kept"}
     divergence = result.report.history.get("kl")
     if not divergence or not math.isfinite(divergence[-1]):
         return None
-    samples = len(data.train[0])
-    # The likelihood is the compressed model's; the divergence is that at the end of training.
-    likelihood = samples * mean_nll(result.model, data.train) / math.log(2)
-    return {"data": likelihood, "weights": divergence[-1] / math.log(2)}
+    return {"data": likelihood, "weights": divergence[-1] / math.log(2), "mask": 0.0, "of": "all"}
 
 
 def precision(model: nn.Module, result: Compressed) -> dict[str, Any] | None:
