@@ -107,6 +107,7 @@ POINTS: dict[str, list[Point]] = {
         ("own", None, turbo()),
     ],
     "turbo-vbi, coupling 0": [("2 %", "params=0.02", turbo(coupling=0.0))],
+    "turbo-vbi, learnt coupling": [("2 %", "params=0.02", turbo(learn="coupling"))],
     "magnitude": [
         ("1 %", "params=0.01", nothing),
         ("2 %", "params=0.02", nothing),

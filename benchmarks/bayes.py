@@ -77,8 +77,6 @@ def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
                     if path.is_file():
                         records.append(read_json(path))
                         continue
-                    if options.collect:
-                        continue
                     model = dense(network, data, name, seed, epochs.dense, options.runs)
                     start = time.perf_counter()
                     try:
@@ -107,6 +105,17 @@ def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
     return records
 
 
+def collect(folder: Path) -> list[dict[str, Any]]:
+    """The newest record of every network, data set, method, operating point and seed."""
+    newest: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for path in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime):
+        record = read_json(path)
+        config = record["config"]
+        names = ("network", "data", "method", "label", "seed")
+        newest[tuple(config[name] for name in names)] = record
+    return list(newest.values())
+
+
 def words(record: dict[str, Any]) -> str:
     """A record in one line."""
     if "failed" in record:
@@ -132,7 +141,7 @@ def main() -> None:
     add("--seed", type=int, default=0, help="the first of the seeds")
     add("--seeds", type=int, default=3)
     add("--runs", type=Path, default=RUNS, help="directory of dense networks and records")
-    add("--collect", action="store_true", help="report what is there, run nothing")
+    add("--collect", action="store_true", help="report all newest records, run nothing")
     add("--quick", action="store_true", help="few samples and epochs, to test the script")
     add("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -141,7 +150,7 @@ def main() -> None:
         options.seeds = 1
         options.methods = options.methods or ["turbo-vbi", "magnitude"]
         options.points, options.epochs = options.points or ["2 %"], options.epochs or [1, 1]
-    records = run_all(options)
+    records = collect(options.runs) if options.collect else run_all(options)
     done = [record for record in records if "failed" not in record]
     lines = table(done)
     write_json(
