@@ -70,7 +70,7 @@ class TurboConfig:
     kappa_start: float = 1e-1
     kappa_end: float = 1e-3
     kappa_rounds: float = 0.5
-    target_rounds: float = 0.4
+    target_rounds: float = 0.6
     temperature: float = 1.0
     field: float = -0.5
     coupling: float = 1.0

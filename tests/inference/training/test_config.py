@@ -15,6 +15,12 @@ def test_all_faults_are_named_at_once() -> None:
     ("name", "value"),
     [
         ("epochs", 0),
+        ("steps", 0),
+        ("refit_steps", -1),
+        ("refit_epochs", -1),
+        ("learn", "all"),
+        ("max_coupling", 1.5),
+        ("temperature", 0.0),
         ("learning_rate", 0.0),
         ("sigma_rate", math.inf),
         ("kl_weight", -0.1),

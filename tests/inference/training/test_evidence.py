@@ -186,6 +186,18 @@ def test_extrinsic_evidence_does_not_hold_the_prior() -> None:
         assert not torch.equal(low.precision, high.precision)
 
 
+def test_temperature_divides_the_evidence_and_nothing_else() -> None:
+    weight, psi = loose(0.2), zero() + 0.3
+    plain = CollapsedGamma().update(weight, psi, DEMO)
+    warm = CollapsedGamma(temperature=2.0).update(weight, psi, DEMO)
+    assert float(warm.log_odds) == pytest.approx(float(plain.log_odds) / 2, rel=CLOSED)
+    # The precision that the unheated form has where the structure makes up for the difference.
+    shifted = CollapsedGamma().update(weight, psi - plain.log_odds / 2, DEMO)
+    assert float(warm.precision) == pytest.approx(float(shifted.precision), rel=CLOSED)
+    with pytest.raises(InputError, match="temperature must be positive"):
+        CollapsedGamma(temperature=0.0)
+
+
 @pytest.mark.parametrize("shape", [0.0, -1.0, math.inf, math.nan])
 def test_bad_shapes_are_refused(shape: float) -> None:
     with pytest.raises(InputError, match="shapes must be positive"):
