@@ -2,7 +2,8 @@
 
 import copy
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,12 +13,17 @@ from torch import Tensor, nn
 from probcomp.allocation import Budget
 from probcomp.allocation.counts import weight_macs
 from probcomp.data.batches import Batches
+from probcomp.evidence import Readout, readouts
+from probcomp.evidence.prefix import bias_place
 from probcomp.recipes.compress import UNIT_KINDS, removable
 from probcomp.recipes.job import Job, Outcome
 from probcomp.recipes.methods import METHODS
+from probcomp.recipes.post_config import PostConfig, calibration_batches
+from probcomp.recipes.post_refit import refit_sequential
+from probcomp.recipes.post_units import Judged
 from probcomp.recipes.task import Task
 from probcomp.recipes.units import Spending
-from probcomp.structure import Structure, trace
+from probcomp.structure import Structure, silence, trace
 
 
 @dataclass(frozen=True)
@@ -29,12 +35,14 @@ class Row:
         method: Name in `METHODS`.
         config: Settings; None for the method's own.
         ablation: Whether it belongs to the ablations and not to the comparison.
+        run: What is run instead of the method.
     """
 
     name: str
     method: str
     config: Any = None
     ablation: bool = False
+    run: Callable[[Job], Outcome] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,12 +103,12 @@ def run_row(
     """Decide, and measure on held-out samples.
 
     Batch norms, where a network has them, are re-estimated on the calibration samples for every
-    method; the figures before that are kept as ``raw``.
+    method.
     """
     budget, dense, prunable = prepared.budget(removed)
     job = prepared.job(data, budget, row.config, seed)
     start = time.process_time()
-    outcome = METHODS[row.method].run(job)
+    outcome = (row.run or METHODS[row.method].run)(job)
     seconds = time.process_time() - start
     counts = {a.name: int(outcome.keep[a.name].sum()) for a in job.units if a.name in outcome.keep}
     left = Spending.of(job).cost(counts)
@@ -116,14 +124,36 @@ def run_row(
         "kept": counts,
         "warnings": list(outcome.warnings),
     }
+    if outcome.forecast is not None:
+        figures["forecast"] = outcome.forecast.increase
     model = outcome.model
     if has_batch_norm(model):
-        figures["raw"] = prepared.network.measure(model)
         model = reestimated(model, data)
     measured = prepared.network.measure(model)
     figures |= measured
     figures["loss_increase"] = measured["loss"] - prepared.dense["loss"]
     return figures, outcome
+
+
+def obs_with_our_refit(job: Job) -> Outcome:
+    """The units that OBS keeps, with our sequential refit: what the refit alone is worth."""
+    decided = METHODS["obs"].run(job)
+    config = PostConfig()
+    reads: dict[str, list[Readout]] = {}
+    for read in readouts(job.model, job.structure, job.units):
+        reads.setdefault(read.axis, []).append(read)
+    axes = {axis.name: axis for axis in job.units}
+    nothing = torch.zeros(0)
+    judged = {n: Judged(axes[n], tuple(r), nothing.long(), nothing) for n, r in reads.items()}
+    example = next(calibration_batches(job.train, 2))
+    places = {
+        r.parameter: bias_place(job.model, r.matrix, example, job.task.run)
+        for group in reads.values()
+        for r in group
+    }
+    model = silence(job.structure, job.model, decided.keep)
+    refit_sequential(job, config, judged, decided.keep, model, places, lambda text: None)
+    return replace(decided, model=model)
 
 
 def has_batch_norm(model: nn.Module) -> bool:
