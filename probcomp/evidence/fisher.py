@@ -36,6 +36,14 @@ class Likelihood(Protocol):
         """How many units a batch has."""
         ...
 
+    def divergence(self, outputs: Tensor, dense: Tensor, targets: Tensor) -> Tensor:
+        """Mean divergence of the outputs from the dense model's, nats a unit; never negative.
+
+        It is the loss increase on targets that the dense model's own prediction would draw, with
+        no noise from drawing them.
+        """
+        ...
+
     def probe(self, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
         """A scalar, summed over units, whose gradients have the Fisher matrix as their mean."""
         ...
@@ -64,6 +72,9 @@ class Gaussian:
     def units(self, outputs: Tensor, targets: Tensor) -> int:
         return len(outputs)
 
+    def divergence(self, outputs: Tensor, dense: Tensor, targets: Tensor) -> Tensor:
+        return self.loss(outputs, dense)
+
     def probe(self, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
         """Hutchinson's probe: the gradient at the outputs is a standard normal over ``sigma``."""
         noise = torch.randn(outputs.shape, generator=generator).to(outputs)
@@ -91,6 +102,13 @@ class Categorical:
             return (F.cross_entropy(outputs, targets, reduction="none") - entropy).mean()
         logits, labels = self._flat(outputs, targets)
         return F.cross_entropy(logits, labels)
+
+    def divergence(self, outputs: Tensor, dense: Tensor, targets: Tensor) -> Tensor:
+        if not self.soft:
+            outputs = self._flat(outputs, targets)[0]
+            dense = self._flat(dense, targets)[0]
+        found, wanted = outputs.log_softmax(-1), dense.log_softmax(-1)
+        return (wanted.exp() * (wanted - found)).sum(-1).mean()
 
     def units(self, outputs: Tensor, targets: Tensor) -> int:
         return len(outputs) if self.soft else len(self._flat(outputs, targets)[1])

@@ -8,11 +8,12 @@ the target of the refit is
 
 The last term is there where the output is added to a residual stream: ``r`` is what it is added
 to, so that a block also makes up for what earlier blocks left undone. It is found as it happens,
-by watching the first addition that takes the output.
+by watching the first addition that takes the output; a batch norm in between is undone.
 """
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from probcomp.evidence.collect import Run, batch_size, evaluating, row_mask
 from probcomp.evidence.matrices import Matrix
 from probcomp.recovery.ridge import Moments
 
+NORMS = (F.batch_norm, torch.batch_norm)
 ADDITIONS = (torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, Tensor.add_, Tensor.__iadd__)
 PASSED = (F.dropout, torch.dropout)
 
@@ -65,7 +67,8 @@ def prefix_moments(
             inputs = second[0][..., kept]
             target = F.linear(first[0], weight) - F.linear(inputs, weight[:, kept])
             if first[1] is not None and second[1] is not None:
-                target = target + (first[1] - second[1])
+                left = first[1] - second[1]
+                target = target + (left if first[2] is None else _through(left, first[2]))
             _add(folds, inputs, target, batch)
             on_batch()
     if folds[0] is None:
@@ -91,6 +94,36 @@ def call_order(model: nn.Module, matrices: Mapping[str, Matrix], batch: Any, run
     return order
 
 
+@dataclass(frozen=True)
+class BiasPlace:
+    """The tensor of a model that can take up a constant in a read-out's output.
+
+    Attributes:
+        name: Its name among the parameters and buffers.
+        sign: What to multiply the constant by before it is added: a batch norm's running mean is
+            subtracted from its input.
+    """
+
+    name: str
+    sign: int = 1
+
+
+def bias_place(model: nn.Module, matrix: Matrix, batch: Any, run: Run) -> BiasPlace | None:
+    """Where a read-out's mean error can go: its own bias, or the batch norm that follows it."""
+    if isinstance(getattr(model.get_submodule(matrix.module), "bias", None), Tensor):
+        return BiasPlace(f"{matrix.module}.bias")
+    with evaluating(model), torch.no_grad():
+        mean = _capture(model, matrix, batch, run, True)[3]
+    names = [name for name, value in model.named_buffers() if value is mean]
+    return BiasPlace(names[0], -1) if mean is not None and names else None
+
+
+def _through(left: Tensor, scale: Tensor) -> Tensor:
+    """What must come out before a norm's scale; channels that it all but closes are left."""
+    usable = scale.abs() > 1e-3 * scale.abs().max()
+    return torch.where(usable, left / torch.where(usable, scale, 1.0), 0.0)
+
+
 class _Done(Exception):
     """The forward pass has shown all that is wanted."""
 
@@ -102,6 +135,8 @@ class _Watch(TorchFunctionMode):
         super().__init__()
         self.watched: Tensor | None = None
         self.residual: Tensor | None = None
+        self.scale: Tensor | None = None
+        self.mean: Tensor | None = None
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -120,6 +155,14 @@ class _Watch(TorchFunctionMode):
         result = func(*args, **kwargs)
         if func in PASSED:
             self.watched = result
+        elif func in NORMS and self.mean is None and mine[0] and args[1] is not None:
+            mean, variance = args[1:3]
+            weight = kwargs.get("weight", args[3] if len(args) > 3 else None)
+            self.mean, self.watched = mean, result
+            # torch.batch_norm takes eps by position, with a flag behind it.
+            eps = kwargs.get("eps", next((a for a in reversed(args) if type(a) is float), 0.0))
+            scale = (variance + eps).rsqrt()
+            self.scale = scale if weight is None else scale * weight
         elif isinstance(result, Tensor) and result.dim() > 0:
             raise _Done  # something else reads the output: it joins no residual stream
         return result
@@ -133,8 +176,11 @@ def _stopping() -> Iterator[None]:
 
 def _capture(
     model: nn.Module, matrix: Matrix, batch: Any, run: Run, residual: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Input rows of a read-out, and the rows its output is added to, where it is."""
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """Input rows of a read-out, the rows its output is added to, and the norm in between.
+
+    Of the norm: the scale of each output, and the running mean; ``None`` where there is none.
+    """
     seen: list[Tensor] = []
     watch = _Watch()
 
@@ -153,7 +199,7 @@ def _capture(
     if not seen:
         raise InputError(f"{matrix.module} was never called as a module")
     other = None if watch.residual is None else matrix.outputs(watch.residual)
-    return seen[0], other
+    return seen[0], other, watch.scale, watch.mean
 
 
 def _add(folds: list[Moments | None], inputs: Tensor, target: Tensor, batch: Any) -> None:

@@ -22,8 +22,8 @@ class PostConfig:
         limit: Most bytes of statistics held at a time; None for no limit.
         probes: Draws a sample for the Fisher matrices at the outputs; 0 for none (plain
             reconstruction errors).
-        damping: Pull of selections and temperings towards the dense weights, over the mean
-            diagonal of each Gram matrix.
+        damping: Pull of selections and sampled removals towards the dense weights, over the mean
+            diagonal of each Gram matrix; by default its inputs over the rows it has seen.
         measured: Calibration samples that are kept back from the statistics and used to measure
             sampled removals; at most a quarter of them.
         rounds: Rounds of measuring one removal of each axis; the first at equal shares, the
@@ -37,7 +37,7 @@ class PostConfig:
     batch_size: int = 16
     limit: int | None = None
     probes: int = 1
-    damping: float = 0.1
+    damping: float | None = None
     measured: int = 32
     rounds: int = 2
     refit: str = "sequential"
@@ -49,7 +49,7 @@ class PostConfig:
         least = {"batch_size": 1, "measured": 1, "iterations": 1, "probes": 0, "rounds": 0}
         wrong += [
             f"{name} must be at least {bound}, got {getattr(self, name)}"
-            for name, bound in (least | {"damping": 0}).items()
+            for name, bound in (least | ({} if self.damping is None else {"damping": 0})).items()
             if not getattr(self, name) >= bound
         ]
         if self.limit is not None and self.limit < 1:

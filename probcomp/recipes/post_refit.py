@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from probcomp.evidence import Readout, Statistics
-from probcomp.evidence.prefix import call_order, prefix_moments
+from probcomp.evidence.prefix import BiasPlace, call_order, prefix_moments
 from probcomp.recipes.job import Job
 from probcomp.recipes.post_config import PostConfig, calibration_batches
-from probcomp.recipes.post_units import Judged, dense_refit, has_bias, kept_columns
+from probcomp.recipes.post_units import Judged, dense_refit, kept_columns
 from probcomp.recovery.ridge import fit
 
 
@@ -29,12 +29,20 @@ def _columns(
 
 
 @torch.no_grad()
-def _write(model: nn.Module, read: Readout, matrix: Tensor, gain: Tensor | None) -> None:
-    weight = model.get_parameter(read.parameter)
+def _write(
+    model: nn.Module,
+    read: Readout,
+    matrix: Tensor,
+    gain: Tensor | None,
+    place: BiasPlace | None,
+) -> None:
+    tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    tensors |= dict(model.named_buffers())
+    weight = tensors[read.parameter]
     weight.copy_(read.matrix.back(matrix, weight))
-    bias = getattr(model.get_submodule(read.module), "bias", None)
-    if gain is not None and bias is not None:
-        bias.add_(gain.to(bias))
+    if gain is not None and place is not None:
+        bias = tensors[place.name]
+        bias.add_(gain.to(bias), alpha=place.sign)
 
 
 def refit_dense(
@@ -44,11 +52,19 @@ def refit_dense(
     seen: Mapping[str, Statistics],
     keep: Mapping[str, Tensor],
     model: nn.Module,
+    places: Mapping[str, BiasPlace | None],
 ) -> None:
     for name, (read, columns) in _columns(job, judged, keep).items():
         if not bool(columns.all()):
-            new, gain = dense_refit(job.model, read, seen[name], columns, damping=config.damping)
-            _write(model, read, new, gain)
+            new, gain = dense_refit(
+                job.model,
+                read,
+                seen[name],
+                columns,
+                damping=config.damping,
+                centred=places[name] is not None,
+            )
+            _write(model, read, new, gain, places[name])
 
 
 def refit_sequential(
@@ -57,6 +73,7 @@ def refit_sequential(
     judged: Mapping[str, Judged],
     keep: Mapping[str, Tensor],
     model: nn.Module,
+    places: Mapping[str, BiasPlace | None],
     step: Callable[[str], None],
 ) -> None:
     """Walk the read-outs in the order of the forward pass; each sees the final prefix."""
@@ -75,9 +92,9 @@ def refit_sequential(
                 job.task.run,
                 residual=config.residual,
             )
-            result = fit(moments, bias=has_bias(job.model, read))
+            result = fit(moments, bias=places[name] is not None)
             dense = read.matrix.of(job.model.get_parameter(name).detach()).double()
             new = torch.zeros_like(dense)
             new[:, kept] = dense[:, kept] + result.change
-            _write(model, read, new, result.bias if has_bias(job.model, read) else None)
+            _write(model, read, new, result.bias, places[name])
         step(f"refitting {read.module}")

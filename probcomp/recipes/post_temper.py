@@ -13,18 +13,19 @@ L``.
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from probcomp.data.batches import Batches
 from probcomp.evidence import Statistics
 from probcomp.evidence.collect import batch_size
+from probcomp.evidence.fisher import Likelihood
+from probcomp.evidence.prefix import BiasPlace
 from probcomp.recipes.post_units import Judged, dense_refit, kept_columns
-from probcomp.recipes.task import Task, Tensors
+from probcomp.recipes.task import Task
 
 POWERS = (0.5, 2.0)
 """Range of the exponent: 1 is a quadratic loss, below it saturates."""
@@ -69,41 +70,61 @@ class Tempering:
 
 
 class Meter:
-    """Measures the loss of the dense model with some read-outs replaced."""
+    """Measures what the dense model loses when some read-outs are replaced.
 
-    def __init__(self, model: nn.Module, task: Task, samples: Tensors, batch_size: int) -> None:
-        self.model, self.task = copy.deepcopy(model).eval(), task
-        self.batches = list(Batches(samples, batch_size, shuffle=False)(0))
-        self.parameters = dict(self.model.named_parameters(remove_duplicate=False))
-        self.dense = self.loss()
+    With a likelihood that is known, the loss increase is the divergence of the outputs from the
+    dense ones: the increase on targets of the dense model's own prediction, free of their noise.
+    """
 
-    @torch.no_grad()
-    def loss(self) -> float:
-        """Mean loss over the samples, nats a unit."""
-        total = weight = 0.0
-        for batch in self.batches:
-            units = units_of(self.task, batch)
-            total += float(self.task.loss(self.model, batch)) * units
-            weight += units
-        return total / weight
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        likelihood: Likelihood | None,
+        batches: Sequence[Any],
+        places: Mapping[str, BiasPlace | None],
+    ) -> None:
+        self.model, self.task, self.likelihood = copy.deepcopy(model).eval(), task, likelihood
+        self.batches, self.places = list(batches), places
+        self.tensors: dict[str, Tensor] = dict(self.model.named_parameters(remove_duplicate=False))
+        self.tensors |= dict(self.model.named_buffers())
+        with torch.no_grad():
+            self.dense = [self._measured(batch) for batch in self.batches]
+
+    def _measured(self, batch: Any) -> Tensor:
+        """The outputs, or without a known likelihood the loss."""
+        if self.likelihood is None:
+            return self.task.loss(self.model, batch)
+        return self.task.logits(self.model, batch)
+
+    def _increase(self, batch: Any, dense: Tensor) -> float:
+        found = self._measured(batch)
+        if self.likelihood is None:
+            return float(found - dense)
+        targets = self.task.targets(batch)
+        assert targets is not None
+        return float(self.likelihood.divergence(found, dense, targets))
 
     @torch.no_grad()
     def increase(self, changes: Mapping[str, tuple[Any, Tensor, Tensor | None]]) -> float:
-        """Loss increase with parameters replaced: name to (matrix view, new matrix, bias gain)."""
+        """Loss increase, nats a unit: parameter to (matrix view, new matrix, bias gain)."""
         old: dict[str, Tensor] = {}
         for name, (matrix, value, gain) in changes.items():
-            weight = self.parameters[name]
+            weight = self.tensors[name]
             old[name] = weight.clone()
             weight.copy_(matrix.back(value, weight))
-            if gain is not None:
-                own = f"{name.rpartition('.')[0]}.bias"
-                old[own] = self.parameters[own].clone()
-                self.parameters[own].add_(gain.to(self.parameters[own]))
+            place = self.places.get(name)
+            if gain is not None and place is not None:
+                bias = self.tensors[place.name]
+                old.setdefault(place.name, bias.clone())
+                bias.add_(gain.to(bias), alpha=place.sign)
         try:
-            return self.loss() - self.dense
+            weights = [units_of(self.task, batch) for batch in self.batches]
+            found = [self._increase(b, d) for b, d in zip(self.batches, self.dense)]
+            return sum(w * f for w, f in zip(weights, found)) / sum(weights)
         finally:
             for name, value in old.items():
-                self.parameters[name].copy_(value)
+                self.tensors[name].copy_(value)
 
 
 def units_of(task: Task, batch: Any) -> int:
@@ -121,14 +142,17 @@ def removal(
     judged: Judged,
     keep: Tensor,
     statistics: Mapping[str, Statistics],
-    damping: float,
+    damping: float | None,
+    centred: Callable[[str], bool],
 ) -> dict[str, tuple[Any, Tensor, Tensor | None]]:
     """The replaced read-outs when one axis keeps the units ``keep``."""
     changes = {}
     for read in judged.reads:
         seen = statistics[read.parameter]
         columns = kept_columns(read, keep, len(seen.gram))
-        new, gain = dense_refit(model, read, seen, columns, damping=damping)
+        new, gain = dense_refit(
+            model, read, seen, columns, damping=damping, centred=centred(read.parameter)
+        )
         changes[read.parameter] = (read.matrix, new, gain)
     return changes
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from probcomp.allocation.curves import Allocation, allocate
 from probcomp.errors import BudgetError, InputError
 from probcomp.evidence import Readout, Statistics, collect_within, readouts, unread
+from probcomp.evidence.prefix import BiasPlace, bias_place
 from probcomp.inference import Posterior
 from probcomp.inference.posterior import UnitPosterior
 from probcomp.recipes.job import Forecast, Job, Outcome
@@ -25,6 +26,25 @@ from probcomp.recipes.post_units import Judged, factors, judge
 from probcomp.recipes.task import Task
 from probcomp.recipes.units import Spending
 from probcomp.structure import Axis, silence
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all stages need.
+
+    Attributes:
+        job: The job.
+        config: The settings.
+        places: Read-out parameter to the tensor that takes up its mean error.
+    """
+
+    job: Job
+    config: PostConfig
+    places: Mapping[str, BiasPlace | None]
+
+    def centred(self, parameter: str) -> bool:
+        """Whether something takes up the mean error of a read-out."""
+        return self.places[parameter] is not None
 
 
 def run(job: Job) -> Outcome:
@@ -49,6 +69,9 @@ def run(job: Job) -> Outcome:
     total_units = sum(units_of(task, b) for b in calibration_batches(fitted, config.batch_size))
     step = Steps(job.on_step, fitted, config, axes, len({r.parameter for r in _all(reads)}))
     matrices = {r.parameter: r.matrix for r in _all(reads)}
+    example = next(calibration_batches(fitted, 2))
+    places = {n: bias_place(job.model, m, example, task.run) for n, m in matrices.items()}
+    context = Context(job, config, places)
     with collect_within(
         job.model,
         matrices,
@@ -67,17 +90,21 @@ def run(job: Job) -> Outcome:
                 seen,
                 damping=config.damping,
                 units=total_units,
+                centred=context.centred,
             )
             step(f"judging {axis.name}")
-        meter = Meter(job.model, task, tried, config.batch_size) if config.rounds else None
-        tempering, found = _allocate(job, config, judged, seen, spending, meter, step)
+        meter = None
+        if config.rounds:
+            batches = calibration_batches(tried, config.batch_size)
+            meter = Meter(job.model, task, likelihood, list(batches), places)
+        tempering, found = _allocate(context, judged, seen, spending, meter, step)
         keep = {name: judged[name].keep(m) for name, m in found.removed.items()}
-        units = _posterior(job, config, judged, seen, tempering, found, keep, total_units, step)
+        units = _posterior(context, judged, seen, tempering, found, keep, total_units, step)
         model = silence(job.structure, job.model, _whole(job, keep))
         if config.refit == "dense":
-            refit_dense(job, config, judged, seen, keep, model)
+            refit_dense(job, config, judged, seen, keep, model, places)
     if config.refit == "sequential":
-        refit_sequential(job, config, judged, keep, model, step)
+        refit_sequential(job, config, judged, keep, model, places, step)
     forecast = _forecast(judged, tempering, found, task)
     step.done()
     return Outcome(
@@ -128,8 +155,7 @@ def _spending(job: Job, axes: tuple[Axis, ...]) -> Spending:
 
 
 def _allocate(
-    job: Job,
-    config: PostConfig,
+    context: "Context",
     judged: Mapping[str, Judged],
     seen: Mapping[str, Statistics],
     spending: Spending,
@@ -137,6 +163,7 @@ def _allocate(
     step: Steps,
 ) -> tuple[dict[str, Tempering], Allocation]:
     """Temper each axis by measured removals, and divide the budget by one price."""
+    job, config = context.job, context.config
     tempering = {name: Tempering() for name in judged}
     sizes = {name: j.axis.size for name, j in judged.items()}
 
@@ -150,7 +177,7 @@ def _allocate(
         for name, j in judged.items():
             gone = min(max(removed[name], 1), len(j.order))
             if gone:
-                changes = removal(job.model, j, j.keep(gone), seen, config.damping)
+                changes = removal(job.model, j, j.keep(gone), seen, config.damping, context.centred)
                 tempering[name].add(float(j.loss[gone]), meter.increase(changes))
             step(f"measuring removals of {name}")
         removed = dict(solved().removed)
@@ -172,8 +199,7 @@ def _equal_shares(judged: Mapping[str, Judged], spending: Spending) -> dict[str,
 
 
 def _posterior(
-    job: Job,
-    config: PostConfig,
+    context: "Context",
     judged: Mapping[str, Judged],
     seen: Mapping[str, Statistics],
     tempering: Mapping[str, Tempering],
@@ -183,12 +209,13 @@ def _posterior(
     step: Steps,
 ) -> dict[str, UnitPosterior]:
     """Beliefs about each axis around the decision, at the common price."""
+    job, config = context.job, context.config
     posterior = {}
     for name, j in judged.items():
         predicted = float(j.loss[found.removed[name]])
         # The slope of the tempered curve is what a further unit costs.
         warmth = tempering[name].temperature(predicted) / tempering[name].law[1]
-        parts = factors(job.model, j.reads, seen, damping=config.damping)
+        parts = factors(job.model, j.reads, seen, damping=config.damping, centred=context.centred)
         cooled = [replace(f, quadratic=f.quadratic.tempered(warmth)) for f in parts]
         belief = believe(
             cooled,

@@ -6,7 +6,7 @@ into the eigenbasis of ``G`` and scaled, so that every row shares ``A``; directi
 to nothing are left out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from probcomp.evidence import Readout, Statistics
 from probcomp.evidence.obs import eliminate
-from probcomp.inference.quadratic import GroupFactor, Quadratic
+from probcomp.inference.quadratic import GroupFactor, Quadratic, refit
 from probcomp.structure import Axis
 
 NEGLIGIBLE = 1e-3
 """Share of the Fisher matrix's trace in directions that are left out."""
+DAMPING_RANGE = (1e-3, 1.0)
+"""Least and most damping of the default rule."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,11 +47,6 @@ class Judged:
         return mask
 
 
-def has_bias(model: nn.Module, read: Readout) -> bool:
-    """Whether the read-out has a bias that can take up means."""
-    return isinstance(getattr(model.get_submodule(read.module), "bias", None), Tensor)
-
-
 def input_gram(statistics: Statistics, centred: bool) -> Tensor:
     """``A``, with the means taken out where a bias can put them back."""
     if not centred:
@@ -57,11 +54,10 @@ def input_gram(statistics: Statistics, centred: bool) -> Tensor:
     return statistics.gram - torch.outer(statistics.sum, statistics.sum) / statistics.count
 
 
-def metric_root(metric: Tensor | None, outputs: int, units: int) -> Tensor:
+def metric_root(metric: Tensor | None, outputs: int) -> Tensor:
     """``R`` [r, do] with ``R^T R = G``, without negligible directions.
 
-    Without a Fisher matrix all outputs count alike, one nat for half a squared unit of a row's
-    error, divided by ``units``.
+    Without a Fisher matrix all outputs count alike: one nat for half a squared unit of error.
     """
     if metric is None:
         return torch.eye(outputs, dtype=torch.float64)
@@ -79,16 +75,17 @@ def factors(
     reads: Sequence[Readout],
     statistics: Mapping[str, Statistics],
     *,
-    damping: float,
+    damping: float | None,
+    centred: Callable[[str], bool],
 ) -> list[GroupFactor]:
     """The likelihood of each read-out, nats of the whole calibration set, slab to be learnt."""
     found = []
     for read in reads:
         seen = statistics[read.parameter]
         weight = read.matrix.of(model.get_parameter(read.parameter).detach()).double()
-        root = metric_root(seen.metric, len(weight), seen.samples)
-        gram = input_gram(seen, has_bias(model, read))
-        quadratic = Quadratic(root @ weight, gram, damping)
+        root = metric_root(seen.metric, len(weight))
+        gram = input_gram(seen, centred(read.parameter))
+        quadratic = Quadratic(root @ weight, gram, damping_of(damping, seen))
         found.append(GroupFactor(quadratic, read.columns))
     return found
 
@@ -99,8 +96,9 @@ def judge(
     reads: Sequence[Readout],
     statistics: Mapping[str, Statistics],
     *,
-    damping: float,
+    damping: float | None,
     units: int,
+    centred: Callable[[str], bool],
 ) -> Judged:
     """Remove the units of an axis one at a time, each judged by what the others can make up for.
 
@@ -109,13 +107,25 @@ def judge(
         axis: The axis.
         reads: Its read-outs.
         statistics: What they saw.
-        damping: Added to the diagonal of each Gram matrix, over its mean.
+        damping: See `damping_of`.
         units: What the loss counts: samples or tokens of the calibration set.
+        centred: Whether something takes up the mean of a read-out's error, by parameter name.
     """
-    parts = factors(model, reads, statistics, damping=damping)
+    parts = factors(model, reads, statistics, damping=damping, centred=centred)
     found = eliminate([(f.quadratic, f.columns) for f in parts], removals=axis.size - axis.min_keep)
     loss = torch.cat([torch.zeros(1, dtype=torch.float64), found.cost.cumsum(0)]) / units
     return Judged(axis, tuple(reads), found.order, loss)
+
+
+def damping_of(damping: float | None, statistics: Statistics) -> float:
+    """The pull towards the dense weights, over the mean diagonal of the Gram matrix.
+
+    By default inputs over rows, within `DAMPING_RANGE`: a matrix of few rows is believed less.
+    """
+    if damping is not None:
+        return damping
+    low, high = DAMPING_RANGE
+    return min(max(len(statistics.gram) / max(1, statistics.count), low), high)
 
 
 def dense_refit(
@@ -124,21 +134,23 @@ def dense_refit(
     statistics: Statistics,
     columns: Tensor,
     *,
-    damping: float,
+    damping: float | None,
+    centred: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """A read-out adjusted to what stays, and what its bias gains; from dense statistics.
 
     Args:
+        model: The dense model.
+        read: The read-out.
+        statistics: What it saw.
         columns: True where a column stays, boolean [di].
-        damping: Pull towards the dense weights, over the mean diagonal of the Gram matrix.
+        damping: See `damping_of`.
+        centred: Whether something takes up the mean error.
     """
-    from probcomp.inference.quadratic import refit
-
-    bias = has_bias(model, read)
     weight = read.matrix.of(model.get_parameter(read.parameter).detach()).double()
-    quadratic = Quadratic(weight, input_gram(statistics, bias), damping)
-    new = refit(quadratic, columns)
-    if not bias:
+    gram = input_gram(statistics, centred)
+    new = refit(Quadratic(weight, gram, damping_of(damping, statistics)), columns)
+    if not centred:
         return new, None
     return new, (weight - new) @ (statistics.sum / statistics.count)
 
