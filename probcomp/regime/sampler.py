@@ -85,45 +85,55 @@ def sample(
     draws: int = 700,
 ) -> tuple[Any, Convergence]:
     """Run four chains; once more with twice the length if a gate fails. Returns the MCMC object."""
-    import jax
-    import numpyro
-    from numpyro.infer import MCMC, NUTS, init_to_uniform
-
     from probcomp.regime.model import regime_model
 
-    numpyro.enable_x64()
     for attempt in range(2):
-        kernel = NUTS(
-            regime_model,
-            dense_mass=True,
-            max_tree_depth=(7, 8)[attempt],
-            target_accept_prob=(0.85, 0.95)[attempt],
-            init_strategy=init_to_uniform(radius=0.5),
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            mcmc = MCMC(
-                kernel,
-                num_warmup=warmup * (1 + attempt),
-                num_samples=draws * (1 + attempt),
-                num_chains=CHAINS,
-                chain_method="vectorized",
-                progress_bar=False,
-            )
-            mcmc.run(
-                jax.random.PRNGKey(seed), dict(data), physical, ratios, extra_fields=("diverging",)
-            )
-        convergence = diagnose(mcmc, physical)
+        mcmc = run_nuts(
+            regime_model, (dict(data), physical, ratios), seed=seed,
+            warmup=warmup * (1 + attempt), draws=draws * (1 + attempt), attempt=attempt,
+        )  # fmt: skip
+        convergence = gates(mcmc)
         if convergence.ok:
             break
     return mcmc, convergence
 
 
-def diagnose(mcmc: Any, physical: tuple[bool, ...]) -> Convergence:
-    """R-hat and effective size of every coordinate of the parameter vector."""
+def run_nuts(
+    program: Any, arguments: tuple[Any, ...], *, seed: int, warmup: int, draws: int, attempt: int
+) -> Any:
+    """Four chains of NUTS on a NumPyro program; the second attempt takes smaller steps."""
+    import jax
+    import numpyro
+    from numpyro.infer import MCMC, NUTS, init_to_uniform
+
+    numpyro.enable_x64()
+    kernel = NUTS(
+        program,
+        dense_mass=True,
+        max_tree_depth=(7, 8)[attempt],
+        target_accept_prob=(0.85, 0.95)[attempt],
+        init_strategy=init_to_uniform(radius=0.5),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mcmc = MCMC(
+            kernel,
+            num_warmup=warmup,
+            num_samples=draws,
+            num_chains=CHAINS,
+            chain_method="vectorized",
+            progress_bar=False,
+        )
+        mcmc.run(jax.random.PRNGKey(seed), *arguments, extra_fields=("diverging",))
+    return mcmc
+
+
+def gates(mcmc: Any) -> Convergence:
+    """R-hat and effective size of every coordinate of every site."""
     from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 
-    u = np.asarray(mcmc.get_samples(group_by_chain=True)["u"])
+    sites = mcmc.get_samples(group_by_chain=True)
+    u = np.concatenate([np.asarray(v).reshape(*v.shape[:2], -1) for v in sites.values()], -1)
     with np.errstate(all="ignore"):
         rhat, ess = split_gelman_rubin(u), effective_sample_size(u)
     return Convergence(

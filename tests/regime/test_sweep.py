@@ -65,6 +65,7 @@ def test_unknown_engines_and_no_workers_are_refused():
         open_engine("serial", 0).__enter__()
 
 
+@pytest.mark.slow
 def test_a_pilot_that_fails_in_a_worker_is_one_error(tmp_path):
     (tmp_path / "fails.py").write_text(
         Path(SOURCE).read_text() + "\n\ndef jitter(x):\n    raise RuntimeError('no such gas')\n"
@@ -74,6 +75,7 @@ def test_a_pilot_that_fails_in_a_worker_is_one_error(tmp_path):
         run_pilots(configs, Store(tmp_path / "store"), jobs=1)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_told(tmp_path):
     (tmp_path / "dies.py").write_text(
         Path(SOURCE).read_text() + "\n\ndef jitter(x):\n    os._exit(9)\n"

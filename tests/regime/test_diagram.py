@@ -1,0 +1,41 @@
+"""The diagram's bands against the surfaces of single draws."""
+
+import numpy as np
+import pytest
+
+from probcomp.errors import InputError
+from probcomp.regime.diagram import _band, grid_values, reference
+
+
+def test_the_similar_boundary_is_where_neither_is_likelier(spin_glass):
+    model, _ = spin_glass
+    diagram = model.phase_diagram(size=12)
+    median = diagram.similar[1]
+    seen = np.flatnonzero(np.isfinite(median))
+    assert len(seen) >= 2
+    for k in seen:
+        p = model.predict({"temperature": median[k]}, diagram.loads[k]).regime[0]
+        # Of those connected, half are alike; the mean over draws is not the median draw.
+        assert p[2] / (p[1] + p[2]) == pytest.approx(0.5, abs=0.15)
+
+
+def test_bands_leave_out_what_few_draws_have():
+    values = np.array([[1.0, np.nan], [2.0, np.nan], [3.0, 5.0]])
+    band = _band(values)
+    assert band[1, 0] == 2
+    assert np.all(np.isnan(band[:, 1]))
+    assert _band(values, least=0.0)[1, 1] == 5
+    assert np.all(np.isnan(_band(np.full((3, 1), np.nan), least=0.0)))
+
+
+def test_grids_follow_the_scale_of_the_knob():
+    np.testing.assert_allclose(grid_values(1, 100, "log", 3), [1, 10, 100])
+    np.testing.assert_allclose(grid_values(0, 1, "linear", 3), [0, 0.5, 1])
+
+
+def test_the_reference_is_the_median_or_what_is_asked(spin_glass):
+    model, _ = spin_glass
+    assert reference(model, None)[0] == pytest.approx(np.median(model.table.settings))
+    assert reference(model, {"temperature": 0.7})[0] == 0.7
+    with pytest.raises(InputError, match="unknown knob"):
+        reference(model, {"lr": 1.0})
