@@ -67,7 +67,7 @@ class GroupConfig(Schedule):
         tau: Scale of the global half-Cauchy (BC-GHS).
     """
 
-    threshold: float = -3.0
+    threshold: float = -1.0
     log_variance: float = -9.0
     scale_log_variance: float = -9.0
     clip_variance: float = 0.04

@@ -13,12 +13,14 @@ the group. In evaluation the gate is
 that is zero.
 
 Departures: training starts from a pretrained network with open gates, and the gates have a larger
-step than the weights. The Gaussian prior over weights is not multiplied by the gate's probability.
+step than the weights. The publication counts the weights that read a unit, and has a price for each
+layer set by hand; by default all weights that a unit takes with it are counted here, at one price,
+which is what they cost. The Gaussian prior over weights is not multiplied by the gate's probability.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +43,8 @@ class L0Config(Schedule):
     Attributes:
         price: ``lambda``, nats for each weight kept; the publication's ``lambda / N`` for a mean
             loss over ``N`` samples.
+        count: What ``|g|`` counts: the weights that read a unit, as in the publication, or all
+            parameters that are ``owned`` by it and go with it.
         prices: Place name to its own price, as in the publication's "sep" runs.
         open_probability: Where the gates start: the median of the unstretched gate.
         weight_decay: Precision of a Gaussian prior over the weights, for each sample.
@@ -50,7 +54,9 @@ class L0Config(Schedule):
         each_sample: Whether each sample has its own draw of the gates.
     """
 
-    price: float = 0.1
+    epochs: int = 25
+    price: float = 0.2
+    count: Literal["owned", "reading"] = "owned"
     prices: Mapping[str, float] = field(default_factory=dict)
     open_probability: float = 0.9
     weight_decay: float = 5e-4
@@ -67,7 +73,8 @@ class HardConcreteGate(Gate):
         super().__init__(place)
         self.config = config
         self.each_sample = config.each_sample
-        self.price = config.prices.get(place.name, config.price) * place.fan.float()
+        self.sizes = place.owned if config.count == "owned" else place.fan
+        self.price = config.prices.get(place.name, config.price) * self.sizes.float()
         self.log_alpha = nn.Parameter(torch.full((place.size,), logit(config.open_probability)))
         # The evaluation gate is zero when sigma(ln alpha) (zeta - gamma) + gamma <= 0.
         self.threshold = logit(-config.low / (config.high - config.low))
@@ -106,7 +113,7 @@ def l0(setting: Setting, config: L0Config | None = None) -> Pruned:
 
     def about(gates: Sequence[Any]) -> dict[str, Any]:
         with torch.no_grad():
-            expected = {g.place.name: float((g.place.fan * g.open()).sum()) for g in gates}
+            expected = {g.place.name: float((g.sizes * g.open()).sum()) for g in gates}
         return {"expected_weights": expected}
 
     return fit_gates(

@@ -15,6 +15,7 @@ section 5; Neklyudov et al. 2017, section 4): the value of a feature map times a
 passes a ReLU or a maximum unchanged.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -61,7 +62,8 @@ class Place:
         kind: ``units`` or ``features``.
         size: Number of units.
         readers: The layers that read them.
-        fan: Weights that each unit owns alone: those that read it, [size].
+        fan: Weights that read each unit, [size].
+        owned: Parameters that go with each unit, on both sides, [size]; the fan for features.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Place:
     size: int
     readers: tuple[Reader, ...]
     fan: Tensor
+    owned: Tensor
 
 
 def find_places(
@@ -97,7 +100,7 @@ def find_places(
             index = torch.arange(inputs)
             fan = torch.full((inputs,), layer.weight.shape[0])
             key = f"{name}.inputs" if name else "inputs"
-            found[key] = Place(key, "features", inputs, (Reader(name, index),), fan)
+            found[key] = Place(key, "features", inputs, (Reader(name, index),), fan, fan)
             order.append(key)
         for slot in here:
             readers[slot.group].append(Reader(name, slot.index))
@@ -107,7 +110,8 @@ def find_places(
         mine = tuple(readers[group.name])
         if mine:
             fan = torch.stack([_fan(model, reader, group.size) for reader in mine]).sum(0)
-            found[group.name] = Place(group.name, "units", group.size, mine, fan)
+            owned = torch.full((group.size,), _owned(group, shapes))
+            found[group.name] = Place(group.name, "units", group.size, mine, fan, owned)
     return tuple(found[name] for name in order)
 
 
@@ -129,6 +133,15 @@ def _weight(layer: str) -> str:
 def _one_to_one(indices: Sequence[Tensor], inputs: int) -> bool:
     """Whether some axis has one unit of its own for each input."""
     return any(bool((index >= 0).all()) and len(torch.unique(index)) == inputs for index in indices)
+
+
+def _owned(group: UnitGroup, shapes: Mapping[str, Sequence[int]]) -> int:
+    total = 0
+    for member in group.members:
+        shape = shapes[member.parameter]
+        positions = member.index.numel() // group.size
+        total += math.prod(shape) // shape[member.dim] * positions
+    return total
 
 
 def _fan(model: nn.Module, reader: Reader, size: int) -> Tensor:

@@ -44,6 +44,9 @@ class SparseVDConfig(Schedule):
             changes slowly, and in between the last one is used.
     """
 
+    epochs: int = 30
+    noise_rate: float = 3e-2
+    warm_up: float = 0.1
     threshold: float = 3.0
     log_variance: float = -10.0
     refresh: int = 4

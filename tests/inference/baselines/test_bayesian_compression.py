@@ -22,7 +22,7 @@ TWO_PERCENT = 2e-2
 
 
 def place() -> Place:
-    return Place("x", "units", 3, (Reader("0", torch.arange(3)),), torch.ones(3))
+    return Place("x", "units", 3, (Reader("0", torch.arange(3)),), torch.ones(3), torch.ones(3))
 
 
 def horseshoe() -> HorseshoeGate:

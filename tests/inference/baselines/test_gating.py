@@ -46,7 +46,7 @@ class Twice(nn.Module):
 def test_readers_of_a_unit_see_one_draw_a_step() -> None:
     model = Twice()
     readers = tuple(Reader(n, torch.arange(3)) for n in ("a", "b"))
-    gate = Known(Place("x", "units", 3, readers, torch.ones(3)), torch.ones(3))
+    gate = Known(Place("x", "units", 3, readers, torch.ones(3), torch.ones(3)), torch.ones(3))
     gating = Gating(model, [gate], noise())
     x = torch.randn(4, 3)
     model.train()
@@ -73,7 +73,7 @@ def test_means_fold_into_the_weights(kind: str) -> None:
     model = nn.Sequential(layer).eval()
     mean = torch.tensor([0.5, -2.0, 0.0])
     reader = Reader("0", torch.arange(3))
-    gate = Known(Place("x", "units", 3, (reader,), torch.ones(3)), mean)
+    gate = Known(Place("x", "units", 3, (reader,), torch.ones(3), torch.ones(3)), mean)
     gating = Gating(model, [gate], noise())
     before = model(x)
     gating.fold(model)
@@ -84,7 +84,7 @@ def test_means_fold_into_the_weights(kind: str) -> None:
 
 def test_draws_of_a_step_that_does_not_learn_have_no_gradient() -> None:
     model = nn.Sequential(nn.Linear(3, 2))
-    place = Place("x", "units", 3, (Reader("0", torch.arange(3)),), torch.ones(3))
+    place = Place("x", "units", 3, (Reader("0", torch.arange(3)),), torch.ones(3), torch.ones(3))
     for learn in (True, False):
         gate = Known(place, torch.ones(3))
         gating = Gating(copy.deepcopy(model), [gate], noise(learn))

@@ -15,19 +15,22 @@ DRAWS = 200_000
 
 def gate(config: L0Config | None = None) -> HardConcreteGate:
     fan = torch.tensor([10, 20, 30])
-    place = Place("x", "units", 3, (Reader("l", torch.arange(3)),), fan)
+    place = Place("x", "units", 3, (Reader("l", torch.arange(3)),), fan, 2 * fan)
     made = HardConcreteGate(place, config or L0Config())
     with torch.no_grad():
         made.log_alpha.copy_(torch.tensor([-3.0, 0.0, 2.0]))
     return made
 
 
-def test_the_penalty_is_the_price_of_the_expected_count() -> None:
-    made = gate(L0Config(price=0.1))
+@pytest.mark.parametrize(("count", "size"), [("reading", 1), ("owned", 2)])
+def test_the_penalty_is_the_price_of_the_expected_count(count, size) -> None:
+    made = gate(L0Config(price=0.1, count=count))
     draws = made.draw(DRAWS, torch.Generator().manual_seed(0))
-    counted = (made.place.fan * (draws > 0)).sum(1).double()
+    counted = (size * made.place.fan * (draws > 0)).sum(1).double()
     error = float(counted.std()) / math.sqrt(DRAWS)
-    assert float(made.divergence()) == pytest.approx(0.1 * float(counted.mean()), abs=0.5 * error)
+    assert float(made.divergence().detach()) == pytest.approx(
+        0.1 * float(counted.mean()), abs=0.5 * error
+    )
 
 
 def test_the_threshold_is_where_the_deterministic_gate_closes() -> None:

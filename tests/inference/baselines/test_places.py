@@ -20,6 +20,7 @@ def test_a_dense_network_has_those_of_the_publications() -> None:
     found = places_of(LeNet300100(), torch.randn(2, 1, 28, 28))
     assert [(p.kind, p.size) for p in found] == [("features", 784), ("units", 300), ("units", 100)]
     assert [p.fan.unique().tolist() for p in found] == [[300], [100], [10]]
+    assert [p.owned.unique().tolist() for p in found] == [[300], [784 + 1 + 100], [300 + 1 + 10]]
 
 
 def test_a_convolutional_network_has_channels_and_flattened_positions() -> None:
@@ -30,6 +31,7 @@ def test_a_convolutional_network_has_channels_and_flattened_positions() -> None:
     by_size = {p.size: p for p in found}
     assert by_size[20].fan.unique().tolist() == [50 * 25]
     assert by_size[50].fan.unique().tolist() == [16 * 500]
+    assert by_size[50].owned.unique().tolist() == [16 * 500 + 20 * 25 + 1]
     index = by_size[50].readers[0].index
     assert torch.equal(index, torch.arange(50).repeat_interleave(16))
 

@@ -12,7 +12,7 @@ from tests.inference.baselines.networks import SHORT, setting
 
 
 def gate(config: VIBConfig) -> BottleneckGate:
-    place = Place("x", "units", 2, (Reader("l", torch.arange(2)),), torch.ones(2))
+    place = Place("x", "units", 2, (Reader("l", torch.arange(2)),), torch.ones(2), torch.ones(2))
     made = BottleneckGate(place, config)
     with torch.no_grad():
         made.location.copy_(torch.tensor([1.0, 0.2]))
