@@ -70,7 +70,8 @@ def test_gamma_hierarchy_against_quadrature() -> None:
     np.testing.assert_allclose(exact, coarse, atol=2e-3)  # the grid has converged
     assert exact.min() > 0.1  # undecided, so agreement says something
     assert exact.max() < 0.9
-    np.testing.assert_allclose(inclusion_probability(nuts(HIERARCHY)), exact, atol=MONTE_CARLO)
+    found = nuts(HIERARCHY, chains=2, warmup=300)
+    np.testing.assert_allclose(inclusion_probability(found), exact, atol=MONTE_CARLO)
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ def test_the_budget_is_met_and_nearly_spent(name: str) -> None:
 
 def test_a_budget_is_needed() -> None:
     with pytest.raises(BudgetError, match="needs a budget"):
-        probcomp.compress(trained(), clouds(), method="pdp", progress=False)
+        probcomp.compress(trained(), clouds(), budget=None, method="pdp", progress=False)
 
 
 def test_targets_are_drawn_from_the_models_own_probabilities() -> None:

@@ -27,7 +27,12 @@ def test_records(name: str) -> None:
 
 def test_without_a_budget_the_methods_own_rule_decides(tmp_path) -> None:
     result = probcomp.compress(
-        trained(), clouds(), method="bc-gnj", config=GroupConfig(**QUICK), progress=False
+        trained(),
+        clouds(),
+        budget=None,
+        method="bc-gnj",
+        config=GroupConfig(**QUICK),
+        progress=False,
     )
     assert result.report.budget == ()
     assert any("no probabilities" in text for text in result.report.warnings)
@@ -45,7 +50,6 @@ def test_a_budget_is_met_and_units_really_go() -> None:
     )  # fmt: skip
     assert result.report.budget[0].achieved <= 0.4
     assert result.model.one.out_features < 24
-    assert not any(not bool(p.all()) for p in result.model.parameters() if p.dim() > 1)
 
 
 def test_probabilities_where_there_are_some() -> None:

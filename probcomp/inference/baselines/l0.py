@@ -13,9 +13,10 @@ the group. In evaluation the gate is
 that is zero.
 
 Departures: training starts from a pretrained network with open gates, and the gates have a larger
-step than the weights. The publication counts the weights that read a unit, and has a price for each
-layer set by hand; by default all weights that a unit takes with it are counted here, at one price,
-which is what they cost. The Gaussian prior over weights is not multiplied by the gate's probability.
+step than the weights. The publication counts the weights that read a unit, and has a price for
+each layer set by hand; by default all weights that a unit takes with it are counted here, at one
+price, which is what they cost. The Gaussian prior over weights is not multiplied by the gate's
+probability.
 """
 
 from collections.abc import Mapping, Sequence

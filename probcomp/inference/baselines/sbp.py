@@ -43,6 +43,8 @@ class SBPConfig(Schedule):
         weight_decay: Precision of a Gaussian prior over the weights, for each sample.
     """
 
+    epochs: int = 25
+    kl_weight: float = 3.0
     low: float = -20.0
     high: float = 0.0
     threshold: float = 1.0

@@ -55,7 +55,7 @@ def test_moments(mean: float, sigma: float, power: int) -> None:
     assert found == pytest.approx(math.log(exact), abs=QUADRATURE)
 
 
-def gate(**changes: float) -> TruncatedGate:
+def gate() -> TruncatedGate:
     size = 3
     place = Place(
         "x", "units", size, (Reader("l", torch.arange(size)),), torch.ones(size), torch.ones(size)
