@@ -21,7 +21,7 @@ from probcomp.decoding.calibrating.ends import fit_end, prior_score
 from probcomp.decoding.calibrating.hazard import fit_hazard
 from probcomp.decoding.calibrating.record import Calibration, checksum
 from probcomp.decoding.calibrating.states import Pair, blank, partial
-from probcomp.decoding.calibrating.sweep import sweep_error, sweep_gamma
+from probcomp.decoding.calibrating.sweep import sweep_error, sweep_sampling
 from probcomp.decoding.committing import expected_error
 from probcomp.decoding.length import LengthPrior
 from probcomp.errors import InputError
@@ -75,7 +75,7 @@ def calibrate(
         examples: (prompt, answer) texts, or a file of JSON lines with these keys. Some 200 do;
             they must not be answers that results are reported on.
         out: a file, or the model's folder, to write the calibration to.
-        sweep: also choose ``error_step`` and ``gamma`` by decoding.
+        sweep: also choose ``error_step``, ``gamma`` and ``draw_end`` by decoding.
 
     Raises:
         InputError: too few examples, or a fit that scores no better than the length prior on the
@@ -128,7 +128,6 @@ def calibrate(
         "tail_fits": _rounded(end.tail_fits),
         "end_tilt": end.end_tilt,
         "end_share": tuple(_rounded(knot) for knot in end.end_share),
-        "draw_end": True,
     }
     confidence: dict[str, Any] = {}
     use, held_use = (s.masked & s.content for s in (partly, partly_held))
@@ -166,7 +165,8 @@ def calibrate(
         tuned = config.replace(**options, max_new_tokens=longest)
         swept = train[:SWEPT]
         options["error_step"], report["error_steps"] = sweep_error(adapter, tuned, swept, seed)
-        options["gamma"], report["gammas"] = sweep_gamma(adapter, tuned, swept, seed)
+        sampling, report["gammas"] = sweep_sampling(adapter, tuned, swept, seed)
+        options |= sampling
     found = Calibration(checksum(network), options, report)
     if out is not None:
         found.save(out)

@@ -1,8 +1,9 @@
 """How bold to be: the cheapest setting within one standard error of the best, on dev answers.
 
-``error_step``  greedy decoding, scored by exact answers
-``gamma``       sampling, scored by log q of the true answers under the decoder (the divergence
-                from one token at a time is what committing together costs)
+``error_step``           greedy decoding, scored by exact answers
+``gamma``, ``draw_end``  sampling, scored by log q of the true answers under the decoder, with the
+                         end drawn first or token by token. What committing together costs in
+                         log q is its divergence from one token at a time.
 """
 
 from collections.abc import Sequence
@@ -53,47 +54,58 @@ def sweep_error(
     adapter: Adapter, config: DecodingConfig, pairs: Sequence[Pair], seed: int
 ) -> tuple[float, list[dict[str, float]]]:
     """(error_step, table of settings)."""
-    table = []
+    table, found = [], []
     for value in ERRORS:
-        rows = run_pairs(adapter, config.replace(error_step=value, temperature=0.0), pairs, seed,
-                         teach=False)  # fmt: skip
-        right = [
-            rows.ids[i, : int(rows.content[i])].tolist() == answer
-            for i, (_, answer) in enumerate(pairs)
-        ]
+        greedy = config.replace(error_step=value, temperature=0.0)
+        rows = run_pairs(adapter, greedy, pairs, seed, teach=False)
+        right = torch.tensor(
+            [
+                float(rows.ids[i, : int(rows.content[i])].tolist() == answer)
+                for i, (_, answer) in enumerate(pairs)
+            ]
+        )
+        found.append(right)
         table.append(
             {
                 "error_step": value,
-                "exact": sum(right) / len(right),
-                "forwards": float(rows.nfe.double().mean()),
+                "exact": round(float(right.mean()), 4),
+                "forwards": round(float(rows.nfe.double().mean()), 4),
             }
         )
-    best = max(entry["exact"] for entry in table)
-    error = (max(best * (1 - best), 1e-4) / len(pairs)) ** 0.5
-    good = [entry for entry in table if entry["exact"] >= best - error]
-    return min(good, key=lambda entry: entry["forwards"])["error_step"], table
+    return _cheapest(table, found, "exact")["error_step"], table
 
 
-def sweep_gamma(
-    adapter: Adapter, config: DecodingConfig, pairs: Sequence[Pair], seed: int
-) -> tuple[float, list[dict[str, float]]]:
-    """(gamma, table): differences of log q are paired, answer by answer."""
-    config = config.replace(temperature=1.0)
-    table, scores = [], []
-    for value in GAMMAS:
-        rows = run_pairs(adapter, config.replace(gamma=value), pairs, seed, teach=True)
-        scores.append(rows.teacher_log_prob.clamp(min=-1e3))
-        table.append(
-            {
-                "gamma": value,
-                "log_q": float(scores[-1].mean()),
-                "forwards": float(rows.nfe.double().mean()),
-            }
-        )
-    best = max(range(len(table)), key=lambda i: table[i]["log_q"])
+def _cheapest(
+    table: list[dict[str, float]], scores: list[torch.Tensor], by: str
+) -> dict[str, float]:
+    """The entry of fewest forwards that loses at most a paired standard error to the best."""
+    best = max(range(len(table)), key=lambda i: table[i][by])
     good = []
     for entry, score in zip(table, scores):
         loss = scores[best] - score
         if float(loss.mean()) <= float(loss.std()) / len(loss) ** 0.5:
             good.append(entry)
-    return min(good, key=lambda entry: entry["forwards"])["gamma"], table
+    return min(good, key=lambda entry: entry["forwards"])
+
+
+def sweep_sampling(
+    adapter: Adapter, config: DecodingConfig, pairs: Sequence[Pair], seed: int
+) -> tuple[dict[str, float | bool], list[dict[str, float]]]:
+    """({gamma, draw_end}, table): differences of log q are paired, answer by answer."""
+    config = config.replace(temperature=1.0)
+    table, scores = [], []
+    for draw_end in (False, True):
+        for value in GAMMAS:
+            tried = config.replace(gamma=value, draw_end=draw_end)
+            rows = run_pairs(adapter, tried, pairs, seed, teach=True)
+            scores.append(rows.teacher_log_prob.clamp(min=-1e3))
+            table.append(
+                {
+                    "gamma": value,
+                    "draw_end": draw_end,
+                    "log_q": round(float(scores[-1].mean()), 4),
+                    "forwards": round(float(rows.nfe.double().mean()), 4),
+                }
+            )
+    chosen = _cheapest(table, scores, "log_q")
+    return {"gamma": chosen["gamma"], "draw_end": bool(chosen["draw_end"])}, table

@@ -3,7 +3,9 @@
 ``--refine FOLDER`` goes on from the weights in FOLDER with a mix that is half ``record``: a law is
 learnt more slowly than a rule. ``--open`` draws canvases without looking at the answer, cuts what
 does not fit, and masks a third of the answers wholly: that is where the law of the end is read.
-``training.json`` lists the parts a checkpoint went through.
+``--average FOLDER --share S`` writes S times the weights in FOLDER and 1 - S those it was refined
+from: a short last part disturbs what was learnt before it. ``training.json`` lists the parts a
+checkpoint went through.
 
 Objective (LLaDA supervised fine-tuning, arXiv 2502.09992, with uniform weights): per row
 t ~ U(0, 1), stratified over the batch; each answer token is masked with probability t; the loss
@@ -203,6 +205,19 @@ def train(
             )
 
 
+def average(folder: Path, before: Path, share: float, out: Path) -> None:
+    """Mix the weights in ``folder`` with those in ``before`` that they were refined from."""
+    new, old = (read_tensors(where / "small.safetensors") for where in (folder, before))
+    write_tensors(
+        out / "small.safetensors",
+        {name: share * new[name] + (1 - share) * old[name] for name in new},
+    )
+    write_json(
+        out / "training.json",
+        {**read_json(folder / "training.json"), "averaged_with_the_part_before": share},
+    )
+
+
 def main() -> None:
     """Command line of the training script."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -213,7 +228,14 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--refine", type=Path, help="go on from the weights in this folder")
     parser.add_argument("--open", action="store_true", help="canvases that may cut the answer")
+    parser.add_argument("--average", type=Path, help="mix this folder with the --refine folder")
+    parser.add_argument("--share", type=float, default=0.75)
     options = parser.parse_args()
+    if options.average is not None:
+        if options.refine is None:
+            parser.error("--average needs --refine, the part before")
+        average(options.average, options.refine, options.share, options.out)
+        return
     train(
         options.out,
         seed=options.seed,

@@ -36,7 +36,6 @@ def test_it_beats_the_prior_on_held_out_answers(fitted):
     assert report["end_log_score"] > report["prior_log_score"]
     assert report["end_log_score_partly_seen"] > report["end_log_score"]
     assert report["held_out"] == 10
-    assert fitted.options["draw_end"] is True
     assert len(fitted.options["hazard"]) >= 12
 
 

@@ -1,0 +1,54 @@
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from probcomp.decoding.pairwise import end_coupling, pairwise, profile_coupling
+
+
+def test_profile_sits_at_its_gaps():
+    h = torch.tensor([[1.0, 2.0, 3.0, 0.5]])
+    m = profile_coupling(h, (0.1, 0.5))[0]
+    assert float(m[0, 1]) == pytest.approx(0.1)
+    assert float(m[1, 3]) == pytest.approx(0.25)
+    assert float(m[0, 3]) == 0.0
+    assert m.equal(m.T)
+    assert float(m.diagonal().abs().sum()) == 0.0
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 10**6), st.floats(0.0, 3.0))
+def test_the_set_is_within_the_budget_and_cannot_be_extended(seed, gamma):
+    generator = torch.Generator().manual_seed(seed)
+    half = torch.rand(1, 6, 6, generator=generator, dtype=torch.float64)
+    m = half + half.mT
+    m[0].fill_diagonal_(0.0)
+    h = torch.rand(1, 6, generator=generator, dtype=torch.float64)
+    may = torch.rand(1, 6, generator=generator) < 0.7
+    chosen = pairwise(m, h, may, gamma)[0].nonzero()[:, 0].tolist()
+    if not may.any():
+        assert chosen == []
+        return
+    assert all(may[0, i] for i in chosen)
+    cost = sum(float(m[0, i, j]) for i, j in itertools.combinations(chosen, 2))
+    assert cost <= gamma + 1e-9
+    surest = min((i for i in range(6) if may[0, i]), key=lambda i: float(h[0, i]))
+    assert surest in chosen
+    for extra in set(may[0].nonzero()[:, 0].tolist()) - set(chosen):
+        assert cost + sum(float(m[0, i, extra]) for i in chosen) > gamma - 1e-9
+
+
+def test_end_coupling_is_the_information_of_nested_events():
+    p = torch.tensor([0.2, 0.3, 0.1, 0.4], dtype=torch.float64)  # end at 1, 2, 3, beyond
+    e = p.cumsum(0)[None, :3]
+    found = end_coupling(e)[0]
+    for i, j in itertools.combinations(range(3), 2):
+        joint = torch.zeros(2, 2, dtype=torch.float64)
+        for end, chance in enumerate(p):
+            joint[int(end <= i), int(end <= j)] += chance
+        split = joint.sum(1)[:, None] * joint.sum(0)
+        on = joint > 0
+        want = (joint[on] * (joint[on] / split[on]).log()).sum()
+        assert float(found[i, j]) == pytest.approx(float(want), abs=1e-12)
