@@ -39,10 +39,16 @@ class Coordinates:
     load_half: float
     z_mean: Array
     z_scale: Array
+    floor: float = BARRIER_FLOOR
 
     @staticmethod
-    def of(table: RunTable) -> "Coordinates":
-        """Coordinates that put the runs of a table on the unit scale."""
+    def of(table: RunTable, floor: float = BARRIER_FLOOR) -> "Coordinates":
+        """Coordinates that put the runs of a table on the unit scale.
+
+        Barriers below ``floor`` are taken for noise: about twice their measurement's error.
+        """
+        if not 0 < floor < 0.5:
+            raise InputError(f"barrier floor is {floor}; it must lie in (0, 0.5).")
         raw = np.column_stack(
             [k.coordinate(v, _START_WARP) for k, v in zip(table.knobs, table.settings.T)]
         )
@@ -52,7 +58,7 @@ class Coordinates:
         if physical.any():
             half[physical] = np.ptp(raw[:, physical].sum(1)) / 2 or half[physical].max()
         log_load = np.log(table.load)
-        z = _transform(table.error, table.connectivity, table.similarity)
+        z = _transform(table.error, table.connectivity, table.similarity, floor)
         return Coordinates(
             table.knobs,
             low,
@@ -62,6 +68,7 @@ class Coordinates:
             float(np.ptp(log_load)) / 2,
             z.mean(0),
             np.maximum(z.std(0), 0.05),
+            floor,
         )
 
     def load(self, load: ArrayLike) -> Array:
@@ -84,7 +91,7 @@ class Coordinates:
 
     def observables(self, table: RunTable) -> Array:
         """z of a table, [rows, 3]."""
-        z = _transform(table.error, table.connectivity, table.similarity)
+        z = _transform(table.error, table.connectivity, table.similarity, self.floor)
         return (z - self.z_mean) / self.z_scale
 
     def error(self, z: Any) -> Any:
@@ -94,7 +101,7 @@ class Coordinates:
     def barrier(self, z: Any) -> Any:
         """Connectivity (<= 0, fraction) of the second channel."""
         ratio = np.exp(self.z_mean[1] + self.z_scale[1] * z)
-        return np.minimum(-(ratio - BARRIER_FLOOR) / (1 + ratio), 0.0)
+        return np.minimum(-(ratio - self.floor) / (1 + ratio), 0.0)
 
     def similarity(self, z: Any) -> Any:
         """CKA of the third channel."""
@@ -103,7 +110,7 @@ class Coordinates:
     @property
     def censor(self) -> float:
         """The standardised barrier channel at the floor; runs at or below it are left-censored."""
-        floor = np.log(2 * BARRIER_FLOOR / (1 - BARRIER_FLOOR))
+        floor = np.log(2 * self.floor / (1 - self.floor))
         return float((floor - self.z_mean[1]) / self.z_scale[1])
 
 
@@ -125,12 +132,12 @@ def warp(c: Any, ratio: float, power: Any, xp: Any = np) -> Any:
     return SPAN * (1 - 2 * share)
 
 
-def _transform(error: Array, connectivity: Array, similarity: Array) -> Array:
+def _transform(error: Array, connectivity: Array, similarity: Array, floor: float) -> Array:
     barrier = np.clip(-connectivity, 0.0, 0.999)
     return np.column_stack(
         [
             np.log(np.maximum(error, ERROR_FLOOR)),
-            np.log((barrier + BARRIER_FLOOR) / (1 - barrier)),
+            np.log((barrier + floor) / (1 - barrier)),
             np.log(np.maximum(1 - similarity, DISSIMILARITY_FLOOR)),
         ]
     )

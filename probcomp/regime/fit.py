@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from probcomp.errors import InputError
-from probcomp.regime.coordinates import Coordinates
+from probcomp.regime.coordinates import BARRIER_FLOOR, Coordinates
 from probcomp.regime.diagram import PhaseDiagram, phase_diagram
 from probcomp.regime.gp import GaussianProcess, draws
 from probcomp.regime.knobs import Array, Knob
@@ -87,6 +87,7 @@ class RegimeModel:
         knobs: Sequence[str | Knob] | None = None,
         load: str | None = None,
         residual: bool = True,
+        barrier_floor: float = BARRIER_FLOOR,
         seed: int = 0,
         warmup: int = 500,
         samples: int = 700,
@@ -96,10 +97,12 @@ class RegimeModel:
         Args:
             table: Runs; see `read_runs` for what is read and refused.
             residual: False leaves both processes out: the bare regime model.
+            barrier_floor: Barriers below this share of the train set are noise and censored; about
+                twice the standard error of a measured barrier.
             warmup: Steps of adaptation a chain; doubled once, with the draws, if a gate fails.
         """
         runs = read_runs(table, knobs=knobs, load=load)
-        coordinates = Coordinates.of(runs)
+        coordinates = Coordinates.of(runs, barrier_floor)
         data, _ = model_data(runs, coordinates)
         shape = shape_of(runs, coordinates)
         mcmc, convergence = sample(data, *shape, seed=seed, warmup=warmup, draws=samples)

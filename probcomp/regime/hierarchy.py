@@ -2,12 +2,15 @@
 
 Every parameter of the regime model is a transform of a standard normal number. For task k they are
 
-    u_k = sqrt(1 - r^2) U + r v_k,      U, v_k ~ N(0, 1),  0 < r < 1,
+    u_k = sqrt(1 - r^2) U + r v_k,      U, v_k ~ N(0, 1),
 
-with one r for each block of parameters: r near 0, tasks share the parameter; r near 1, they have
-nothing in common. Each task keeps, by itself, the prior it has alone. Loads of different tasks are
-standardised by their own runs, so positions are shared in units of what was explored, not in
-densities; a width and a density may be pooled, as far as r says.
+with one r for each block of parameters: 0, tasks share the parameter; 1, they have nothing in
+common. Each task keeps, by itself, the prior it has alone. U is integrated out: the u_k of a
+parameter are normal with correlation 1 - r^2. The r are stated, not learnt: with a few tasks the
+data hardly bear on them, and sampling them gives a funnel on which chains get stuck.
+
+Loads of different tasks are standardised by their own runs, so positions are shared in units of
+what was explored, not in densities.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from probcomp.errors import InputError
+from probcomp.errors import InputError, unknown
 from probcomp.regime.coordinates import Coordinates
 from probcomp.regime.fit import RegimeModel
 from probcomp.regime.knobs import Array
-from probcomp.regime.sampler import MAX_RHAT, Convergence, gates, model_data, run_nuts, shape_of
+from probcomp.regime.sampler import Convergence, gates, model_data, run_nuts, shape_of
 from probcomp.regime.table import RunTable, read_runs
 
 BLOCKS: dict[str, tuple[str, ...]] = {
@@ -30,6 +33,9 @@ BLOCKS: dict[str, tuple[str, ...]] = {
     "noise": ("noise", "seed_noise"),
 }
 """Parameters that share one r."""
+
+SPREAD = {"place": 0.6, "shape": 0.4, "effect": 0.5, "noise": 0.4}
+"""r of each block: the place of the boundaries differs most between tasks, their shape least."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +59,12 @@ class Hierarchy:
 
     Attributes:
         tasks: A model a task, by name; each predicts and advises by itself.
-        spread: Draws of r for each block, [draws]: how far tasks differ, 0 to 1.
+        spread: r of each block: how far tasks may differ, 0 to 1.
         convergence: Of all parameters of all tasks.
     """
 
     tasks: dict[str, RegimeModel]
-    spread: dict[str, Array]
+    spread: dict[str, float]
     convergence: Convergence
 
     @classmethod
@@ -67,6 +73,7 @@ class Hierarchy:
         tables: Mapping[str, RunTable | Mapping[str, Any]],
         *,
         knobs: Mapping[str, Sequence[str]] | None = None,
+        spread: Mapping[str, float] | None = None,
         seed: int = 0,
         warmup: int = 500,
         samples: int = 500,
@@ -74,14 +81,22 @@ class Hierarchy:
         """Fit two or more tables together; cost grows with their number.
 
         Args:
-            tables: Run tables by task name, each with one knob.
+            tables: Run tables by task name, each with one knob; one with few runs may lean on
+                the others, but must have as many as a fit alone needs.
             knobs: The knob columns of each task; found by name otherwise.
+            spread: r of blocks, in place of those in `SPREAD`.
 
         Raises:
-            InputError: fewer than two tasks, or one with several knobs.
+            InputError: fewer than two tasks, one with several knobs, or an unknown block.
         """
         if len(tables) < 2:
             raise InputError(f"{len(tables)} task; a hierarchy needs two or more.")
+        for name, value in (spread or {}).items():
+            if name not in SPREAD:
+                raise unknown("block of parameters", name, SPREAD)
+            if not 0 < value < 1:
+                raise InputError(f"spread of {name!r} is {value}; it must lie in (0, 1).")
+        chosen = {**SPREAD, **(spread or {})}
         runs = {n: read_runs(t, knobs=(knobs or {}).get(n)) for n, t in tables.items()}
         several = [name for name, table in runs.items() if len(table.knobs) > 1]
         if several:
@@ -89,51 +104,40 @@ class Hierarchy:
         places = {name: Coordinates.of(table) for name, table in runs.items()}
         datas = [model_data(table, places[name])[0] for name, table in runs.items()]
         shapes = [shape_of(table, places[name]) for name, table in runs.items()]
-        mcmc = run_nuts(
-            _program, (datas, shapes), seed=seed, warmup=warmup, draws=samples, attempt=0
-        )
-        convergence = gates(mcmc)
-        drawn = mcmc.get_samples(group_by_chain=True)
-        r = _ratios(np.asarray(drawn["r"]))
-        shared = np.asarray(drawn["shared"])
+        roots = correlation_roots(len(runs), chosen)
+        for attempt in range(2):
+            longer = 1 + attempt
+            mcmc = run_nuts(
+                _program, (datas, shapes, roots), seed=seed, warmup=warmup * longer,
+                draws=samples * longer, attempt=attempt,
+            )  # fmt: skip
+            convergence = gates(mcmc)
+            if convergence.ok:
+                break
+        drawn = np.asarray(mcmc.get_samples(group_by_chain=True)["w"])
+        each = np.einsum("pij,cdjp->cdip", roots, drawn)
         models = {}
         for k, (name, table) in enumerate(runs.items()):
-            each = _mixed(shared, np.asarray(drawn["own"])[..., k, :], r)
-            model = RegimeModel(table, places[name], TaskDraws(each), convergence, None, seed)
+            draws = TaskDraws(each[:, :, k])
+            model = RegimeModel(table, places[name], draws, convergence, None, seed)
             models[name] = model.with_processes()
-        spread = {name: r[..., k].reshape(-1) for k, name in enumerate(BLOCKS)}
-        return cls(models, spread, convergence)
-
-    def __str__(self) -> str:
-        far = ", ".join(f"{name} {np.median(r):.2f}" for name, r in self.spread.items())
-        return f"{len(self.tasks)} tasks, {self.convergence}; r: {far} (R-hat limit {MAX_RHAT})"
+        return cls(models, chosen, convergence)
 
 
-def _columns() -> Array:
-    """Block of each entry of the parameter vector of one knob."""
+def correlation_roots(tasks: int, spread: Mapping[str, float]) -> Array:
+    """Cholesky factor, for each parameter, of the correlation over tasks, [size, tasks, tasks]."""
     from probcomp.regime.model import PRIOR
 
-    names = list(BLOCKS)
-    return np.concatenate(
-        [
-            np.full(count, next(k for k, b in enumerate(names) if name in BLOCKS[b]))
-            for name, (count, *_) in PRIOR.items()
-        ]
-    ).astype(int)
+    roots = []
+    for name, (count, *_) in PRIOR.items():
+        block = next(block for block, members in BLOCKS.items() if name in members)
+        shared = 1 - spread[block] ** 2
+        root = np.linalg.cholesky(np.full((tasks, tasks), shared) + (1 - shared) * np.eye(tasks))
+        roots += [root] * count
+    return np.stack(roots)
 
 
-def _ratios(raw: Any) -> Any:
-    """r of standard normal numbers: median .45, 90 % between .1 and .85."""
-    return 1 / (1 + np.exp(0.2 - 1.2 * raw))
-
-
-def _mixed(shared: Any, own: Any, r: Any) -> Any:
-    """Parameter vectors of a task; arrays of numpy or jax."""
-    each = r[..., _columns()]
-    return (1 - each**2) ** 0.5 * shared + each * own
-
-
-def _program(datas: Sequence[Any], shapes: Sequence[Any]) -> None:
+def _program(datas: Sequence[Any], shapes: Sequence[Any], roots: Array) -> None:
     """The NumPyro model of all tasks."""
     import jax.numpy as jnp
     import numpyro
@@ -142,11 +146,9 @@ def _program(datas: Sequence[Any], shapes: Sequence[Any]) -> None:
     from probcomp.regime import model
 
     size = model.size(1)
-    r = numpyro.sample("r", dist.Normal(0, 1).expand([len(BLOCKS)]).to_event(1))
-    ratios = 1 / (1 + jnp.exp(0.2 - 1.2 * r))
-    shared = numpyro.sample("shared", dist.Normal(0, 1).expand([size]).to_event(1))
-    own = numpyro.sample("own", dist.Normal(0, 1).expand([len(datas), size]).to_event(2))
+    w = numpyro.sample("w", dist.Normal(0, 1).expand([len(datas), size]).to_event(2))
+    u = jnp.einsum("pij,jp->ip", jnp.asarray(roots), w)
     for k, (data, (physical, scales)) in enumerate(zip(datas, shapes)):
-        theta = model.parameters(_mixed(shared, own[k], ratios), physical)
+        theta = model.parameters(u[k], physical)
         likelihood = model.log_likelihood(theta, data, scales).sum()
         numpyro.factor(f"task{k}", likelihood + model.spread_log_likelihood(theta, data))
