@@ -142,8 +142,8 @@ def sizes(network: str, model: nn.Module, result: Compressed, data: Data) -> dic
         "params_ratio": count / max(kept, 1),
         "architecture_ratio": count / max(sum(rectangle.values()), 1),
         "macs_ratio": macs
-        / max(sum(after[n] * int(p.count_nonzero()) for n, p in weights.items()), 1),
-        "dense_macs_ratio": macs / max(sum(after[n] * rectangle[n] for n in weights), 1),
+        / max(sum(after.get(n, 0) * int(p.count_nonzero()) for n, p in weights.items()), 1),
+        "dense_macs_ratio": macs / max(sum(after.get(n, 0) * rectangle[n] for n in weights), 1),
     }
 
 
