@@ -1,0 +1,107 @@
+"""The benchmark of units removed after training: its bookkeeping, and a small run of it all."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """Import a part of the benchmark, as the script itself does."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module
+
+
+def row(name: str, method: str, seed: int, loss: float) -> dict:
+    keys = {"network": "minilm", "removed": 0.3, "seed": seed}
+    return {**keys, "row": name, "method": method, "ablation": False, "loss_increase": loss}
+
+
+ROWS = [
+    row("turbo-vbi-post", "turbo-vbi-post", 0, 0.10),
+    row("turbo-vbi-post", "turbo-vbi-post", 1, 0.12),
+    row("OBS, uniform", "obs", 0, 0.15),
+    row("OBS, uniform", "obs", 1, 0.13),
+    row("OBS, relative", "obs", 0, 0.20),
+]
+
+
+def test_differences_are_taken_within_seeds(module):
+    lines = {line["row"]: line for line in module("post_training").summary(ROWS)}
+    assert lines["OBS, uniform"]["more_than_ours"] == pytest.approx((0.05 + 0.01) / 2)
+    assert lines["OBS, uniform"]["more_than_ours_least"] == pytest.approx(0.01)
+    assert lines["OBS, relative"]["more_than_ours"] == pytest.approx(0.10)
+    assert "more_than_ours" not in lines["turbo-vbi-post"]
+
+
+def test_later_seeds_run_each_methods_best_allocation(module, tmp_path):
+    bench = module("post_training")
+    record = bench.Record(tmp_path / "r.json", {}, "command")
+    record.value["rows"] = ROWS
+    names = [r.name for r in bench.strongest(bench.baselines(), record, "minilm", 0.3, 0)]
+    assert names == ["OBS, uniform"]
+
+
+def test_a_run_goes_on_where_the_sizes_are_the_same(module, tmp_path):
+    bench = module("post_training")
+    path = tmp_path / "r.json"
+    first = bench.Record(path, {"minilm": {"sizes": [1, 2]}}, "command")
+    first.add("rows", ROWS[0])
+    again = bench.Record(path, {"minilm": {"sizes": [1, 2]}}, "command")
+    assert again.has("rows", network="minilm", seed=0, row="turbo-vbi-post")
+    other = bench.Record(path, {"minilm": {"sizes": [3, 4]}}, "command")
+    assert not other.value["rows"]
+
+
+def test_batch_norms_are_reestimated_on_the_given_samples(module):
+    rows = module("_post_rows")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1), torch.nn.BatchNorm2d(3)).eval()
+    x = torch.randn(64, 2, 4, 4)
+    new = rows.reestimated(model, (x, torch.zeros(64)))
+    with torch.no_grad():
+        inner = model[0](x)
+        out = new(x)
+    assert torch.allclose(new[1].running_mean, inner.mean((0, 2, 3)), atol=1e-5)
+    assert torch.allclose(out.mean((0, 2, 3)), torch.zeros(3), atol=1e-5)
+    assert not torch.equal(model[1].running_mean, new[1].running_mean)
+    assert new[1].momentum == model[1].momentum
+    assert not any(m.training for m in new.modules())
+
+
+def test_windows_are_seeded_and_shifted_by_one(module):
+    networks = module("_post_networks")
+    ids = torch.arange(1000)
+    x, y = networks.text_windows(ids, 5, seed=3)
+    assert x.shape == (5, networks.WINDOW)
+    assert torch.equal(y, x + 1)
+    assert torch.equal(x, networks.text_windows(ids, 5, seed=3)[0])
+    assert not torch.equal(x, networks.text_windows(ids, 5, seed=4)[0])
+
+
+@pytest.mark.slow
+def test_a_small_run_of_it_all(real_data: Path, tmp_path: Path):
+    out = tmp_path / "result.json"
+    command = [sys.executable, str(FOLDER / "post_training.py"), "--quick", "--seeds", "1"]
+    command += ["--networks", "resnet20", "char-llama", "--no-ablations"]
+    command += ["--data", str(real_data), "--cache", str(tmp_path), "--out", str(out)]
+    subprocess.run(command, check=True, capture_output=True, timeout=280)
+    result = json.loads(out.read_text())
+    assert {r["network"] for r in result["rows"]} == {"resnet20", "char-llama"}
+    assert {r["method"] for r in result["rows"]} == {
+        "turbo-vbi-post",
+        "magnitude-units",
+        "wanda-sp",
+        "flap",
+        "obs",
+    }
+    for r in result["rows"]:
+        assert abs(r["removed_achieved"] - r["removed"]) < 0.05  # within a unit of these networks
+    assert len(result["predictions"]) == 2
