@@ -14,8 +14,8 @@ from probcomp.recipes.job import Job, Outcome
 from probcomp.recipes.methods import Method
 
 BATCH_SIZE = 64
-LARGEST_BATCH = 128
-BATCHES_PER_EPOCH = 384
+LARGEST_BATCH = 256
+BATCHES_PER_EPOCH = 256
 """Batches grow with the data, as a power of two, towards this many an epoch."""
 
 VALUE_BITS = 32

@@ -38,7 +38,7 @@ def test_costs_of_the_units():
 
 
 def test_batches_grow_with_the_data_between_limits():
-    assert [batch_size(n) for n in (5, 1437, 20_000, 60_000, 10**7)] == [64, 64, 64, 128, 128]
+    assert [batch_size(n) for n in (5, 1437, 20_000, 60_000, 10**7)] == [64, 64, 64, 256, 256]
 
 
 def test_without_a_budget_the_posterior_decides():

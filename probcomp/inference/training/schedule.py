@@ -24,6 +24,7 @@ class Plan:
         ceiling: Highest price, nats: 0 where no target was named.
         subsidise: Whether gates feel a negative price, so that units leave as slowly as the aim
             falls, the least needed first.
+        favour: What gates are told in favour of each weight besides, nats.
         settled: Whether every schedule has ended.
     """
 
@@ -33,6 +34,7 @@ class Plan:
     aim: float
     ceiling: float
     subsidise: bool
+    favour: float
     settled: bool
 
 
@@ -57,6 +59,7 @@ def plan(config: TurboConfig, round: int, whole: float, target: float | None, fu
         aim=whole * (end / whole) ** share,  # geometric: equal factors in equal times
         ceiling=0.0 if target is None else math.inf,
         subsidise=share < 1,
+        favour=config.gate_favour * (1 - share),
         settled=done >= max(config.kl_warmup, config.kappa_rounds, config.target_rounds),
     )
 
