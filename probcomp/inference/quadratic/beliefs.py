@@ -7,7 +7,6 @@ it, and counts, which only see differences, are shifted to their threshold first
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from probcomp.inference.solver import Marginals
@@ -67,8 +66,3 @@ def _threshold(prior: ExactK | NofM, evidence: Tensor) -> Tensor:
     last, first = max(kept - 1, 0), min(kept, groups.shape[-1] - 1)
     middle = 0.5 * (ordered[..., last] + ordered[..., first])
     return middle.unsqueeze(-1).expand(groups.shape).flatten(-2)
-
-
-def probability(log_odds: Tensor) -> Tensor:
-    """``P(s = 1)``."""
-    return torch.sigmoid(log_odds)

@@ -9,12 +9,14 @@ flip is a low-rank update of the posterior covariance; once a sweep it is made a
 that rounding does not add up.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from probcomp.errors import InputError
 from probcomp.inference.quadratic.conditional import check_samplable, conditional
 from probcomp.inference.quadratic.gibbs_weights import gibbs_weights
 from probcomp.inference.quadratic.group import GroupFactor, GroupResult, check_axis, per_unit
@@ -64,6 +66,8 @@ def gibbs_groups(
     check_sweeps(sweeps, burn)
     like = factors[0].quadratic.weight
     field_, cost_ = per_unit("field", field, units, like), per_unit("cost", cost, units, like)
+    if not math.isfinite(price) or bool((cost_ < 0).any()):
+        raise InputError(f"price must be finite and costs not negative, got a price of {price}")
     bias = field_ - price * cost_
     generator = torch.Generator().manual_seed(seed)
     starts = [start_state(f) for f in factors]

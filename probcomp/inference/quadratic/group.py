@@ -153,8 +153,8 @@ def ep_group(
             else 0.
         cost: Cost of each unit, a number or ``[G]``, >= 0; by default that of ``start``, else 1.
         price: Nats for each unit of cost; by default that of ``start``, else 0.
-        start: An earlier result of the same axis: its sites, messages and slabs are continued.
-            Without it every unit starts as kept.
+        start: An earlier result of the same axis: its sites, messages and learnt slabs are
+            continued. Without it every unit starts as kept.
         iterations: Most iterations.
         tolerance: Stop when no probability moves by more, and sites have settled.
         damping: Share of the old sites that is kept in an iteration, in [0, 1). It is raised to
@@ -180,6 +180,12 @@ def ep_group(
             raise InputError(
                 f"the warm start has {len(start.evidence)} units, these factors have {units}"
             )
+        started, wanted = (
+            [tuple(s.linear.shape) for s in start.states],
+            [tuple(f.quadratic.weight.shape) for f in factors],
+        )
+        if started != wanted:
+            raise InputError(f"the warm start is for consumers {started}, these are {wanted}")
         prior = start.prior if prior is None else prior
         field = start.field if field is None else field
         cost = start.cost if cost is None else cost
@@ -214,7 +220,7 @@ def _iterate(
     from probcomp.inference.learning import learn as learn_prior
 
     bias = field - price * cost
-    states = start.states if start is not None else tuple(map(start_state, factors))
+    states = tuple(map(start_state, factors)) if start is None else _continued(start, factors)
     probability = start.probability if start is not None else torch.ones_like(field)
     warm = start.messages if start is not None else None
     change, best, converged, iteration, stalled = math.inf, math.inf, False, 0, 0
@@ -259,6 +265,14 @@ def _iterate(
         change,
         states,
         warm,
+    )
+
+
+def _continued(start: GroupResult, factors: Sequence[GroupFactor]) -> tuple[FactorState, ...]:
+    """The sites of an earlier result, with the slabs that the factors name."""
+    return tuple(
+        state if f.slab is None else dataclasses.replace(state, slab=f.slab)
+        for state, f in zip(start.states, factors, strict=True)
     )
 
 

@@ -201,8 +201,8 @@ def _check(weight: Tensor, gram: Tensor, jitter: float) -> None:
         if float(diagonal.min()) < 0 or float(diagonal.max()) <= 0:
             wrong.append(
                 f"gram is a sum of squares, so its diagonal cannot be negative or all zero; its "
-                f"smallest entry is {float(diagonal.min()):g}: was it accumulated with a "
-                "negative count?"
+                f"smallest entry is {float(diagonal.min()):g}: are all inputs zero, or was a mean "
+                "taken out of sums in float32? Clamp what is rounding, leave out what is dead"
             )
         uneven = float((gram - gram.mT).abs().max())
         if uneven > SYMMETRIC[gram.dtype] * float(diagonal.abs().max()):

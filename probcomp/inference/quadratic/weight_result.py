@@ -81,7 +81,10 @@ def start_state(
     slab: float | None,
     spike: float | None,
 ) -> WeightState:
-    """The given state, or one halfway between slab and spike, with the dense weights as means."""
+    """The given state, or one halfway between slab and spike, with the dense weights as means.
+
+    A slab or spike that is named takes the place of the state's.
+    """
     if start is not None:
         state = start.state if isinstance(start, WeightResult) else start
         if state.linear.shape != quadratic.weight.shape:
@@ -89,7 +92,14 @@ def start_state(
                 f"the warm start is for weights {tuple(state.linear.shape)}, these are "
                 f"{tuple(quadratic.weight.shape)}"
             )
-        return state
+        slab = state.slab if slab is None else slab
+        spike = state.spike if spike is None else spike
+        if not slab < spike:
+            raise InputError(
+                f"the slab's precision {slab:g} must be below the spike's {spike:g}; name both, or "
+                "start anew"
+            )
+        return replace(state, slab=slab, spike=spike)
     if slab is None:
         square = float(quadratic.weight.square().mean())
         slab = 1 / square if square > 0 else 1.0

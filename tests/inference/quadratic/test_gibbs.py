@@ -45,3 +45,7 @@ def test_fixed_counts_and_bad_lengths_are_refused() -> None:
         gibbs([factor], sweeps=0)
     with pytest.raises(InputError, match="burn"):
         gibbs([factor], prior=Independent(0.5), burn=-1)
+    with pytest.raises(InputError, match="price"):
+        gibbs([factor], price=float("nan"))
+    with pytest.raises(InputError, match="negative"):
+        gibbs([factor], cost=-1.0)

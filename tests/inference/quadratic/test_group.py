@@ -124,6 +124,14 @@ def test_a_warm_start_ends_where_a_cold_start_ends() -> None:
     assert again.price == 3.0
 
 
+def test_a_named_slab_takes_the_place_of_the_warm_starts() -> None:
+    teacher = group_teacher(correlation=1.0, seed=7)
+    other = GroupFactor(teacher.quadratic, teacher.columns, 4 * teacher.slab)
+    cold, warm = ep([other]), ep([other], start=ep([teacher.factor]))
+    assert warm.slabs == (other.slab,)
+    torch.testing.assert_close(warm.probability, cold.probability, rtol=0, atol=1e-5)
+
+
 def test_a_warm_start_keeps_prior_field_and_cost() -> None:
     teacher = group_teacher(correlation=1.0, seed=7)
     settings_ = {"prior": Chain(0.2, 0.4), "field": 0.5, "cost": 2.0}
@@ -254,6 +262,7 @@ FACTOR = group_teacher().factor
         (lambda: ep_group([FACTOR], learn=True), "learn needs a prior"),
         (lambda: ep_group([FACTOR], prior=Independent(0.5), price=1.0, learn=True), "price of 0"),
         (lambda: ep_group([FACTOR], start=ep_group([group_teacher(groups=4).factor])), "4 units"),
+        (lambda: ep_group([FACTOR] * 2, start=ep_group([FACTOR])), "warm start is for consumers"),
         (lambda: ep_group([FACTOR], prior=0.5), "support prior"),
         (lambda: GroupFactor(FACTOR.quadratic, FACTOR.columns, -1.0), "slab"),
     ],

@@ -92,7 +92,7 @@ W = torch.ones(2, 3, dtype=torch.double)
         (lambda: Quadratic(W * math.nan, GOOD), "weight holds NaN"),
         (lambda: Quadratic(W, GOOD / 0), "gram holds NaN"),
         (lambda: Quadratic(W, GOOD + torch.ones(3, 3).double().triu(1)), "symmetric"),
-        (lambda: Quadratic(W, -GOOD), "negative count"),
+        (lambda: Quadratic(W, -GOOD), "Clamp what is rounding"),
         (lambda: Quadratic(W, 0 * GOOD), "all zero"),
         (lambda: Quadratic(W, GOOD, jitter=-1.0), "jitter"),
         (lambda: Quadratic(W, GOOD).tempered(0.0), "temperature"),

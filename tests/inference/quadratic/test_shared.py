@@ -1,5 +1,6 @@
 """Single weights against enumeration of each row, and against Gibbs where rows are coupled."""
 
+import dataclasses
 import functools
 import math
 
@@ -202,6 +203,14 @@ def test_a_warm_start_ends_where_a_cold_start_ends() -> None:
     assert ep(teacher, prior=prior, field=-1.0, start=cold, tolerance=1e-3).iterations <= 2
 
 
+def test_a_named_slab_takes_the_place_of_the_warm_starts() -> None:
+    teacher = weight_teacher(correlation=1.0, seed=10)
+    other = dataclasses.replace(teacher, slab=4 * teacher.slab, spike=4 * teacher.spike)
+    cold, warm = ep(other), ep(other, start=ep(teacher))
+    assert (warm.slab, warm.spike) == (other.slab, other.spike)
+    torch.testing.assert_close(warm.probability, cold.probability, rtol=0, atol=1e-5)
+
+
 def test_moments_are_those_of_the_posterior() -> None:
     """With slab and spike nearly alike the posterior mean is ridge regression."""
     teacher = weight_teacher(correlation=1.0, seed=11)
@@ -236,6 +245,7 @@ Q = weight_teacher(rows=3, size=4).quadratic
         (lambda: ep_shared(Q, rows=torch.ones(4)), "rows"),
         (lambda: ep_shared(Q, rows=torch.tensor([1.0, 0.0, 1.0])), "positive"),
         (lambda: ep_shared(Q, start=ep_shared(weight_teacher(rows=2).quadratic)), "warm start"),
+        (lambda: ep_shared(Q, slab=1e9, start=ep_shared(Q)), "below the spike's"),
         (lambda: ep_shared(Q, prior=NofM(2, 3)), "3"),
     ],
 )
