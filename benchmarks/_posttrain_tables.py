@@ -129,7 +129,10 @@ def coupling(tokens: int = 400) -> dict[str, dict[str, float]]:
         teacher = weight_teacher(support=support, tokens=tokens, correlation=1.0, seed=100 + seed)
         quadratic, count = teacher.quadratic, int(support.sum())
         saliency = quadratic.weight.square() / torch.linalg.inv(quadratic.precision).diagonal()
-        scores = {"magnitude": (quadratic.weight.abs(), None), "OBS": (saliency, None)}
+        scores = {
+            "magnitude": (quadratic.weight.abs(), None),
+            "OBS, one shot": (saliency, None),  # no updates between removals
+        }
         single = ep_shared(quadratic, prior=Independent(0.25))
         scores["no coupling"] = (single.log_odds, single.probability)
         for cap in (1.0, 1.5):

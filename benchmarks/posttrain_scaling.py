@@ -23,6 +23,7 @@ from _posttrain_tables import calibrations, coupling, iterations_needed, top
 from torch import Tensor
 
 from probcomp.allocation.price import solve_price
+from probcomp.evidence.obs import eliminate
 from probcomp.inference.quadratic import (
     GroupFactor,
     GroupResult,
@@ -39,6 +40,7 @@ from probcomp.recipes.describe import machine
 from probcomp.storage import read_json, write_json
 
 BUDGET_ITERATIONS = 6
+RESULTS = Path(__file__).parent / "results" / "posttrain_scaling.json"
 
 
 def hidden_layer(
@@ -190,7 +192,7 @@ def encoder() -> dict[str, float]:
 
 
 def pruning() -> dict[str, Any]:
-    """Loss after compensation over that of greedy removal with updates, at equal units."""
+    """Loss after compensation over that of Optimal Brain Surgeon's own set, at equal units."""
     table: dict[str, dict[str, float]] = {}
     for inputs in (8, 24, 64):
         ratios: dict[str, list[float]] = {}
@@ -198,11 +200,16 @@ def pruning() -> dict[str, Any]:
             quadratic = hidden_layer(256, 64, inputs=inputs, tokens=8192, seed=seed)
             factor = single_columns(quadratic)
             slab = 1 / float(quadratic.weight.square().mean())
+            gone = eliminate([(quadratic, factor.columns)]).order
             for share in (0.7, 0.5, 0.3):
                 count = int(share * 256)
-                base = loss(quadratic, greedy(quadratic, factor.columns, count, slab))
+                surgeon = torch.ones(256, dtype=torch.bool).index_fill(
+                    0, gone[: 256 - count], False
+                )
+                base = loss(quadratic, surgeon)
                 size = quadratic.weight.norm(dim=0) * quadratic.gram.diagonal().sqrt()
                 sets = {
+                    "greedy by evidence": greedy(quadratic, factor.columns, count, slab),
                     "magnitude times input": top(size, count),
                     "one shot, no updates": top(
                         column_evidence(quadratic, factor.columns, slab), count
@@ -224,7 +231,7 @@ def pruning() -> dict[str, Any]:
 
 
 def greedy(quadratic: Quadratic, columns: Tensor, count: int, slab: float) -> Tensor:
-    """One unit at a time, the cheapest given all removed so far."""
+    """One unit at a time, that of least evidence given all removed so far, under the slab."""
     pivot = Pivot(quadratic, columns, slab, torch.ones(len(columns), dtype=torch.bool))
     while int(pivot.kept.sum()) > count:
         pivot.toggle(int(torch.where(pivot.kept, pivot.evidence(), torch.inf).argmin()))
@@ -240,7 +247,7 @@ PARTS: dict[str, Callable[[], Any]] = {
     "encoder": encoder,
     "calibration": calibrations,
     "iterations": iterations_needed,
-    "pruning_loss_over_greedy": pruning,
+    "pruning_loss_over_surgeon": pruning,
     "coupling": coupling,
 }
 
@@ -252,19 +259,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--parts", nargs="+", default=list(PARTS), metavar="PART")
     parser.add_argument("--update", action="store_true", help="keep other parts of the file")
-    parser.add_argument("--out", default="benchmarks/results/posttrain_scaling.json")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if unasked := sorted(set(arguments.parts) - set(PARTS)):
         parser.error(f"unknown parts {unasked}; known: {', '.join(PARTS)}")
     result = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["probcomp bench posttrain_scaling", *sys.argv[1:]]),
         "machine": machine(),
         "torch": torch.__version__,
         "times": "CPU seconds of one thread, least of the repeats",
     }
-    if arguments.update and Path(arguments.out).is_file():
-        result = read_json(arguments.out) | result
+    if arguments.update and arguments.out.is_file():
+        result |= read_json(arguments.out)  # its command and machine stay with the other parts
     for name in arguments.parts:  # written part by part: the whole takes minutes
         if name == "scaling":
             result[name] = scaling(arguments.sizes, arguments.repeats)
