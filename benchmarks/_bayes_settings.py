@@ -108,6 +108,10 @@ POINTS: dict[str, list[Point]] = {
     ],
     "turbo-vbi, coupling 0": [("2 %", "params=0.02", turbo(coupling=0.0))],
     "turbo-vbi, learnt coupling": [("2 %", "params=0.02", turbo(learn="coupling"))],
+    "turbo-vbi, tempered": [("2 %", "params=0.02", turbo(temperature=3.0))],
+    "turbo-vbi, tempered, coupling 0": [
+        ("2 %", "params=0.02", turbo(temperature=3.0, coupling=0.0))
+    ],
     "magnitude": [
         ("1 %", "params=0.01", nothing),
         ("2 %", "params=0.02", nothing),
