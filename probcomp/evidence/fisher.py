@@ -89,11 +89,15 @@ class Categorical:
         shift: Whether position ``t`` predicts the label at ``t + 1`` (causal language models).
         soft: Whether targets are probabilities [samples, classes] instead of integers.
         unit: What a nat is counted for: ``sample`` or ``token``.
+        softness: Divides logits in probes and divergences (not in the loss). A classifier is surer
+            of images that it was trained on than of new ones; above 1, calibration on such images
+            stands for new ones (as in distillation, Hinton, Vinyals and Dean 2015).
     """
 
     shift: bool = False
     soft: bool = False
     unit: str = "sample"
+    softness: float = 1.0
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if self.soft:
@@ -107,7 +111,7 @@ class Categorical:
         if not self.soft:
             outputs = self._flat(outputs, targets)[0]
             dense = self._flat(dense, targets)[0]
-        found, wanted = outputs.log_softmax(-1), dense.log_softmax(-1)
+        found, wanted = ((z / self.softness).log_softmax(-1) for z in (outputs, dense))
         return (wanted.exp() * (wanted - found)).sum(-1).mean()
 
     def units(self, outputs: Tensor, targets: Tensor) -> int:
@@ -116,6 +120,7 @@ class Categorical:
     def probe(self, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
         """The log-likelihood of classes drawn from the outputs themselves."""
         logits = outputs if self.soft else self._flat(outputs, targets)[0]
+        logits = logits / self.softness
         drawn = torch.multinomial(logits.detach().float().softmax(-1), 1, generator=generator)
         return F.cross_entropy(logits, drawn[:, 0], reduction="sum")
 

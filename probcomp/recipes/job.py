@@ -53,9 +53,10 @@ class Forecast:
     """What a method expected its decision to cost.
 
     Attributes:
-        increase: Predicted increase of the loss, nats a ``unit``.
+        increase: Predicted increase of the loss, nats a ``unit``, before any refit on the pruned
+            prefix.
         unit: ``sample`` or ``token``.
-        by_axis: Axis name to its part of the increase.
+        by_axis: Axis name to the increase where that axis alone loses its units.
         temperatures: Axis name to predicted over measured nats of its last sampled removal.
         price: Loss for each unit of the budget, at the margin.
     """

@@ -47,11 +47,10 @@ def _matching(logits: Tensor, targets: Tensor, loss: float | None) -> Likelihood
 
 
 def probe_of(
-    task: Task, likelihood: Likelihood | None, probes: int, seed: int
+    task: Task, likelihood: Likelihood | None, probes: int, generator: torch.Generator
 ) -> Callable[[Any, Any], list[Tensor]] | None:
     if likelihood is None or probes == 0:
         return None
-    generator = torch.Generator().manual_seed(seed)
 
     def probe(outputs: Any, batch: Any) -> list[Tensor]:
         output, targets = task.output(outputs, batch), task.targets(batch)

@@ -22,6 +22,7 @@ class PostConfig:
         limit: Most bytes of statistics held at a time; None for no limit.
         probes: Draws a sample for the Fisher matrices at the outputs; 0 for none (plain
             reconstruction errors).
+        softness: Softness of a classifier, see `probcomp.evidence.fisher.Categorical`.
         damping: Pull of selections and sampled removals towards the dense weights, over the mean
             diagonal of each Gram matrix; by default its inputs over the rows it has seen.
         measured: Calibration samples that are kept back from the statistics and used to measure
@@ -37,6 +38,7 @@ class PostConfig:
     batch_size: int = 16
     limit: int | None = None
     probes: int = 1
+    softness: float = 1.0
     damping: float | None = None
     measured: int = 32
     rounds: int = 2
@@ -94,7 +96,7 @@ class Steps:
         count = batch_size(fitted if isinstance(fitted, Mapping) else tuple(fitted))
         batches = -(-count // config.batch_size)
         walk = reads if config.refit == "sequential" else 0
-        self.total = batches + len(axes) * (2 + config.rounds) + walk + 1
+        self.total = batches + len(axes) * (2 + config.rounds) + walk + 2
         self.at, self.on_step = 0, on_step
 
     def __call__(self, text: str) -> None:

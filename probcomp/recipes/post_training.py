@@ -1,7 +1,7 @@
 """Turbo-VBI after training, as a recipe: no gradient step, one calibration set, minutes."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from probcomp.allocation.curves import Allocation, allocate
 from probcomp.errors import BudgetError, InputError
 from probcomp.evidence import Readout, Statistics, collect_within, readouts, unread
+from probcomp.evidence.fisher import Categorical
 from probcomp.evidence.prefix import BiasPlace, bias_place
 from probcomp.inference import Posterior
 from probcomp.inference.posterior import UnitPosterior
@@ -61,6 +62,8 @@ def run(job: Job) -> Outcome:
     spending = _spending(job, axes)
     fitted, tried = parts_of(job.train, config)
     likelihood = likelihood_of(job.task, job.model, next(calibration_batches(fitted, 2)))
+    if isinstance(likelihood, Categorical) and likelihood.unit == "sample":
+        likelihood = replace(likelihood, softness=config.softness)
     if likelihood is None and config.probes:
         notes.append(
             "The loss is no likelihood that is known, so outputs of each read-out count alike."
@@ -72,12 +75,18 @@ def run(job: Job) -> Outcome:
     example = next(calibration_batches(fitted, 2))
     places = {n: bias_place(job.model, m, example, task.run) for n, m in matrices.items()}
     context = Context(job, config, places)
+    generator = torch.Generator()
+
+    def batches() -> Iterator[Any]:
+        generator.manual_seed(job.seed)  # every pass draws the same probes
+        return calibration_batches(fitted, config.batch_size)
+
     with collect_within(
         job.model,
         matrices,
-        lambda: calibration_batches(fitted, config.batch_size),
+        batches,
         task.run,
-        probe=probe_of(task, likelihood, config.probes, job.seed),
+        probe=probe_of(task, likelihood, config.probes, generator),
         limit=config.limit,
         on_batch=lambda: step("reading the calibration data"),
     ) as seen:
@@ -95,17 +104,20 @@ def run(job: Job) -> Outcome:
             step(f"judging {axis.name}")
         meter = None
         if config.rounds:
-            batches = calibration_batches(tried, config.batch_size)
-            meter = Meter(job.model, task, likelihood, list(batches), places)
+            kept_back = list(calibration_batches(tried, config.batch_size))
+            meter = Meter(job.model, task, likelihood, kept_back, places)
         tempering, found = _allocate(context, judged, seen, spending, meter, step)
         keep = {name: judged[name].keep(m) for name, m in found.removed.items()}
+        joint = _joint(context, judged, seen, tempering, found, meter)
+        step("measuring removals of all axes")
         units = _posterior(context, judged, seen, tempering, found, keep, total_units, step)
         model = silence(job.structure, job.model, _whole(job, keep))
         if config.refit == "dense":
             refit_dense(job, config, judged, seen, keep, model, places)
     if config.refit == "sequential":
         refit_sequential(job, config, judged, keep, model, places, step)
-    forecast = _forecast(judged, tempering, found, task)
+    model = silence(job.structure, model, _whole(job, keep))  # refits fill rows of removed units
+    forecast = _forecast(judged, tempering, joint, found, task)
     step.done()
     return Outcome(
         model=model,
@@ -184,6 +196,36 @@ def _allocate(
     return tempering, solved()
 
 
+def _joint(
+    context: Context,
+    judged: Mapping[str, Judged],
+    seen: Mapping[str, Statistics],
+    tempering: Mapping[str, Tempering],
+    found: Allocation,
+    meter: Meter | None,
+) -> Tempering:
+    """What the sum over axes is worth when all of them lose units: half of the plan, and all."""
+    joint = Tempering()
+    if meter is None:
+        return joint
+    for share in (0.5, 1.0):
+        changes: dict[str, Any] = {}
+        expected = 0.0
+        for name, j in judged.items():
+            gone = round(share * found.removed[name])
+            expected += float(tempering[name](j.loss[gone]))
+            changes |= removal(
+                context.job.model,
+                j,
+                j.keep(gone),
+                seen,
+                context.config.damping,
+                context.centred,
+            )
+        joint.add(expected, meter.increase(changes))
+    return joint
+
+
 def _equal_shares(judged: Mapping[str, Judged], spending: Spending) -> dict[str, int]:
     """The same share of every axis, as little as the budget asks for."""
 
@@ -236,13 +278,15 @@ def _whole(job: Job, keep: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _forecast(
     judged: Mapping[str, Judged],
     tempering: Mapping[str, Tempering],
+    joint: Tempering,
     found: Allocation,
     task: Task,
 ) -> Forecast:
     last = {n: t for n, t in tempering.items() if t.predicted}
     by_axis = {n: float(tempering[n](j.loss[found.removed[n]])) for n, j in judged.items()}
+    alone = torch.tensor(sum(by_axis.values()), dtype=torch.float64)
     return Forecast(
-        increase=sum(by_axis.values()),
+        increase=float(joint(alone)),
         unit=task.unit,
         by_axis=by_axis,
         temperatures={n: t.predicted[-1] / t.measured[-1] for n, t in last.items()},

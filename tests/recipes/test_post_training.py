@@ -1,0 +1,207 @@
+"""Inference after training: budgets, exactness, calibration, and beating simple rules."""
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import probcomp
+from probcomp.allocation import Budget
+from probcomp.errors import BudgetError, InputError
+from probcomp.evidence.fisher import Categorical, Gaussian
+from probcomp.priors import Independent
+from probcomp.recipes.likelihoods import likelihood_of
+from probcomp.recipes.magnitude_units import MagnitudeUnitsConfig
+from probcomp.recipes.methods import METHODS
+from probcomp.recipes.post_training import PostConfig, run
+from probcomp.recipes.task import Task
+from probcomp.recipes.units import Spending
+from tests.recipes.jobs import job
+from tests.recipes.nets import clouds, trained
+
+QUICK = PostConfig(measured=16)
+FACTOR = 3.0
+"""Largest ratio of a forecast to what is measured on fresh samples; small nets and few samples."""
+
+
+def left(outcome: Any, given: Any) -> float:
+    counts = {a.name: int(outcome.keep[a.name].sum()) for a in given.units}
+    return Spending.of(given).cost(counts)
+
+
+def test_the_budget_is_met_within_one_unit() -> None:
+    given = job("params=0.5", config=QUICK)
+    outcome = run(given)
+    spending = Spending.of(given)
+    assert left(outcome, given) <= spending.allowed
+    dearest = max(spending.unit_cost(axis) for axis in given.units)
+    assert left(outcome, given) > spending.allowed - dearest
+
+
+def test_removed_units_are_zero_and_the_dense_model_is_untouched() -> None:
+    given = job("params=0.5", config=QUICK)
+    before = {n: p.clone() for n, p in given.model.named_parameters()}
+    outcome = run(given)
+    for name, parameter in given.model.named_parameters():
+        assert torch.equal(parameter, before[name])
+    values = dict(outcome.model.named_parameters())
+    for axis in given.units:
+        gone = ~outcome.keep[axis.name]
+        assert bool(gone.any())
+        for member in axis.members:
+            slices = values[member.parameter].index_select(member.dim, member.index[gone].flatten())
+            assert not slices.any()
+
+
+def test_it_loses_less_than_magnitude_and_than_no_refit() -> None:
+    held = clouds(400, seed=9)
+    task = Task()
+
+    def loss(config: Any, method: str = "turbo-vbi-post") -> float:
+        outcome = METHODS[method].run(job("params=0.3", config=config))
+        with torch.no_grad():
+            return float(task.loss(outcome.model.eval(), held))
+
+    ours = loss(QUICK)
+    assert ours < loss(MagnitudeUnitsConfig(), "magnitude-units")
+    assert ours < loss(PostConfig(measured=16, refit="none"))
+
+
+def test_probabilities_follow_the_decision_and_the_seed() -> None:
+    given = job("params=0.4", config=QUICK)
+    first, second = run(given), run(given)
+    for name, unit in first.posterior.units.items():
+        keep = first.keep[name]
+        assert bool(((unit.probability >= 0) & (unit.probability <= 1)).all())
+        assert float(unit.probability[keep].mean()) > float(unit.probability[~keep].mean())
+        assert torch.equal(unit.probability, second.posterior.units[name].probability)
+        assert torch.equal(keep, second.keep[name])
+
+
+def test_a_prior_moves_the_probabilities() -> None:
+    low, high = (run(job("params=0.4", config=QUICK, prior=Independent(d))) for d in (0.01, 0.99))
+    for name in low.posterior.units:
+        difference = high.posterior.units[name].log_odds - low.posterior.units[name].log_odds
+        assert bool((difference > 0).all())
+
+
+def test_the_forecast_is_near_what_is_measured_on_fresh_samples() -> None:
+    given = job(
+        "params=0.5", config=PostConfig(measured=500, refit="dense"), train=clouds(2000, seed=3)
+    )
+    outcome = run(given)
+    assert outcome.forecast is not None
+    held = clouds(2000, seed=5)
+    with torch.no_grad():
+        dense, small = (m.eval()(held[0]) for m in (given.model, outcome.model))
+        measured = float(Categorical().divergence(small, dense, held[1]))
+    assert measured / FACTOR < outcome.forecast.increase < measured * FACTOR
+
+
+@functools.cache
+def tiny_bert() -> Any:
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=60, hidden_size=16, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=24, max_position_embeddings=32, initializer_range=0.3,
+    )  # fmt: skip
+    return BertModel(config).eval()
+
+
+def texts(count: int = 48) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(60, (count, 9), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[::3, 6:] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def test_an_encoder_without_targets_becomes_a_smaller_stock_model(tmp_path) -> None:
+    result = probcomp.compress(
+        tiny_bert(), texts(), budget="prunable=0.5", config=QUICK, progress=False
+    )
+    report = result.report
+    (line,) = report.budget
+    assert line.unit == "prunable"
+    assert 0.3 < line.achieved <= 0.5 + 1e-9
+    assert report.nll is not None
+    assert report.nll.dense.value == pytest.approx(0, abs=1e-6)
+    assert report.nll.compressed.value > 0
+    assert any("nothing was trained" in w for w in report.warnings)
+    assert any("embeddings" in w for w in report.warnings)
+    assert type(result.model).__name__ == "BertModel"
+    result.save(tmp_path)
+    again = probcomp.load(tmp_path / "model").eval()
+    batch = texts(4)
+    with torch.no_grad():
+        first = result.model(**batch).last_hidden_state
+        second = again(**batch).last_hidden_state
+    assert torch.equal(first, second)
+
+
+def test_a_budget_out_of_reach_names_the_least_and_the_cure() -> None:
+    with pytest.raises(BudgetError, match=r"out of reach.*ask for params=0\.\d+.*prunable=0\.5"):
+        probcomp.compress(tiny_bert(), texts(), budget="params=0.1", progress=False)
+
+
+def test_methods_that_train_ask_for_targets() -> None:
+    with pytest.raises(InputError, match=r"magnitude.*needs targets"):
+        probcomp.compress(
+            tiny_bert(), texts(), budget="params=0.5", method="magnitude", progress=False
+        )
+
+
+def test_turbo_vbi_takes_this_road_for_its_settings() -> None:
+    result = probcomp.compress(
+        trained(), clouds(), budget="params=0.5", config=QUICK, progress=False
+    )
+    assert result.report.method == "turbo-vbi-post"
+    assert result.posterior.meta["method"] == "turbo-vbi-post"
+
+
+def test_a_memory_limit_gives_the_same_decision() -> None:
+    whole = run(job("params=0.5", config=QUICK))
+    few = run(job("params=0.5", config=PostConfig(measured=16, limit=8 * (24 * 25 + 12 * 12))))
+    for name, keep in whole.keep.items():
+        assert torch.equal(keep, few.keep[name])
+
+
+def test_likelihoods_are_recognised_by_the_value_of_the_loss() -> None:
+    x, y = clouds(8)
+    assert likelihood_of(Task(), trained(), (x, y)) == Categorical()
+    assert likelihood_of(Task(), nn.Linear(6, 2), (x, torch.randn(8, 2))) == Gaussian()
+    assert likelihood_of(Task(lambda z, t: z.square().mean()), trained(), (x, y)) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"damping": -1.0}, "damping must be at least 0"),
+        ({"refit": "all"}, "refit must be one of"),
+        ({"limit": 0}, "positive number of bytes"),
+    ],
+)
+def test_settings_that_make_no_sense(changes, says) -> None:
+    with pytest.raises(InputError, match=says):
+        PostConfig(**changes)
+
+
+def test_settings_of_another_method_are_refused() -> None:
+    with pytest.raises(InputError, match="must be a PostConfig"):
+        run(job("params=0.5", config=MagnitudeUnitsConfig()))
+
+
+def test_prunable_is_what_units_own() -> None:
+    """6-24-12-3: the units own all but the last bias."""
+    from probcomp.recipes.compress import prunable_range
+
+    given = job("params=0.5")
+    dense, floor = prunable_range(given.model, given.structure, given.units)
+    assert dense == 6 * 24 + 24 + 24 * 12 + 12 + 12 * 3 + 3
+    assert floor == 3
+    assert Budget.parse("prunable=50%") == Budget(prunable=0.5)
