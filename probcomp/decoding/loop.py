@@ -223,6 +223,8 @@ class Decoder:
         if config.sizing == "poisson":
             grow = sizing.by_poisson(view, self.adapter.vocab_size, config.max_new_tokens)
             return torch.where(may & full, grow, change)
+        # Where the end is sure, what is left of the chance that it lies beyond buys nothing.
+        may = may & (view.tail >= view.length)
         look = (rows.block_step[index] - 1) % config.structure_every == 0
         beyond = torch.where(full, 1.0, sizing.beyond_of(view))
         found = sizing.by_utility(

@@ -55,7 +55,8 @@ def plot_generation(output: DecodeOutput, row: int = 0, tokens: list[str] | None
     if tokens:
         left.set_xticks(range(1, len(tokens) + 1), tokens, fontsize=8)
     left.set_title(
-        f"{output.num_new_tokens[row]} tokens in {output.nfe[row]} forwards, "
+        f"{output.num_new_tokens[row]} tokens in {output.nfe[row]} "
+        f"forward{'s' if output.nfe[row] != 1 else ''}, "
         f"{output.expected_errors[row]:.2f} expected errors",
         fontsize=10,
     )
