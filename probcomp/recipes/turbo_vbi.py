@@ -99,6 +99,12 @@ def cost_and_share(job: Job) -> tuple[dict[str, Tensor | float] | None, float | 
     A budget in bits pays 32 for each value and the entropy of the mask; with a share ``d`` of
     weights kept that is ``32 d + H2(d)`` bits a weight, which is solved for ``d``. The report
     states the bytes of the file that is really written.
+
+    Notes:
+        A budget in MACs charges a weight for each position it acts on, while its evidence is
+        bounded whatever their number. Where early convolutions cost hundreds of MACs a weight and
+        later layers one (LeNet-5), it starves the former; a budget in parameters is the better one
+        there.
     """
     parameters = dict(job.model.named_parameters())
     total = sum(p.numel() for p in parameters.values())

@@ -37,9 +37,6 @@ class TurboConfig:
             its field too, each matrix for itself.
         learn_after: Share of the rounds before which nothing is learnt.
         max_coupling: Highest coupling that may be learnt.
-        gate_favour: Nats by which gates take each weight to be likelier needed at first; falls to 0
-            as the cost target does. While the spike is wide no weight can show that it is needed,
-            and units would go before their weights have spoken.
         gate_field: Prior log-odds of a unit.
         kernels: Whether a convolution's kernel lives and dies as one.
         linear_draw: How linear layers draw noise.
@@ -80,7 +77,6 @@ class TurboConfig:
     learn: Learn = "nothing"
     learn_after: float = 0.3
     max_coupling: float = 1.38
-    gate_favour: float = 1.0
     gate_field: float = 0.0
     kernels: Kernels = "shared"
     linear_draw: Draw = "outputs"
@@ -101,7 +97,7 @@ class TurboConfig:
 
     def __post_init__(self) -> None:
         shares = ("kl_warmup", "kappa_rounds", "target_rounds", "freeze_after", "learn_after")
-        counts = ("order_every", "gate_favour", "refit_decay", "stop_change")
+        counts = ("order_every", "refit_decay", "stop_change")
         rates = ("temperature", "learning_rate", "sigma_rate", "sigma_ratio", "refit_rate")
         draws = ("outputs", "weights")
         rules = [

@@ -171,7 +171,6 @@ def step(run: Run, state: State) -> tuple[State, Info]:
         trials=config.trials,
         ceiling=goal.ceiling,
         subsidise=goal.subsidise,
-        favour=goal.favour,
         tolerance=TOLERANCE if goal.settled else MOVING,
     )
     if config.learn != "nothing" and state.round >= config.learn_after * config.rounds:

@@ -162,7 +162,6 @@ def sweep(
     price: float,
     *,
     subsidise: bool = False,
-    favour: float = 0.0,
 ) -> Messages:
     """One pass over all matrices: supports, then gates.
 
@@ -172,7 +171,6 @@ def sweep(
         messages: Where to start.
         price: Price of a unit of cost, nats.
         subsidise: Whether gates feel a negative price as well.
-        favour: What gates are told in favour of each weight besides, nats.
 
     Returns:
         New messages; ``change`` is the largest change of a unit's or weight's probability.
@@ -192,7 +190,7 @@ def sweep(
     for name, matrix in graph.matrices.items():
         old = messages.matrices[name]
         l = (evidence[name] - price * matrix.cost).clamp(-CLIP, CLIP)
-        felt = (evidence[name] - gate_price * matrix.cost + favour).clamp(-CLIP, CLIP)
+        felt = (evidence[name] - gate_price * matrix.cost).clamp(-CLIP, CLIP)
         new = _matrix(graph, matrix, l, felt, old, units)
         matrices[name] = new
         moved = torch.sigmoid(new.psi + l) - torch.sigmoid(old.psi + l)

@@ -24,7 +24,6 @@ class Plan:
         ceiling: Highest price, nats: 0 where no target was named.
         subsidise: Whether gates feel a negative price, so that units leave as slowly as the aim
             falls, the least needed first.
-        favour: What gates are told in favour of each weight besides, nats.
         settled: Whether every schedule has ended.
     """
 
@@ -34,7 +33,6 @@ class Plan:
     aim: float
     ceiling: float
     subsidise: bool
-    favour: float
     settled: bool
 
 
@@ -59,7 +57,6 @@ def plan(config: TurboConfig, round: int, whole: float, target: float | None, fu
         aim=whole * (end / whole) ** share,  # geometric: equal factors in equal times
         ceiling=0.0 if target is None else math.inf,
         subsidise=share < 1,
-        favour=config.gate_favour * (1 - share),
         settled=done >= max(config.kl_warmup, config.kappa_rounds, config.target_rounds),
     )
 
@@ -76,7 +73,9 @@ def divergence_weight(config: TurboConfig, samples: int, weights: int) -> float:
     their prior and the network no longer fits (Trippe and Turner 2018, "Overpruning in variational
     Bayesian neural networks"): the divergence of each weight is paid in full, while the loss that a
     weight prevents is shared with all others that could do the same. A weight below 1, a cold
-    posterior, makes up for it. The rule gives 1 from one sample for every seven weights on.
+    posterior, makes up for it. The rule gives 1 from one sample for every seven weights on. It was
+    set by two points: 0.2 for 1,437 digits and 50,200 weights; and 1 for 60,000 MNIST images and
+    266,200 weights, where at 4,100 kept weights the error is 1.8 % with 1 and 2.5 % with 0.3.
 
     Args:
         config: Its ``kl_weight``, where there is one, is the answer.

@@ -28,7 +28,6 @@ def steer(
     reach: float = 0.5,
     ceiling: float = math.inf,
     subsidise: bool = False,
-    favour: float = 0.0,
     tolerance: float = TOLERANCE,
 ) -> Messages:
     r"""Pass messages, with the price moved until the expected cost is near the target.
@@ -47,7 +46,6 @@ def steer(
         reach: First step of the price, nats.
         ceiling: Highest price, nats.
         subsidise: Whether gates feel a negative price; see `sweep`.
-        favour: What gates are told in favour of each weight besides, nats; see `sweep`.
         tolerance: Share of the target by which the cost may miss it.
 
     Returns:
@@ -56,7 +54,7 @@ def steer(
 
     def passes(price: float, current: Messages) -> tuple[Messages, float]:
         for _ in range(sweeps):
-            current = sweep(graph, evidence, current, price, subsidise=subsidise, favour=favour)
+            current = sweep(graph, evidence, current, price, subsidise=subsidise)
         return current, expected_cost(graph, evidence, current)
 
     price = min(messages.price, ceiling)

@@ -18,8 +18,6 @@ def test_schedules_start_and_end_where_they_should() -> None:
     assert plans[0].aim == pytest.approx(1000 * 0.01 ** (1 / 12))
     assert plans[11].aim == plans[19].aim == pytest.approx(10.0)
     assert [p.subsidise for p in plans] == [True] * 11 + [False] * 9
-    assert plans[0].favour == pytest.approx(11 / 12)
-    assert [p.favour for p in plans[11:]] == [0.0] * 9
     assert [p.settled for p in plans] == [False] * 12 + [True] * 8
     assert plans[0].learning == 1
     assert all(a.learning > b.learning > 0.1 for a, b in itertools.pairwise(plans))

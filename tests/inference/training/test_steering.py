@@ -65,11 +65,3 @@ def test_the_price_stops_at_the_ceiling() -> None:
     assert messages.price == 0
     free = steer(graph, {"w": l}, start(graph), None)
     assert torch.equal(messages.units["row"] > 0, free.units["row"] > 0)
-
-
-def test_favoured_units_stay_whatever_the_price_of_their_weights() -> None:
-    graph, l = rows_graph()
-    messages = steer(graph, {"w": l}, start(graph), None, sweeps=10, favour=2.0)
-    assert bool((messages.units["row"] > 0).all())
-    plain = steer(graph, {"w": l}, start(graph), None, sweeps=10)
-    assert int((plain.units["row"] > 0).sum()) == 4
