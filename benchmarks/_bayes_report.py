@@ -114,11 +114,14 @@ MARKERS = "os^DvPX*<>hp"
 
 
 def picture(records: list[Row], path: Path) -> None:
-    """Error of the file's model against its bytes, and against multiplications."""
+    """Error of the file's model against its bytes, and against multiplications.
+
+    Errors far above the dense network's are drawn at the upper edge.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     groups = fronts(records)
     methods = sorted({row["method"] for group in groups.values() for row in group["points"]})
@@ -167,6 +170,9 @@ def picture(records: list[Row], path: Path) -> None:
                 "dense", (0.99, dense), xycoords=("axes fraction", "data"), ha="right", va="bottom"
             )
             axis.set(xscale="log", xlabel=label, ylabel="test error, %", title=title)
+            axis.xaxis.set_minor_formatter(ticker.NullFormatter())
+            axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:,g}"))
             axis.grid(True, which="both", color="#eeeeee")
             axis.set_axisbelow(True)
         axes[line][1].legend(fontsize=8)
