@@ -33,7 +33,7 @@ from probcomp.inference.baselines.divergences import (
     log_uniform,
     normal,
 )
-from probcomp.inference.baselines.engine import Fit, Schedule
+from probcomp.inference.baselines.engine import Fit, Schedule, WeightTerm
 from probcomp.inference.baselines.gating import Gate
 from probcomp.inference.baselines.places import Place, find_places
 from probcomp.inference.baselines.precision import layer_bits
@@ -160,7 +160,7 @@ class HorseshoeGate(Gate):
         return (mean - variance).detach()  # log of the mode of a log-normal
 
 
-class NormalWeights:
+class NormalWeights(WeightTerm):
     """``KL(N(mu, sigma^2) || N(0, 1))`` over the weights of Bayesian layers."""
 
     def __init__(self, layers: dict[str, Any], clip: dict[str, float]) -> None:

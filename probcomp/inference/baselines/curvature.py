@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from probcomp.errors import InputError
 from probcomp.inference.training.weights import BatchSource, Loss
 
 Resample = Callable[[nn.Module, Any, torch.Generator], Any]
@@ -133,15 +134,31 @@ def compensate(weight: Tensor, mask: Tensor, curvature: Curvature, damping: floa
     return new.reshape(weight.shape)
 
 
+def _patches(module: Any, x: Tensor) -> Tensor:
+    """What each output position of a convolution reads, [batch, di, positions]."""
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    # The module's own padding in the order of F.pad; it knows "same" and every mode.
+    x = F.pad(x, module._reversed_padding_repeated_twice, mode=mode)
+    kernel, dilation, stride = module.kernel_size, module.dilation, module.stride
+    if isinstance(module, nn.Conv1d):
+        x, kernel, dilation, stride = x[:, :, None], (1, *kernel), (1, *dilation), (1, *stride)
+    return F.unfold(x, kernel, dilation, 0, stride)
+
+
 def _add(gathered: dict[str, list[Tensor]], name: str, module: Any, x: Tensor, g: Tensor) -> None:
-    positions = 1
-    if isinstance(module, nn.Conv2d):
-        x = F.unfold(x, module.kernel_size, module.dilation, module.padding, module.stride)
+    if isinstance(module, nn.Conv1d | nn.Conv2d):
+        if module.groups != 1:
+            raise InputError(
+                f"curvature of layer {name!r} is not known: it is a convolution in "
+                f"{module.groups} groups; use another method, or magnitude"
+            )
+        x = _patches(module, x)  # [batch, di, positions]
         positions = x.shape[-1]
         x, g = x.transpose(1, 2).flatten(0, 1), g.flatten(2).transpose(1, 2).flatten(0, 1)
     else:
+        positions = x.shape[1:-1].numel()
         x, g = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
-    # Of a convolution: A summed over positions, G averaged over them.
+    # A summed over positions, G averaged over them: each position is counted once.
     pair = [x.T @ x, g.T @ g / positions]
     old = gathered.get(name)
     gathered[name] = pair if old is None else [a + b for a, b in zip(old, pair, strict=True)]

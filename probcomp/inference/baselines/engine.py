@@ -6,10 +6,10 @@ gradient in place, since a second pass of autograd over every weight would doubl
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +78,7 @@ class Schedule:
             raise InputError("; ".join(problems))
 
 
-class WeightTerm(Protocol):
+class WeightTerm:
     """A divergence over all weights, with its gradient in closed form.
 
     A parameter whose ``.grad`` is ``None`` takes no part in a step and is left alone.
@@ -86,15 +86,24 @@ class WeightTerm(Protocol):
 
     def value(self) -> Tensor:
         """The divergence, [] in nats."""
+        raise NotImplementedError
 
     def add_gradient(self, pull: float) -> None:
         """Add ``pull`` times the gradient to the ``.grad`` of the parameters it depends on."""
+        raise NotImplementedError
 
     def after_step(self) -> None:
         """Bring the parameters back where they may be."""
 
+    def state(self) -> dict[str, Tensor]:
+        """What a term remembers from step to step, for a checkpoint."""
+        return {}
 
-class Decay:
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what `state` gave."""
+
+
+class Decay(WeightTerm):
     """``precision / 2`` times the squared weights: a Gaussian prior, at its mode."""
 
     def __init__(self, weights: Sequence[nn.Parameter], precision: float) -> None:
@@ -109,9 +118,6 @@ class Decay:
         for weight in self.weights:
             if weight.grad is not None:  # None where the loss did not reach it
                 weight.grad.add_(weight, alpha=pull * self.precision)
-
-    def after_step(self) -> None:
-        """Nothing to bring back."""
 
 
 @dataclass
@@ -231,6 +237,8 @@ def _step(fit: Fit, optimizer: torch.optim.Optimizer, batch: Any, pull: float) -
             term.add_gradient(pull)
     optimizer.step()
     with torch.no_grad():
+        for gate in fit.gates:
+            gate.after_step()
         for term in fit.terms:
             term.after_step()
     return value
@@ -263,6 +271,8 @@ def _state(fit: Fit, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     tensors = {f"model/{name}": t for name, t in fit.model.state_dict().items()}
     for i, gate in enumerate(fit.gates):
         tensors |= {f"gate{i}/{name}": t for name, t in gate.state_dict().items()}
+    for i, term in enumerate(fit.terms):
+        tensors |= {f"term{i}/{name}": t for name, t in term.state().items()}
     for key, state in optimizer.state_dict()["state"].items():
         tensors |= {f"adam/{key}/{name}": t for name, t in state.items()}
     tensors["generator"] = fit.noise.generator.get_state()
@@ -309,6 +319,8 @@ def _load(
     fit.model.load_state_dict(part("model/"))
     for i, gate in enumerate(fit.gates):
         gate.load_state_dict(part(f"gate{i}/"))
+    for i, term in enumerate(fit.terms):
+        term.load(part(f"term{i}/"))
     adam: dict[int, dict[str, Tensor]] = {}
     for name, tensor in part("adam/").items():
         key, _, field_name = name.partition("/")

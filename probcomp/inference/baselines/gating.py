@@ -48,6 +48,10 @@ class Gate(nn.Module):
         """How much each unit is needed, [size]; units above `threshold` stay."""
         raise NotImplementedError
 
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Bring the parameters back where they may be; most families have nothing to do."""
+
     def scales(self, rows: int, noise: Noise) -> Tensor:
         """The draw of this step: all readers of a unit see the same scale."""
         rows = rows if self.each_sample else 1

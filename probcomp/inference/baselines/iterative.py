@@ -61,7 +61,7 @@ class IterativeConfig(Schedule):
     epochs: int = 12
     stages: int = 8
     stage_epochs: int = 2
-    damping: float = 1e-3
+    damping: float = 1e-2
     samples: int = 2048
 
     def __post_init__(self) -> None:

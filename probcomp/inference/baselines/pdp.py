@@ -20,6 +20,7 @@ Departures: the layer shares are refreshed with the threshold, every ``refresh``
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ import torch
 from torch import Tensor
 
 from probcomp.errors import InputError
-from probcomp.inference.baselines.engine import Fit, Schedule
+from probcomp.inference.baselines.engine import Fit, Schedule, WeightTerm
 from probcomp.inference.baselines.preparing import Setting, finish, run, seeded, working_copy
 from probcomp.inference.baselines.readout import Limit, Pruned, cut, settle
 from probcomp.inference.baselines.reweighting import reweight, undo
@@ -88,7 +89,7 @@ class _SoftMask(torch.autograd.Function):
         return gradients[0] * slope, None, None
 
 
-class Edges:
+class Edges(WeightTerm):
     """Thresholds that leave a rising share of the cost out; a term of the engine without cost."""
 
     def __init__(self, layers: dict[str, Any], limit: Limit, config: PDPConfig, steps: int) -> None:
@@ -109,6 +110,17 @@ class Edges:
 
     def add_gradient(self, pull: float) -> None:
         """Nothing is added to the loss."""
+
+    def state(self) -> dict[str, Tensor]:
+        """The step, and the thresholds in use."""
+        edges = {f"edge/{n}": torch.tensor(e, dtype=torch.double) for n, e in self.edge.items()}
+        return {**edges, "step": torch.tensor(self.step)}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what `state` gave."""
+        self.step = int(state["step"])
+        for name in self.edge:  # in place: the layers read this dict
+            self.edge[name] = float(state[f"edge/{name}"])
 
     @torch.no_grad()
     def after_step(self) -> None:

@@ -1,6 +1,7 @@
 """What every variational baseline does before and after its training."""
 
 import copy
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -125,7 +126,13 @@ def give_posterior(
 
 def run(fit: Fit, setting: Setting, schedule: Schedule) -> dict[str, list[float]]:
     """Train, and give the series over the epochs."""
-    identity = f"{schedule!r} seed={setting.seed} samples={setting.batches.samples}"
+    kinds = sorted({type(part).__name__ for part in (*fit.gates, *fit.terms)})
+    shapes = [(name, tuple(p.shape)) for name, p in fit.model.named_parameters()]
+    identity = (
+        f"{schedule!r} {' '.join(kinds)} seed={setting.seed} samples={setting.batches.samples} "
+        f"allowed={setting.limit.allowed if setting.limit else None} "
+        f"model={zlib.crc32(repr(shapes).encode()):08x}"
+    )
     history = train(
         fit, checkpoint=setting.checkpoint, identity=identity, on_epoch=setting.on_epoch
     )

@@ -106,6 +106,13 @@ class TruncatedGate(Gate):
             self.log_sigma.clamp(max=math.log(WIDEST)),
         )
 
+    @torch.no_grad()
+    def after_step(self) -> None:
+        # A clamp alone has no gradient outside: a location that one noisy step had carried over
+        # the edge, where all of them start, would stay there for good.
+        self.location.clamp_(self.low, self.high)
+        self.log_sigma.clamp_(max=math.log(WIDEST))
+
     def draw(self, rows: int, generator: torch.Generator) -> Tensor:
         mean, log_sigma = self.parameters_in_range()
         sigma = torch.exp(log_sigma)

@@ -9,6 +9,7 @@ Departures: training starts from a pretrained network and lasts tens of epochs, 
 have a larger step than weights; ``log sigma^2`` is not clipped against the weight in training.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from probcomp.inference.baselines.divergences import log_uniform, log_uniform_slope
-from probcomp.inference.baselines.engine import Fit, Schedule
+from probcomp.inference.baselines.engine import Fit, Schedule, WeightTerm
 from probcomp.inference.baselines.precision import layer_bits
 from probcomp.inference.baselines.preparing import (
     Setting,
@@ -52,7 +53,7 @@ class SparseVDConfig(Schedule):
     refresh: int = 4
 
 
-class LogUniformWeights:
+class LogUniformWeights(WeightTerm):
     """The log-uniform divergence over the weights of Bayesian layers."""
 
     def __init__(self, layers: dict[str, Any], refresh: int = 1) -> None:
@@ -88,8 +89,15 @@ class LogUniformWeights:
         # d ln mu^2 / d mu = 2 mu / (mu^2 + tiny)
         return squares.reciprocal_().mul_(layer.weight).mul_(of_sigma).neg_(), of_sigma
 
-    def after_step(self) -> None:
-        """Nothing to bring back."""
+    def state(self) -> dict[str, Tensor]:
+        """The step, and the slopes that are used until the next refresh."""
+        kept = {f"{n}/{i}": t for n, slopes in self.slopes.items() for i, t in enumerate(slopes)}
+        return {**kept, "step": torch.tensor(self.step)}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what `state` gave."""
+        self.step = int(state["step"])
+        self.slopes = {name: (state[f"{name}/0"], state[f"{name}/1"]) for name in self.layers}
 
 
 def sparse_vd(setting: Setting, config: SparseVDConfig | None = None) -> Pruned:

@@ -12,12 +12,13 @@ and the expected loss is estimated with the Gumbel-softmax relaxation of the sup
 hidden layers of width ``N``, ``p`` inputs and ``n`` samples. A weight stays when
 :math:`\gamma > 1/2`: the median probability model.
 
-Departures: the deterministic network uses the mean of the slab, :math:`\mu`, for the weights that
-stay; ``N`` is the geometric mean of the hidden widths; pretrained start.
+Departures: predictions of the publication average draws of the posterior; the one network here uses
+the mean :math:`\gamma\mu` of the weights that stay; ``N`` is the geometric mean of the hidden
+widths; pretrained start.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from probcomp.inference.baselines.divergences import bernoulli, normal
-from probcomp.inference.baselines.engine import Fit, Schedule
+from probcomp.inference.baselines.engine import Fit, Schedule, WeightTerm
 from probcomp.inference.baselines.precision import layer_bits
 from probcomp.inference.baselines.preparing import Setting, finish, run, seeded, working_copy
 from probcomp.inference.baselines.readout import Pruned, cut, settle
@@ -84,7 +85,7 @@ class _Relaxed(torch.autograd.Function):
         return by_value, spread * by_value, slope, None
 
 
-class SpikeSlabWeights:
+class SpikeSlabWeights(WeightTerm):
     """The divergence over the weights of reweighted layers."""
 
     def __init__(
@@ -127,6 +128,19 @@ class SpikeSlabWeights:
             support * (variance / self.slab - 1),
             by_odds,
         )
+
+    def state(self) -> dict[str, Tensor]:
+        """The step, and the slopes that are used until the next refresh."""
+        kept = {f"{n}/{i}": t for n, slopes in self.slopes.items() for i, t in enumerate(slopes)}
+        return {**kept, "step": torch.tensor(self.step)}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what `state` gave."""
+        self.step = int(state["step"])
+        self.slopes = {
+            name: (state[f"{name}/0"], state[f"{name}/1"], state[f"{name}/2"])
+            for name in self.layers
+        }
 
     def after_step(self) -> None:
         """Nothing to bring back."""
@@ -181,6 +195,8 @@ def spike_slab(setting: Setting, config: SpikeSlabConfig | None = None) -> Prune
                 variance=torch.exp(2 * layer.weight_log_sigma.detach()),
             )
             del layer._parameters[LOG_SIGMA], layer._parameters[LOG_ODDS]
+            with torch.no_grad():
+                layer.weight.mul_(torch.sigmoid(odds))
         undo(layers)
         masks, keep, shift = cut(
             {n: w.log_odds for n, w in weights.items()},

@@ -40,6 +40,8 @@ class VIBConfig(Schedule):
         weight_decay: Precision of a Gaussian prior over the weights, for each sample.
     """
 
+    epochs: int = 25
+    kl_weight: float = 15.0
     threshold: float = 0.0
     log_variance: float = -9.0
     multipliers: Mapping[str, float] = field(default_factory=dict)

@@ -6,9 +6,21 @@ import pytest
 import torch
 
 from probcomp.errors import InputError
-from probcomp.inference.baselines import GroupConfig, L0Config, bc_gnj, l0
+from probcomp.inference.baselines import (
+    GroupConfig,
+    L0Config,
+    PDPConfig,
+    SparseVDConfig,
+    SpikeSlabConfig,
+    bc_ghs,
+    bc_gnj,
+    l0,
+    pdp,
+    sparse_vd,
+    spike_slab,
+)
 from probcomp.inference.baselines.engine import Decay, Epoch
-from tests.inference.baselines.networks import SHORT, setting
+from tests.inference.baselines.networks import SHORT, limit, setting
 
 
 class Stop(Exception):
@@ -34,6 +46,41 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(fit, config, tmp_path) -> No
     for one, two in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
         assert torch.equal(one, two)
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("fit", "config"),
+    [
+        (pdp, PDPConfig(epochs=4, refresh=3, refit_epochs=0)),
+        (sparse_vd, SparseVDConfig(**(SHORT | {"epochs": 4}))),
+        (spike_slab, SpikeSlabConfig(**(SHORT | {"epochs": 4}))),
+    ],
+    ids=["pdp", "sparse-vd", "spike-slab"],
+)
+def test_what_terms_remember_survives_a_stop(fit, config, tmp_path) -> None:
+    given = setting(4)
+    given = dataclasses.replace(given, limit=limit(given.model, 60) if fit is pdp else None)
+    whole = fit(given, config)
+
+    def stop(epoch: Epoch) -> None:
+        if epoch.epoch == 2:
+            raise Stop
+
+    given = dataclasses.replace(given, checkpoint=tmp_path)
+    with pytest.raises(Stop):
+        fit(dataclasses.replace(given, on_epoch=stop), config)
+    resumed = fit(given, config)
+    for name, mask in whole.masks.items():
+        assert torch.equal(resumed.masks[name], mask)
+    for one, two in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_checkpoint_of_another_method_is_refused(tmp_path) -> None:
+    schedule = GroupConfig(**(SHORT | {"epochs": 1}))
+    bc_gnj(setting(checkpoint=tmp_path), schedule)
+    with pytest.raises(InputError, match="of another run"):
+        bc_ghs(setting(checkpoint=tmp_path), schedule)
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path) -> None:

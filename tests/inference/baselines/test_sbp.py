@@ -107,3 +107,19 @@ def test_it_prunes_what_nothing_needs() -> None:
 def test_bad_interval() -> None:
     with pytest.raises(InputError, match="low must be below high"):
         SBPConfig(low=1.0)
+
+
+def test_a_location_over_the_edge_is_brought_back_and_can_fall() -> None:
+    """Clamping alone would leave it without a gradient for the rest of the run."""
+    made = gate()
+    with torch.no_grad():
+        made.location.fill_(HIGH + 0.02)
+    optimizer = torch.optim.Adam([made.location], lr=0.01)
+    for _ in range(5):
+        optimizer.zero_grad()
+        # a likelihood that wants the scales small
+        torch.exp(made.parameters_in_range()[0]).sum().backward()
+        optimizer.step()
+        made.after_step()
+        assert (made.location <= HIGH).all()
+    assert (made.location < -0.03).all()

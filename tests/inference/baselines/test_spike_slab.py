@@ -27,7 +27,7 @@ def layer(seed: int = 0) -> nn.Module:
 def test_divergence_against_sampling() -> None:
     """``E_q[ln q - ln p]`` of a mixture with an atom: the densities of the slab, or the atoms."""
     made, prior, slab = layer(), -1.5, 0.7
-    found = float(SpikeSlabWeights({"w": made}, prior, slab).value())
+    found = float(SpikeSlabWeights({"w": made}, prior, slab).value().detach())
     generator = torch.Generator().manual_seed(1)
     draws = 200_000
     gamma = torch.sigmoid(made.weight_log_odds.detach())
