@@ -18,9 +18,9 @@ def limit_of(job: Job) -> Limit | None:
     Raises:
         BudgetError: What is never pruned costs more than the budget.
     """
-    if job.budget is None:
-        return None
     cost, share = cost_and_share(job)
+    if share is None:
+        return None
     parameters = dict(job.model.named_parameters())
     price = {n: 1.0 if cost is None else cost.get(n, 0.0) for n in parameters}
 
