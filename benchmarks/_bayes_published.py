@@ -49,7 +49,7 @@ CAVEATS = [
     "ratio); 'bits' ratios count significand bits and no index either; our files hold everything: "
     "masks, codebooks, indices, biases, headers.",
     "Bits-back figures 'of: all' are those a method trains with, under its own prior, known up to "
-    "a constant where that is improper; 'of: kept' counts the weights that stay and the mask's code.",
+    "a constant where that is improper; 'of: kept' counts what stays and the code of its mask.",
     "Bits from posterior variances ('bits x') count values only and no index or mask.",
     "The 771x of BC-GHS needs a k-means codebook that its authors call impractical at test time.",
     "Rows marked 'recalled, not verified' were not checked against the publication.",
