@@ -125,7 +125,7 @@ def partial(
     delimiters: Sequence[tuple[int, float]],
     longest: int,
     seed: int,
-    repeats: int = 3,
+    repeats: int = 10,
 ) -> States:
     """Canvases that fit, of one to two times the answer, with a random share masked."""
     generator, rng = torch.Generator().manual_seed(seed), random.Random(seed)
