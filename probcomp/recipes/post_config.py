@@ -32,7 +32,8 @@ class PostConfig:
         refit: ``sequential`` refits read-outs in order on the pruned prefix, ``dense`` from the
             dense statistics, ``none`` leaves them.
         residual: Whether a refit also makes up for what earlier blocks left undone.
-        iterations: Iterations of the posterior around the decision.
+        iterations: Iterations of the posterior around the decision: 1 takes the others as decided,
+            more let them be unsure too (units that stand in for each other then lose certainty).
     """
 
     batch_size: int = 16
@@ -44,7 +45,7 @@ class PostConfig:
     rounds: int = 2
     refit: str = "sequential"
     residual: bool = True
-    iterations: int = 4
+    iterations: int = 2
 
     def __post_init__(self) -> None:
         wrong: list[str] = []

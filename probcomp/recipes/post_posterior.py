@@ -15,7 +15,7 @@ zero is reported beside this one.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,6 +30,10 @@ from probcomp.inference.quadratic.sites import (
     update,
 )
 from probcomp.priors.base import SupportPrior
+
+
+FLAT = 1e-6
+"""Slab precision over the mean diagonal of the Gram matrix: the limit of Optimal Brain Surgeon."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,19 +59,21 @@ def believe(
     *,
     price: Tensor | float,
     prior: SupportPrior | None = None,
-    iterations: int = 4,
+    iterations: int = 2,
     damping: float = 0.5,
 ) -> UnitBelief:
     """Iterate from a decision to the beliefs around it.
 
     Args:
-        factors: The tempered likelihood of each read-out, in nats.
+        factors: The tempered likelihood of each read-out, in nats. A slab that is not given is
+            flat.
         keep: The decision to start from, boolean [G].
         price: What each unit costs, nats, a number or [G].
         prior: Support prior over the units in order; none is even odds.
         iterations: Most iterations; each takes one inverse of each read-out's matrix.
         damping: Share of the old sites that is kept in an iteration.
     """
+    factors = [f if f.slab is not None else replace(f, slab=_flat(f)) for f in factors]
     states = [_started(factor, keep) for factor in factors]
     probability = keep.double()
     for step in range(iterations):
@@ -87,6 +93,11 @@ def believe(
             for f, s, c in zip(factors, states, cavities)
         ]
     return UnitBelief(evidence, odds, probability, change)
+
+
+def _flat(factor: GroupFactor) -> float:
+    """A slab that does not pull kept weights to zero: trained weights are not drawn from it."""
+    return FLAT * float(factor.quadratic.precision.diagonal().mean())
 
 
 def _started(factor: GroupFactor, keep: Tensor) -> FactorState:
