@@ -63,6 +63,7 @@ HIERARCHY = Model(
 )
 
 
+@pytest.mark.slow
 def test_gamma_hierarchy_against_quadrature() -> None:
     """Two correlated weights, precisions integrated out: the sampler gives the grid's answer."""
     exact = quadrature(HIERARCHY)
@@ -135,6 +136,12 @@ def test_leave_one_out_prefers_the_prior_that_fits() -> None:
     other = nuts(HIERARCHY, chains=1, warmup=10, draws=20)
     with pytest.raises(InputError, match="different observations"):
         compare_priors({"one": fits["wide"], "two": other})
+
+
+def test_quadrature_and_enumeration_agree() -> None:
+    """The two references of this file, on the one problem that both can do."""
+    model = Model(HIERARCHY.data, HIERARCHY.prior, SpikeSlabGaussian(1.0, 0.02))
+    np.testing.assert_allclose(quadrature(model, points=801), enumerated(model), atol=1e-4)
 
 
 def test_bad_input() -> None:
