@@ -53,15 +53,15 @@ QUICK = {"minilm": (16, 16, 4), "resnet20": (64, 200, 4), "char-llama": (32, 32,
 
 def baselines() -> list[Row]:
     return [
-        Row("magnitude, uniform", "magnitude-units"),
-        Row("magnitude, global", "magnitude-units", MagnitudeUnitsConfig(allocation="global")),
-        Row("Wanda-sp, uniform", "wanda-sp", WandaConfig()),
-        Row("Wanda-sp, standardised", "wanda-sp", WandaConfig(allocation="standardised")),
-        Row("FLAP, standardised", "flap", FlapConfig()),
-        Row("FLAP, uniform", "flap", FlapConfig(allocation="uniform")),
         Row("OBS, absolute", "obs", ObsConfig()),
+        Row("FLAP, standardised", "flap", FlapConfig()),
+        Row("Wanda-sp, uniform", "wanda-sp", WandaConfig()),
+        Row("magnitude, uniform", "magnitude-units"),
         Row("OBS, relative", "obs", ObsConfig(allocation="relative")),
         Row("OBS, uniform", "obs", ObsConfig(allocation="uniform")),
+        Row("FLAP, uniform", "flap", FlapConfig(allocation="uniform")),
+        Row("Wanda-sp, standardised", "wanda-sp", WandaConfig(allocation="standardised")),
+        Row("magnitude, global", "magnitude-units", MagnitudeUnitsConfig(allocation="global")),
     ]
 
 
