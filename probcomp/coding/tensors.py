@@ -4,6 +4,8 @@ Nothing is lost: values come back to the last bit (a negative zero comes back as
 a file small is that few values differ, which `probcomp.coding.quantise` sees to.
 """
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -120,12 +122,14 @@ def get_tensor(coder: RangeDecoder, raw: memoryview, like: Tensor) -> tuple[Tens
 
 def as_rows(array: np.ndarray) -> np.ndarray:
     """[out, everything else]; vectors and numbers become one row."""
-    return array.reshape(1, -1) if array.ndim < 2 else array.reshape(len(array), -1)
+    if array.ndim < 2:
+        return array.reshape(1, -1)
+    return array.reshape(len(array), math.prod(array.shape[1:]))  # also where there are no rows
 
 
 def cell_of(shape: tuple[int, ...]) -> int:
     """Weights of one kernel of a convolution, 1 for other tensors."""
-    return int(np.prod(shape[2:], dtype=np.int64)) if len(shape) > 2 else 1
+    return math.prod(shape[2:])
 
 
 def as_float32(tensor: Tensor, where: str) -> np.ndarray:

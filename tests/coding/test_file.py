@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from probcomp.coding import coded_size, decode, encode
+from probcomp.coding import coded_size, decode, encode, quantise
 from probcomp.coding.file import stored_tensors
 from probcomp.errors import InputError
 from probcomp.models import LeNet5, LeNet300100, ResNetCIFAR
@@ -100,6 +100,19 @@ def test_any_parameter_comes_back(tmp_path_factory, shape, dtype, seed):
     other.register_buffer("n", torch.zeros(3, dtype=torch.int64))
     encode(model, path)
     assert same(decode(path, other), model)
+
+
+def test_a_layer_without_units_comes_back(tmp_path):
+    # A network that lost a whole layer: [0, n] and [n, 0] tensors.
+    lost = LeNet300100(inputs=6, hidden=(4, 3))
+    lost.fc2.weight = nn.Parameter(torch.zeros(0, 4))
+    lost.fc2.bias = nn.Parameter(torch.zeros(0))
+    lost.fc3.weight = nn.Parameter(torch.zeros(10, 0))
+    encode(lost, tmp_path / "w")
+    back = decode(tmp_path / "w", LeNet300100(inputs=6, hidden=(4, 3)))
+    assert same(back, lost)
+    assert (back.fc2.out_features, back.fc3.in_features) == (0, 0)
+    assert quantise(lost, 0.1).model.fc2.weight.shape == (0, 4)
 
 
 def test_tied_weights_are_written_once():
