@@ -65,10 +65,20 @@ def test_gates():
 
 
 @pytest.mark.slow
+def test_the_large_spin_glass_converges_without_divergences_to_speak_of():
+    """With the level of the similar regime as a parameter 1.3 % diverged, above the gate."""
+    values = np.geomspace(0.5, 2.2, 11)
+    columns, _ = sk_table(values, values, noise=0.02)
+    model = RegimeModel.fit(columns, residual=False)
+    assert model.convergence.ok, str(model.convergence)
+
+
+@pytest.mark.slow
 @pytest.mark.xfail(
     raises=AssertionError,
-    reason="known: 1.3 % of the draws diverge on these 121 cells and the gate allows 1 %, so the "
-    "fit calls itself not converged (R-hat 1.001, ESS 1487); the rest is not reached",
+    reason="known: the fit converges, but puts the point where three regimes meet at bias 1.28 and "
+    "temperature .70 (exact: 1, 1; 20 % is asked) with slope 1.16 (10 % is asked): barriers that "
+    "are noise alone have a skew logarithm, and similarity grows from zero at its boundary",
 )
 def test_spin_glass_triple_point_slope_and_labels():
     values = np.geomspace(0.5, 2.2, 11)
