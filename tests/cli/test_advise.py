@@ -42,7 +42,7 @@ def test_bad_input_is_one_line_and_status_two(arguments, words, capsys, tmp_path
 TABLES = {
     "too few": ("10,0.1,0.1,0,0.9\n20,0.2,0.1,0,0.9", "2 distinct pilots; at least 5"),
     "one density": ("\n".join(f"{e},0.1,0.1,0,0.9" for e in range(1, 7)), "one density only"),
-    "not a number": ("10,0.1,nan,0,0.9", "missing or non-finite"),
+    "not a number": ("10,0.1,nan,0,0.9\n20,0.1,0.1,0,0.9", "missing or non-finite"),
     "constant knob": (
         "\n".join(f"10,{d},0.1,0,0.9" for d in (0.1, 0.2, 0.3, 0.4, 0.5)),
         "constant at 10",
