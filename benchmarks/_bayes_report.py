@@ -80,6 +80,44 @@ def fronts(records: list[Row]) -> Row:
     return result
 
 
+def couplings(records: list[Row]) -> list[Row]:
+    """Regularity of each mask with and without coupling, at the same budget: the ablation.
+
+    Clusters are summed over the matrices; the fill of 16 x 16 blocks is weighted by non-zeros.
+    Targets: at most a third of the clusters, and 1.5 times the fill, without losing accuracy.
+    """
+    result = []
+    for (network, data), rows in grouped(records).items():
+        for (method, label), without in rows.items():
+            base, _, ending = method.rpartition(", coupling 0")
+            if ending or not base:
+                continue
+            for other in (base, f"{base}, learnt coupling"):
+                if (other, label) in rows:
+                    row: Row = {"network": network, "data": data, "point": label}
+                    row["without"] = {"method": method, **_regular(without)}
+                    row["with"] = {"method": other, **_regular(rows[other, label])}
+                    row["clusters_ratio"] = row["with"]["clusters"] / row["without"]["clusters"]
+                    row["fill_ratio"] = row["with"]["fill_16"] / row["without"]["fill_16"]
+                    result.append(row)
+    return result
+
+
+def _regular(rows: list[Row]) -> Row:
+    def fill(row: Row) -> float:
+        layers = row["regularity"].values()
+        return sum(r["nonzero"] * (r["fill_16"] or 0) for r in layers) / row["nonzero"]
+
+    return {
+        "seeds": len(rows),
+        "nonzero": mean(rows, lambda r: r["nonzero"]),
+        "error": mean(rows, lambda r: r["error"]),
+        "clusters": mean(rows, lambda r: sum(x["clusters"] for x in r["regularity"].values())),
+        "singletons": mean(rows, lambda r: sum(x["singletons"] for x in r["regularity"].values())),
+        "fill_16": mean(rows, fill),
+    }
+
+
 def table(records: list[Row]) -> list[str]:
     """The comparison as lines of text, published rows below our own."""
     lines = []

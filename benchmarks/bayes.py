@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from _bayes_published import CAVEATS, published
-from _bayes_report import fronts, picture, table
+from _bayes_report import couplings, fronts, picture, table
 from _bayes_run import CODING_SAMPLES, TOLERANCE, execute
 from _bayes_settings import EPOCHS, Epochs, dense, load, names_of, points
 
@@ -163,6 +163,7 @@ def main() -> None:
             "epochs": {name: asdict(e) for name, e in EPOCHS.items()},
             "table": lines,
             "fronts": fronts(done),
+            "couplings": couplings(done),
             "published": published(),
             "caveats": CAVEATS,
             "runs": records,

@@ -36,6 +36,11 @@ def record(method: str, seed: int, error: float, size: int) -> dict:
         "macs_ratio": 20.0,
         "precision": None,
         "bits_back": {"data": 1.0, "weights": 2.0, "mask": 4.0, "of": "kept"},
+        "nonzero": 40,
+        "regularity": {
+            "a": {"nonzero": 30, "clusters": 4, "singletons": 1, "fill_16": 0.5},
+            "b": {"nonzero": 10, "clusters": 2, "singletons": 0, "fill_16": 0.1},
+        },
         "seconds": {"cpu": 3.0},
     }
 
@@ -66,6 +71,15 @@ def test_seeds_are_averaged(module):
     lines = report.table(records)
     assert any(line.startswith("a ") and line.endswith("9-8-7 *bm") for line in lines)
     assert any("recalled, not verified" in line for line in lines)
+
+
+def test_couplings_are_compared_at_the_same_point(module):
+    records = [record("turbo-vbi", 0, 1.0, 100), record("turbo-vbi, coupling 0", 0, 1.2, 90)]
+    records[1]["regularity"]["a"]["clusters"] = 10
+    (row,) = module("_bayes_report").couplings(records)
+    assert row["clusters_ratio"] == 6 / 12
+    assert row["with"]["fill_16"] == pytest.approx((30 * 0.5 + 10 * 0.1) / 40)
+    assert row["fill_ratio"] == 1
 
 
 def test_the_picture_is_drawn(module, tmp_path):
