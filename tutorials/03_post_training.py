@@ -244,7 +244,7 @@ figure.tight_layout()
 
 # %%
 result = probcomp.compress(
-    network, data, budget="prunable=0.4", config=PostConfig(softness=2.0), progress=False
+    network, data, budget="prunable=0.4", config=PostConfig(), progress=False
 )
 report = result.report
 print(f"accuracy {report.accuracy.dense.value:.3f} -> {report.accuracy.compressed.value:.3f} with "

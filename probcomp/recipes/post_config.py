@@ -39,9 +39,9 @@ class PostConfig:
     batch_size: int = 16
     limit: int | None = None
     probes: int = 1
-    softness: float = 1.0
+    softness: float = 4.0
     damping: float | None = None
-    measured: int = 32
+    measured: int = 64
     rounds: int = 2
     refit: str = "sequential"
     residual: bool = True

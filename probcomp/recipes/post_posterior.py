@@ -31,7 +31,6 @@ from probcomp.inference.quadratic.sites import (
 )
 from probcomp.priors.base import SupportPrior
 
-
 FLAT = 1e-6
 """Slab precision over the mean diagonal of the Gram matrix: the limit of Optimal Brain Surgeon."""
 

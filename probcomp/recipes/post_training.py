@@ -208,6 +208,8 @@ def _joint(
     joint = Tempering()
     if meter is None:
         return joint
+    if isinstance(meter.likelihood, Categorical):
+        meter.likelihood = replace(meter.likelihood, softness=1.0)  # in nats of the real loss
     for share in (0.5, 1.0):
         changes: dict[str, Any] = {}
         expected = 0.0
