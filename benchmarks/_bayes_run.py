@@ -126,8 +126,8 @@ def sizes(network: str, model: nn.Module, result: Compressed, data: Data) -> dic
     weights = {n: p for n, p in small.items() if p.dim() > 1}
     count = sum(p.numel() for p in dense.values())
     kept = sum(int(p.count_nonzero()) for p in weights.values())
+    # Positions that a weight is applied to do not change when units go.
     uses = weight_macs(model, lambda m: m(x), 2)
-    after = weight_macs(result.model, lambda m: m(x), 2)
     macs = sum(uses[n] * p.numel() for n, p in dense.items())
     lines = {n: alive(p) for n, p in weights.items()}
     units = [f"{lines[n][0]}" for n in lines][:-1]
@@ -143,8 +143,8 @@ def sizes(network: str, model: nn.Module, result: Compressed, data: Data) -> dic
         "params_ratio": count / max(kept, 1),
         "architecture_ratio": count / max(sum(rectangle.values()), 1),
         "macs_ratio": macs
-        / max(sum(after.get(n, 0) * int(p.count_nonzero()) for n, p in weights.items()), 1),
-        "dense_macs_ratio": macs / max(sum(after.get(n, 0) * rectangle[n] for n in weights), 1),
+        / max(sum(uses[n] * int(p.count_nonzero()) for n, p in weights.items()), 1),
+        "dense_macs_ratio": macs / max(sum(uses[n] * rectangle[n] for n in weights), 1),
     }
 
 
