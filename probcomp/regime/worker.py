@@ -10,13 +10,15 @@ import os
 import sys
 from typing import Any
 
-from probcomp.errors import ProbcompError
+from probcomp.errors import DivergenceError, ProbcompError
 
 
 def do_job(job: dict[str, Any]) -> dict[str, Any]:
     """``{"do": "dense" | "pilot", "config", "store", "optuna"}``: the record it gives.
 
-    A dense job trains the dense network of a configuration and leaves its checkpoint.
+    A dense job trains the dense network of a configuration and leaves its checkpoint. One that
+    diverges answers so and leaves none: the pilots that need it meet the same divergence and
+    record it, and the pilots at other values of the knob go on.
     """
     import torch
 
@@ -28,7 +30,10 @@ def do_job(job: dict[str, Any]) -> dict[str, Any]:
     store = Store(job["store"], job.get("optuna"))
     config = PilotConfig.of(job["config"])
     if job["do"] == "dense":
-        return dense_network(config, load_task(config.task), store)[1]
+        try:
+            return dense_network(config, load_task(config.task), store)[1]
+        except DivergenceError as error:
+            return {"status": "diverged", "reason": str(error)}
     return run_pilot(config, store)
 
 

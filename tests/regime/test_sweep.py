@@ -85,6 +85,29 @@ def test_a_worker_that_dies_is_told(tmp_path):
         run_pilots(configs, Store(tmp_path / "store"), jobs=1)
 
 
+HOT = """
+
+def hot():
+    import dataclasses
+
+    return dataclasses.replace(task(), knob="lr", levels=(0.3, 1e6), dense_seeds=(0,))
+"""
+
+
+@pytest.mark.parametrize("engine", ["serial", "processes"])
+def test_a_dense_run_that_diverges_stops_no_other_pilot(engine, tmp_path):
+    (tmp_path / "hot.py").write_text(Path(SOURCE).read_text() + HOT)
+    configs = grid_configs(f"{tmp_path / 'hot.py'}:hot", [1e6, 0.3], [0.3])
+    lost, kept = run_pilots(configs, Store(tmp_path / "store"), engine=engine, jobs=1)
+    assert lost["status"] == "diverged"
+    assert lost["reason"].startswith("the loss is")
+    assert not lost["runs"]
+    assert kept["status"] == "done"
+    assert stripped(kept) == stripped(run_pilot(configs[1]))
+    # Read back, a lost pilot is not run again.
+    assert run_pilots(configs, Store(tmp_path / "store"), engine=engine, jobs=1) == [lost, kept]
+
+
 SWEEP = """
 import sys
 from probcomp.regime.store import Store
