@@ -48,7 +48,7 @@ class Epochs:
 
 EPOCHS = {
     "lenet-300-100": Epochs(6, 6),
-    "lenet-5-caffe": Epochs(3, 4),
+    "lenet-5-caffe": Epochs(3, 10),
     "resnet-20": Epochs(20, 8),
 }
 """Few, so that the whole comparison is an evening of one core; publications train for hundreds."""
