@@ -11,6 +11,10 @@ data hardly bear on them, and sampling them gives a funnel on which chains get s
 
 Loads of different tasks are standardised by their own runs, so positions are shared in units of
 what was explored, not in densities.
+
+What has been checked is the prior: blocks, correlations, and each task's own prior. That a known
+task helps one with few runs has not been established: compiling the sampler for two tasks took
+minutes, and no such fit has been compared with separate ones. See ``convergence`` before use.
 """
 
 from collections.abc import Mapping, Sequence

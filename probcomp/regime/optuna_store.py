@@ -44,14 +44,16 @@ class OptunaRecords:
             )
         except Exception as error:  # the database drivers each raise their own
             raise InputError(f"cannot open the Optuna storage {address!r}: {error}") from error
+        self._seen: dict[str, Record] = {}
 
     def get(self, key: str) -> Record | None:
         """The record of a pilot, or None."""
-        return self.all().get(key)
+        # A record never changes once it is written: only for an unknown one are trials read anew.
+        return self._seen[key] if key in self._seen else self.all().get(key)
 
     def put(self, key: str, record: Record) -> None:
         """Add a finished trial; a pilot that is there already is not added twice."""
-        if key in self.all():
+        if self.get(key) is not None:
             return
         self._study.add_trial(self._trial(key, record))
 
@@ -59,11 +61,11 @@ class OptunaRecords:
         """Every record by its key."""
         done = (self._optuna.trial.TrialState.COMPLETE, self._optuna.trial.TrialState.FAIL)
         trials = self._study.get_trials(deepcopy=False, states=done)
-        return {
-            trial.user_attrs["key"]: json.loads(trial.user_attrs["record"])
-            for trial in trials
-            if "record" in trial.user_attrs
-        }
+        for trial in trials:
+            key = trial.user_attrs.get("key")
+            if key not in self._seen and "record" in trial.user_attrs:
+                self._seen[key] = json.loads(trial.user_attrs["record"])
+        return dict(self._seen)
 
     def _trial(self, key: str, record: Record) -> Any:
         optuna = self._optuna

@@ -1,7 +1,7 @@
 """Which pilots to run: corners and centre, then one after the other by what they would tell."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -54,6 +54,17 @@ def start_design(task: PilotTask) -> list[Cell]:
     return cells + rest[: LEAST_CELLS - len(cells)]
 
 
+def _without(task: PilotTask, lost: set[float]) -> PilotTask:
+    """The task without the levels at which training diverged."""
+    levels = tuple(level for level in task.levels if level not in lost)
+    if len(set(levels)) < 2:
+        raise InputError(
+            f"training diverged at {task.knob} {', '.join(f'{v:g}' for v in sorted(lost))}; of the "
+            f"levels of task {task.name!r} fewer than two are left. Give it cooler ones."
+        )
+    return replace(task, levels=levels)
+
+
 def _nearest_middle(values: np.ndarray) -> int:
     return int(np.argmin(np.abs(values - (values[0] + values[-1]) / 2)))
 
@@ -102,6 +113,7 @@ def run_campaign(
 ) -> Campaign:
     """Run pilots one batch after the other and advise from all of them.
 
+    Where a training diverges, that value of the knob is neither run nor advised again.
     After the corners and the centre each batch holds the cells that promise most about the
     decision for their cost (`probcomp.regime.design`), the second chosen as if the first had
     given what is expected of it. What the store has is not run again.
@@ -143,15 +155,25 @@ def run_campaign(
         own = None if isinstance(task, str) else about
         records.extend(run_pilots(configs, store, engine=engine, jobs=jobs, task=own, show=show))
 
+    def ended() -> set[Cell]:
+        done = [record["config"] for record in records if record["status"] == "done"]
+        return {(config["recipe"][knob.name], config["density"]) for config in done}
+
+    def lost() -> set[float]:
+        """Values of the knob at which a training diverged: none is run or advised again."""
+        bad = [record["config"] for record in records if record["status"] != "done"]
+        return {config["recipe"][knob.name] for config in bad}
+
     def fit(draws: int | None) -> Advice:
-        left = [cell for cell in grid if cell not in cells]
+        gone = lost()
+        left = [cell for cell in grid if cell not in cells and cell[0] not in gone]
         say("fitting the regime model")
         return advise(
             pilot_columns(records, knob.name),
             density=density,
             knobs=[knob],
             at={knob.name: present},
-            levels=levels,
+            levels=[level for level in levels if level not in gone],
             gain=gain,
             confidence=confidence,
             candidates=left,
@@ -162,6 +184,13 @@ def run_campaign(
         )
 
     run(start_design(about))
+    while len(ended()) < LEAST_CELLS and len(cells) < pilots:
+        # Some diverged: corners of what is left stand in for them.
+        more = [cell for cell in start_design(_without(about, lost())) if cell not in cells]
+        more = more or [cell for cell in grid if cell not in cells and cell[0] not in lost()]
+        if not more:
+            break
+        run(more[: min(LEAST_CELLS - len(ended()), pilots - len(cells))])
     stopped = f"all {pilots} pilots were run"
     while len(cells) < pilots:
         said = fit(LIGHT)

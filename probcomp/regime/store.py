@@ -1,7 +1,7 @@
 """Where pilots leave what they have done: records by the hash of their configuration.
 
 Everything is written under a temporary name and renamed, so a killed run leaves whole records or
-none, and two workers that compute the same thing write the same bytes.
+none, and two workers that compute the same thing write the same numbers (seconds taken differ).
 """
 
 import hashlib

@@ -2,11 +2,12 @@
 
 import hashlib
 import importlib
+import inspect
 import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ class PilotTask:
     Attributes:
         name: For people.
         build: Makes the untrained network; called under a seed.
-        train, test: Inputs and integer targets.
+        train, test: Inputs and integer targets. Errors on ``test`` are what advice is drawn from,
+            so it is a validation set: report the advised setting on samples no pilot has seen.
         recipe: Training of the dense network (stage 1), where the knob is turned.
         retrain: Training of the pruned network (stage 3), the same for every pilot.
         knob: The knob, a field of the recipe.
@@ -87,15 +89,26 @@ class PilotTask:
         return KNOWN[self.knob]
 
     def fingerprint(self) -> str:
-        """Hash of the data and of the network's shape; of code no more than names can be seen."""
+        """Hash of the data, of the network's shape, and of the code that can be seen.
+
+        That is the source of ``build``, of ``augment`` and of the forward pass of every layer that
+        is not torch's own, not of what they call. Computed once: a file edited while a sweep runs
+        is another task for the next sweep only.
+        """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for tensor in (*self.train, *self.test):
             digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         model = self.fresh(0)
         shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
-        augment = getattr(self.augment, "__qualname__", "") if self.augment else ""
-        digest.update(json.dumps([shapes, repr(model), augment, self.prunable]).encode())
+        layers = {type(m) for m in model.modules() if not type(m).__module__.startswith("torch.")}
+        code = sorted(_code(layer.forward) for layer in layers)
+        code += [_code(self.build), _code(self.augment)]
+        digest.update(json.dumps([shapes, repr(model), code, self.prunable]).encode())
         return digest.hexdigest()[:16]
 
     def fresh(self, seed: int) -> nn.Module:
@@ -103,6 +116,16 @@ class PilotTask:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return self.build()
+
+
+def _code(function: Any) -> str:
+    """Source of a function; its name where there is no source to read."""
+    if function is None:
+        return ""
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):
+        return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
 def digits_task() -> PilotTask:

@@ -58,6 +58,30 @@ def test_bad_campaigns_are_refused_before_any_training(options, words, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
+def hot_task(levels):
+    recipe = dataclasses.replace(tiny_task.task().recipe, epochs=1, horizon=1)
+    return dataclasses.replace(
+        tiny_task.task(), knob="lr", levels=levels, dense_seeds=(0,), recipe=recipe, retrain=recipe
+    )
+
+
+def test_values_at_which_training_diverges_are_replaced(tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(
+        "probcomp.regime.planner.advise", lambda columns, **more: asked.update(more)
+    )
+    done = run_campaign(
+        hot_task((0.1, 0.3, 1e6)), density=0.1, pilots=7, store=Store(tmp_path), show=False
+    )
+    assert done.cells[:4] == ((0.1, 0.1), (1e6, 0.1), (0.1, 0.8), (1e6, 0.8))
+    assert sum(record["status"] == "done" for record in done.records) == 5
+    assert {value for value, _ in done.cells[5:]} <= {0.1, 0.3}
+    assert asked["levels"] == [0.1, 0.3]
+    assert {value for value, _ in asked["candidates"]} <= {0.1, 0.3}
+    with pytest.raises(InputError, match=r"diverged at lr 1e\+06.*fewer than two"):
+        run_campaign(hot_task((0.1, 1e6)), density=0.1, pilots=7, store=Store(tmp_path), show=False)
+
+
 @pytest.mark.slow
 def test_a_campaign_ends_in_advice_and_is_not_run_twice(tmp_path, monkeypatch):
     store, said = Store(tmp_path), []

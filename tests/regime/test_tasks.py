@@ -68,3 +68,37 @@ def test_the_digits_task():
     assert task.fingerprint() == digits_task().fingerprint()
     assert task.fresh(0)(task.test[0][:3]).shape == (3, 10)
     assert task.turned_knob.hotter == "down"
+
+
+LAYER = """
+import dataclasses
+
+from torch import nn
+
+from tests.regime import tiny_task
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.second(self.first(x).{})
+
+
+def task():
+    return dataclasses.replace(tiny_task.task(), build=Net)
+"""
+
+
+def test_an_edited_forward_pass_or_augmentation_is_another_task(tmp_path):
+    prints = set()
+    for number, activation in enumerate(("relu()", "tanh()")):
+        (tmp_path / f"part{number}.py").write_text(LAYER.format(activation))
+        prints.add(load_task(str(tmp_path / f"part{number}.py")).fingerprint())
+    assert len(prints) == 2
+    plain = dataclasses.replace(tiny_task.task(), augment=None)
+    assert plain.fingerprint() != tiny_task.task().fingerprint()
+    # Without source there is a name.
+    assert dataclasses.replace(plain, augment=torch.relu).fingerprint() != plain.fingerprint()
