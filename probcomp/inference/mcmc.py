@@ -130,6 +130,9 @@ def gibbs(
 ) -> Any:
     """Draws of weights and supports, one support at a time; for at most twelve.
 
+    A flip moves its weight by the ratio of the two deviations, so where data are sharp chains stay
+    where they began: look at several chains, or use `nuts`, which sums the supports out.
+
     Returns:
         As `nuts`; an ``inclusion`` is the drawn support, 0 or 1.
 
