@@ -4,6 +4,7 @@ One safetensors file for each round kept, and ``turbo.json``, which is written l
 file: an interrupted write leaves the previous checkpoint whole.
 """
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 from probcomp.errors import InputError
 from probcomp.inference.training.build import with_orders
 from probcomp.inference.training.engine import Info, State
-from probcomp.inference.training.gates import MatrixMessages, Messages
+from probcomp.inference.training.gates import Graph, MatrixMessages, Messages
 from probcomp.inference.training.learning import is_learnable
 from probcomp.inference.training.weights import Run
 from probcomp.storage import read_json, read_tensors, write_json, write_tensors
@@ -145,6 +146,38 @@ def load_checkpoint(
         calm=header["calm"],
     )
     return restored, [Info(**entry) for entry in header["history"]]
+
+
+def fingerprint(run: Run, graph: Graph) -> dict[str, str]:
+    """What makes two runs with the same settings different: costs, units, data.
+
+    Checksums of: the shape and cost of every entry and which units gate it; the names and sizes of
+    the groups of units; the first batch, which changes with the data, the batch size and its seed.
+    """
+    costs, gates = 0, 0
+    for name, entry in (*graph.matrices.items(), *graph.gated.items()):
+        costs = _crc((name, entry.cost), costs)
+        gates = _crc((name, [(s.group, s.dim, s.index) for s in entry.slots]), gates)
+    costs = _crc(graph.constant, costs)
+    gates = _crc([(name, len(field)) for name, field in graph.fields.items()], gates)
+    batch = next(iter(run.batches(0)), None)
+    return {"cost": f"{costs:08x}", "units": f"{gates:08x}", "batches": f"{_crc(batch, 0):08x}"}
+
+
+def _crc(value: Any, start: int) -> int:
+    """Checksum of nested tensors, numbers and strings; other objects count by their type."""
+    if isinstance(value, Tensor):
+        whole = value.detach().cpu().contiguous()
+        data = whole.reshape(-1).view(torch.uint8).numpy().tobytes() if whole.numel() else b""
+        return zlib.crc32(data, zlib.crc32(repr(tuple(value.shape)).encode(), start))
+    if isinstance(value, Mapping):
+        return _crc([*value.items()], start)
+    if isinstance(value, tuple | list):
+        for entry in value:
+            start = _crc(entry, start)
+        return zlib.crc32(str(len(value)).encode(), start)
+    known = value is None or isinstance(value, bool | int | float | str)
+    return zlib.crc32((repr(value) if known else type(value).__name__).encode(), start)
 
 
 def _pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

@@ -18,7 +18,11 @@ from probcomp.inference.training.build import (
     reorder,
     tensor_shapes,
 )
-from probcomp.inference.training.checkpoint import load_checkpoint, save_checkpoint
+from probcomp.inference.training.checkpoint import (
+    fingerprint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from probcomp.inference.training.config import TurboConfig
 from probcomp.inference.training.engine import Info, State, init, remove_orphans, step
 from probcomp.inference.training.evidence import CollapsedGamma, WeightEvidence
@@ -147,6 +151,7 @@ def fit(
         identity = {"seed": seed, "config": asdict(config), "prior": repr(prior)}
         identity |= {"evidence": repr(evidence), "target": target, "samples": batches.samples}
         if checkpoint is not None:
+            identity |= fingerprint(run, graph)
             loaded = load_checkpoint(checkpoint, run, state, identity)
             state, history = loaded or (state, history)
         while state.round < config.rounds and not _settled(state, config):
@@ -321,6 +326,8 @@ def _posterior(run: Run, graph: Graph, sites: Any, messages: Any, seed: int) -> 
         "seed": seed,
         "samples": run.batches.samples,
         "price_nats": messages.price,
+        "kl_weight": run.kl_weight,
+        "temperature": run.config.temperature,
     }
     return Posterior(weights, groups, meta)
 

@@ -10,6 +10,7 @@ from probcomp.data.batches import Batches
 from probcomp.errors import DivergenceError, InputError
 from probcomp.inference.training import Slice, TurboConfig, Units, fit
 from probcomp.inference.training.engine import Info
+from probcomp.inference.training.schedule import divergence_weight
 from probcomp.priors import Independent, Lattice
 
 QUICK = TurboConfig(rounds=10, epochs=3, learning_rate=1e-2, sigma_rate=2e-2, refit_epochs=10)
@@ -323,6 +324,38 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "turbo.json").write_text("{}")
     with pytest.raises(InputError, match="is not a probcomp-turbo-2 file"):
         go(0)
+
+
+@pytest.mark.parametrize(
+    ("change", "differs"),
+    [
+        ({"cost": {"0.weight": 3.0, "2.weight": 1.0}}, "cost"),
+        ({"units": []}, "units"),
+        ({"batches": 40}, "batches"),
+        ({"batches": 50, "seed": 1}, "batches"),
+    ],
+)
+def test_a_checkpoint_of_another_objective_is_refused(
+    tmp_path: Path, change: dict, differs: str
+) -> None:
+    """Equal settings, seed, share and number of samples are not enough."""
+    _, data = teacher()
+    config = TurboConfig(rounds=1, epochs=1, refit_epochs=0)
+
+    def go(cost=None, units=None, batches: int = 50, seed: int = 0):
+        units = [hidden()] if units is None else units
+        source = Batches(data, batches, seed)
+        return fit(
+            student(), source, loss=mse, units=units, cost=cost, target=0.5, config=config,
+            checkpoint=tmp_path,
+        )  # fmt: skip
+
+    meta = go().posterior.meta
+    assert meta["kl_weight"] == divergence_weight(config, 400, 224)
+    assert meta["temperature"] == config.temperature
+    go()
+    with pytest.raises(InputError, match=rf"another run: .*{differs}.* differ"):
+        go(**change)
 
 
 @pytest.mark.parametrize(
