@@ -89,7 +89,7 @@ def iterative(
         resample: Draws targets from the model, for the curvature; by default the data's own.
 
     Raises:
-        InputError: No budget, an unknown score, or a model without layers to prune.
+        InputError: No budget, an unknown score, a checkpoint, or a model without layers to prune.
         BudgetError: The budget is out of reach.
         DivergenceError: The loss is not finite.
     """
@@ -99,6 +99,11 @@ def iterative(
         raise InputError("pruning in stages has no rule of its own: give a budget")
     if score not in ("magnitude", "obd", "obs"):
         raise InputError(f"score must be 'magnitude', 'obd' or 'obs', got {score!r}")
+    if setting.checkpoint is not None:
+        raise InputError(
+            f"pruning in stages writes no checkpoints, got checkpoint={str(setting.checkpoint)!r}; "
+            "leave it out"
+        )
     history: dict[str, list[float]] = {"step": [], "nll": [], "density": []}
     with seeded(setting.seed) as noise:
         model, layers = working_copy(setting)

@@ -1,6 +1,7 @@
 """Pruning in stages: the budget is met at the end, and spent."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -49,5 +50,7 @@ def test_bad_input() -> None:
     given = dataclasses.replace(given, limit=limit(given.model, ALLOWED))
     with pytest.raises(InputError, match="score must be"):
         iterative(given, QUICK, score="size")
+    with pytest.raises(InputError, match="writes no checkpoints, got checkpoint='there'"):
+        iterative(dataclasses.replace(given, checkpoint=Path("there")), QUICK)
     with pytest.raises(InputError, match="stages must be at least 1"):
         IterativeConfig(stages=0)
