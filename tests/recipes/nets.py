@@ -9,7 +9,7 @@ from probcomp.data import Batches
 from probcomp.inference.training import TurboConfig
 from probcomp.models.train import train
 
-QUICK = TurboConfig(rounds=6, epochs=2, refit_epochs=3)
+QUICK = TurboConfig(rounds=6, epochs=2, refit_epochs=30)  # five batches an epoch
 
 
 class Small(nn.Module):
