@@ -8,7 +8,7 @@ from probcomp.errors import BudgetError, InputError
 from probcomp.inference.baselines.magnitude import magnitude, magnitude_masks
 from probcomp.recipes.job import Job, Outcome
 from probcomp.recipes.methods import Method
-from probcomp.recipes.turbo_vbi import BATCH_SIZE, cost_and_share
+from probcomp.recipes.turbo_vbi import batch_size, cost_and_share
 from probcomp.structure import Axis
 
 
@@ -28,7 +28,7 @@ def run(job: Job) -> Outcome:
     job.on_step(0, 1, f"refitting {count:,} weights")
     result = magnitude(
         job.model,
-        Batches(job.train, batch_size=BATCH_SIZE, seed=job.seed),
+        Batches(job.train, batch_size=batch_size(Batches(job.train).samples), seed=job.seed),
         loss=job.task.loss,
         nonzeros=count,
         names=names,
