@@ -20,6 +20,11 @@ BATCHES_PER_EPOCH = 256
 
 VALUE_BITS = 32
 
+HONESTY = (
+    "Inclusion probabilities are those of the variational posterior; against the loss when a "
+    "weight is taken away they were measured to be overconfident: read them as scores."
+)
+
 
 def run(job: Job) -> Outcome:
     """Train under the three-layer prior, and decide every support at the budget.
@@ -52,7 +57,7 @@ def run(job: Job) -> Outcome:
         checkpoint=job.checkpoint,
         on_step=on_step,
     )
-    warnings = []
+    warnings = [HONESTY, *starved(job, result.keep)]
     if not all(info.bp_converged for info in result.history[-3:]):
         warnings.append(
             "Message passing over the supports did not fully converge in the last rounds; the "
@@ -75,6 +80,24 @@ def run(job: Job) -> Outcome:
         warnings=tuple(warnings),
         orders=result.orders,
     )
+
+
+def starved(job: Job, keep: Mapping[str, Tensor]) -> list[str]:
+    """A warning where a budget in MACs left as few units as may be; see `cost_and_share`."""
+    if job.budget is None or job.budget.unit != "macs":
+        return []
+    bare = [
+        f"{axis.name} ({int(keep[axis.name].sum())} of {axis.size})"
+        for axis in job.units
+        if int(keep[axis.name].sum()) <= axis.min_keep < axis.size
+    ]
+    if not bare:
+        return []
+    return [
+        f"The budget in MACs cut these layers to the fewest units allowed: {', '.join(bare)}. "
+        "What reads them sees almost nothing; allow more MACs, raise min_keep, or give the budget "
+        "in params."
+    ]
 
 
 def words(config: TurboConfig) -> str:

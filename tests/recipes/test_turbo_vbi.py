@@ -1,13 +1,22 @@
 import math
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from probcomp.errors import BudgetError, InputError
 from probcomp.inference.training import TurboConfig
 from probcomp.priors import Independent
-from probcomp.recipes.turbo_vbi import batch_size, cost_and_share, density_for_bits, run, words
+from probcomp.recipes.turbo_vbi import (
+    HONESTY,
+    batch_size,
+    cost_and_share,
+    density_for_bits,
+    run,
+    starved,
+    words,
+)
 from tests.recipes.jobs import job
 from tests.recipes.nets import QUICK, trained
 
@@ -50,9 +59,31 @@ def test_without_a_budget_the_posterior_decides():
     assert outcome.posterior.meta["price_nats"] == 0
 
 
+def test_a_layer_starved_by_a_budget_in_macs_is_named():
+    given = job("macs=0.3")
+    first, *rest = given.units
+    keep = {axis.name: torch.ones(axis.size, dtype=torch.bool) for axis in rest}
+    keep[first.name] = torch.arange(first.size) < first.min_keep
+    (warning,) = starved(given, keep)
+    assert f"{first.name} ({first.min_keep} of {first.size})" in warning
+    assert not any(axis.name in warning for axis in rest)
+    keep[first.name] = torch.arange(first.size) <= first.min_keep
+    assert starved(given, keep) == []
+    keep[first.name] = torch.arange(first.size) < first.min_keep
+    assert starved(job("params=0.3"), keep) == []
+
+
+def test_a_checkpoint_of_another_unit_of_budget_is_refused(tmp_path):
+    """Both leave three tenths, but of different things."""
+    run(job("macs=0.3", config=QUICK, checkpoint=tmp_path))
+    with pytest.raises(InputError, match=r"another run: .*cost.* differ"):
+        run(job("params=0.3", config=QUICK, checkpoint=tmp_path))
+
+
 def test_the_outcome_names_its_prior_and_its_steps():
     outcome = run(job("params=0.4", config=QUICK))
     assert outcome.prior == words(QUICK)
+    assert outcome.warnings.count(HONESTY) == 1
     assert len(outcome.history["nll"]) == QUICK.rounds
     assert set(outcome.posterior.weights) == {"one.weight", "two.weight", "three.weight"}
     assert outcome.posterior.meta["budget"] == "params=0.4"
