@@ -120,9 +120,14 @@ def _encode(tokenizer: Any, prompt: str | Sequence[str] | None) -> tuple[Tensor,
     texts = [prompt] if isinstance(prompt, str) else list(prompt)
     if not texts or not all(texts):
         raise InputError("the prompt is empty; give at least one character")
-    if getattr(tokenizer, "padding_side", "left") != "left":
-        tokenizer.padding_side = "left"
-    found = tokenizer(texts, return_tensors="pt", padding=len(texts) > 1)
+    side = getattr(tokenizer, "padding_side", "left")
+    try:
+        if side != "left":
+            tokenizer.padding_side = "left"
+        found = tokenizer(texts, return_tensors="pt", padding=len(texts) > 1)
+    finally:
+        if side != "left":
+            tokenizer.padding_side = side  # the caller's object, as it was
     return found["input_ids"], found["attention_mask"]
 
 

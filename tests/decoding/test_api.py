@@ -60,6 +60,21 @@ def test_left_padding_changes_nothing():
     assert float((logits[0, -n:] - one[0]).abs().max()) < CLOSE
 
 
+def test_the_tokenizer_s_padding_side_is_given_back():
+    class Padding(CharacterTokenizer):
+        def __call__(self, texts, **options):
+            self.seen = self.padding_side
+            return super().__call__(texts, **options)
+
+    tokenizer = Padding()
+    tokenizer.padding_side = "right"
+    decode(SmallAdapter(embedded_model()), tokenizer, prompt=["+1+2", "+12+34"])
+    assert (tokenizer.seen, tokenizer.padding_side) == ("left", "right")
+    with pytest.raises(InputError, match="no token"):
+        decode(SmallAdapter(embedded_model()), tokenizer, prompt="@")
+    assert tokenizer.padding_side == "right"
+
+
 def shadows_of(layers, adapter_type=SmallAdapter):
     """Shadow logits of positions 1 and 3 of a window before and after token 1 is changed."""
     adapter = adapter_type(SmallDenoiser(SmallConfig(layers=layers)))

@@ -17,17 +17,17 @@ from probcomp.decoding.calibrating.confidence import (
     fit_temperature,
 )
 from probcomp.decoding.calibrating.coupling import fit_coupling
-from probcomp.decoding.calibrating.ends import fit_end, prior_score
+from probcomp.decoding.calibrating.ends import EndModel, fit_end, prior_score
 from probcomp.decoding.calibrating.hazard import fit_hazard
 from probcomp.decoding.calibrating.record import Calibration, checksum
-from probcomp.decoding.calibrating.states import Pair, blank, partial
+from probcomp.decoding.calibrating.room import FEWEST, check_ids, check_room, longest_canvas
+from probcomp.decoding.calibrating.states import Pair, States, blank, partial
 from probcomp.decoding.calibrating.sweep import sweep_error, sweep_sampling
 from probcomp.decoding.committing import expected_error
 from probcomp.decoding.length import LengthPrior
 from probcomp.errors import InputError
 
 HELD_OUT = 0.25
-FEWEST = 20  # answers
 SWEPT = 120  # answers that the sweeps decode
 
 
@@ -78,8 +78,10 @@ def calibrate(
         sweep: also choose ``error_step``, ``gamma`` and ``draw_end`` by decoding.
 
     Raises:
-        InputError: too few examples, or a fit that scores no better than the length prior on the
-            held-out answers: then nothing is written.
+        InputError: too few examples, prompts or answers that leave no room in the context, ids
+            that the model does not have, or a fit of the end that scores no better than the length
+            prior on the held-out answers: then nothing is written. A fit of the error that is
+            worse than 1 - c there is dropped, and the report says so.
     """
     adapter, tokenizer, config = as_adapter(model, tokenizer)
     network = getattr(adapter, "model", None)
@@ -92,12 +94,12 @@ def calibrate(
     if tokenizer is None:
         raise InputError("calibration needs the model's tokenizer")
     pairs: list[Pair] = [(_encode(tokenizer, p), _encode(tokenizer, a)) for p, a in examples]
+    check_ids(adapter, pairs)
     random.Random(seed).shuffle(pairs)
     cut = max(int(len(pairs) * HELD_OUT), 5)
     held, train = pairs[:cut], pairs[cut:]
-    longest = config.max_new_tokens
-    if adapter.context is not None:
-        longest = min(longest, adapter.context - max(len(prompt) for prompt, _ in pairs))
+    longest = longest_canvas(adapter, config.max_new_tokens, pairs)
+    check_room(train, held, longest)
 
     ends = torch.tensor([len(answer) + 1 for _, answer in train])
     hazard = fit_hazard(ends)
@@ -109,14 +111,8 @@ def calibrate(
 
     full_held = blank(adapter, held, config.delimiters, longest, initial, seed + 1)
     partly_held = partial(adapter, held, config.delimiters, longest, seed + 1)
-    score = float(end.log_score(full_held, prior).mean())
-    base = float(prior_score(full_held, prior).mean())
-    if not score > base:
-        raise InputError(
-            f"calibration refused: the end posterior scores {score:.3f} nats on held-out answers, "
-            f"no better than the length prior's {base:.3f}; this model's EOS marginals say nothing "
-            "about the end (or the answers are not the model's)"
-        )
+    score, base = _scores(end, full_held, prior, "wholly masked canvases")
+    partly_score, partly_base = _scores(end, partly_held, prior, "partly seen answers")
     options: dict[str, Any] = {
         "initial_length": initial,
         "hazard": tuple(round(h, 6) for h in hazard.hazard),
@@ -139,11 +135,6 @@ def calibrate(
         )
     else:
         confidence["confidence_temperature"] = round(fit_temperature(c, wrong), 4)
-    options |= confidence
-    options["coupling_profile"] = fit_coupling(adapter, train, longest, seed)
-    options |= fit_borders(
-        full, config.delimiters, config.boundary_weights, end, prior, config.block_max
-    )
     c_held = partly_held.features.top_prob[held_use]
     wrong_held = (partly_held.features.top != partly_held.truth)[held_use]
     error = expected_error(
@@ -151,15 +142,25 @@ def calibrate(
         confidence.get("confidence_temperature", 1.0),
         confidence.get("error_curve", ()),
     )
+    before, after = calibration_error(1 - c_held, wrong_held), calibration_error(error, wrong_held)
+    if after > before:  # worse on answers that it was not fitted on: the model's own word is kept
+        confidence = {"confidence_temperature": 1.0, "error_curve": ()}
+    options |= confidence
+    options["coupling_profile"] = fit_coupling(adapter, train, longest, seed)
+    options |= fit_borders(
+        full, config.delimiters, config.boundary_weights, end, prior, config.block_max
+    )
     report: dict[str, Any] = {
         "answers": len(train),
         "held_out": len(held),
         "hazard_bin": hazard.width,
         "end_log_score": round(score, 4),
         "prior_log_score": round(base, 4),
-        "end_log_score_partly_seen": round(float(end.log_score(partly_held, prior).mean()), 4),
-        "error_calibration_before": round(calibration_error(1 - c_held, wrong_held), 5),
-        "error_calibration": round(calibration_error(error, wrong_held), 5),
+        "end_log_score_partly_seen": round(partly_score, 4),
+        "prior_log_score_partly_seen": round(partly_base, 4),
+        "error_calibration_before": round(before, 5),
+        "error_calibration": round(min(after, before), 5),
+        "error_fit_kept": after <= before,
     }
     if sweep:
         tuned = config.replace(**options, max_new_tokens=longest)
@@ -171,6 +172,19 @@ def calibrate(
     if out is not None:
         found.save(out)
     return found
+
+
+def _scores(end: EndModel, states: States, prior: LengthPrior, where: str) -> tuple[float, float]:
+    """Mean log score of the end and of the prior alone; an end that adds nothing is refused."""
+    score = float(end.log_score(states, prior).mean())
+    base = float(prior_score(states, prior).mean())
+    if not score > base:
+        raise InputError(
+            f"calibration refused: on {where} held out, the end posterior scores {score:.3f} nats, "
+            f"no better than the length prior's {base:.3f}; this model's EOS marginals say nothing "
+            "about the end (or the answers are not the model's)"
+        )
+    return score, base
 
 
 def first_canvas(

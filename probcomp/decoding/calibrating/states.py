@@ -11,6 +11,7 @@ from probcomp.decoding.adapters.base import Adapter
 from probcomp.decoding.features import Features, read_features
 
 Pair = tuple[list[int], list[int]]  # ids of a prompt, ids of its answer without EOS
+SHARES = (0.5, 0.75, 1.0, 1.5)  # of another answer's length
 FIELDS = ("token", "confidence", "top", "top_prob", "entropy", "eos", "delimiter")
 
 
@@ -111,9 +112,10 @@ def blank(
     """
     rng = random.Random(seed)
     chosen, lengths = [], []
-    for pair in pairs:
-        others = [round(share * (len(rng.choice(pairs)[1]) + 1)) for share in (0.5, 0.75, 1.0, 1.5)]
-        for size in (initial, *others):
+    for i, pair in enumerate(pairs):
+        others = [*pairs[:i], *pairs[i + 1 :]]
+        sizes = [round(share * (len(rng.choice(others)[1]) + 1)) for share in SHARES]
+        for size in (initial, *sizes):
             chosen.append(pair)
             lengths.append(min(max(size, initial // 2, 1), longest))
     return observe(adapter, chosen, lengths, delimiters=delimiters)

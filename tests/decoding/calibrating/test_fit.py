@@ -7,6 +7,7 @@ import torch
 
 from probcomp.decoding import calibrate, decode, load_calibration
 from probcomp.decoding.adapters import CallableAdapter
+from probcomp.decoding.calibrating import fit
 from probcomp.decoding.calibrating.fit import first_canvas, read_examples
 from probcomp.decoding.calibrating.record import FILE, Calibration, checksum, folder_of
 from probcomp.decoding.length import LengthPrior
@@ -35,6 +36,8 @@ def test_it_beats_the_prior_on_held_out_answers(fitted):
     report = fitted.report
     assert report["end_log_score"] > report["prior_log_score"]
     assert report["end_log_score_partly_seen"] > report["end_log_score"]
+    assert report["end_log_score_partly_seen"] > report["prior_log_score_partly_seen"]
+    assert report["error_calibration"] <= report["error_calibration_before"]
     assert report["held_out"] == 10
     assert len(fitted.options["hazard"]) >= 12
 
@@ -110,6 +113,32 @@ def test_bad_example_files(tmp_path, text, says):
     (tmp_path / "dev.jsonl").write_text(text)
     with pytest.raises(InputError, match=says):
         read_examples(tmp_path / "dev.jsonl")
+
+
+def test_dev_answers_that_do_not_fit_are_refused_by_name(tmp_path):
+    """The context of the embedded model is 160: long prompts and answers leave no canvas."""
+    good, out = dev("add", 40), tmp_path / "none.json"
+
+    def refused(examples, says):
+        with pytest.raises(InputError, match=says):
+            calibrate(examples=examples, out=out, sweep=False)
+        assert not out.exists()
+
+    for size in (155, 160, 400):
+        refused([*good, ("+" * size, "1")], f"longest prompt has {size} tokens.*leave out prompts")
+    refused([(p, "1" * 200) for p, _ in good], r"0 of 40 answers .*shorten or leave out")
+    refused([(p, "") for p, _ in good], "40 are empty")
+
+
+def test_an_error_fit_that_is_worse_on_held_out_answers_is_dropped(monkeypatch):
+    """A curve that calls everything wrong: the model's own 1 - c is kept, and reported."""
+    monkeypatch.setattr(fit, "fit_error_curve", lambda c, wrong: ((0.5, 0.99),))
+    monkeypatch.setattr(fit, "fit_temperature", lambda c, wrong: 50.0)
+    found = calibrate(examples=dev("add", 40), sweep=False)
+    assert found.report["error_fit_kept"] is False
+    assert found.report["error_calibration"] == found.report["error_calibration_before"]
+    assert found.options["error_curve"] == ()
+    assert found.options["confidence_temperature"] == 1.0
 
 
 def test_bad_input(tmp_path):
