@@ -340,7 +340,7 @@ def main() -> None:
             calibrate(load_small(folder), TOKENIZER, examples=dev, out=folder, sweep=False)
     result = read_json(options.out) if options.out and options.out.is_file() else {}
     result |= {
-        "command": "python benchmarks/decoding.py --models DIR DIR DIR",
+        "command": "probcomp bench decoding --models DIR DIR DIR",
         "machine": f"{platform.processor() or platform.machine()}, one thread, shared machine",
         "torch": torch.__version__,
         "models": [read_json(folder / "training.json") for folder in options.models],
