@@ -16,7 +16,7 @@ from torch import Tensor
 from probcomp.errors import InputError
 from probcomp.inference.training.build import with_orders
 from probcomp.inference.training.engine import Info, State
-from probcomp.inference.training.gates import Graph, MatrixMessages, Messages
+from probcomp.inference.training.gates import Gated, Graph, Matrix, MatrixMessages, Messages
 from probcomp.inference.training.learning import is_learnable
 from probcomp.inference.training.weights import Run
 from probcomp.storage import read_json, read_tensors, write_json, write_tensors
@@ -155,7 +155,8 @@ def fingerprint(run: Run, graph: Graph) -> dict[str, str]:
     the groups of units; the first batch, which changes with the data, the batch size and its seed.
     """
     costs, gates = 0, 0
-    for name, entry in (*graph.matrices.items(), *graph.gated.items()):
+    entries: dict[str, Matrix | Gated] = {**graph.matrices, **graph.gated}
+    for name, entry in entries.items():
         costs = _crc((name, entry.cost), costs)
         gates = _crc((name, [(s.group, s.dim, s.index) for s in entry.slots]), gates)
     costs = _crc(graph.constant, costs)
