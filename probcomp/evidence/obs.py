@@ -30,6 +30,17 @@ DAMPING = 0.01
 """Added to the diagonal of the Hessian, over its mean (the published value)."""
 
 
+NOTHING = 1e-30
+"""Stands for a mean square of zero, so that a Gram matrix of dead inputs can be inverted."""
+
+
+def alive(gram: Tensor) -> Tensor:
+    """A Gram matrix; a negligible multiple of the identity where no input carries anything."""
+    if bool((gram.diagonal() > 0).any()):
+        return gram
+    return NOTHING * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+
+
 @dataclass(frozen=True)
 class Elimination:
     """The order in which the units of an axis go.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from probcomp.evidence.obs import DAMPING, Elimination, eliminate
+from probcomp.evidence.obs import DAMPING, Elimination, alive, eliminate
 from probcomp.inference.quadratic import Quadratic
 from probcomp.recipes.calibrating import (
     Calibrated,
@@ -113,7 +113,7 @@ def _factors(seen: Calibrated, axis: str, damping: float) -> list[tuple[Quadrati
 def _gram(seen: Calibrated, name: str) -> Tensor:
     """Symmetric to the last bit; products in float32 are so only to their rounding."""
     gram = seen.statistics[name].gram
-    return 0.5 * (gram + gram.mT)
+    return alive(0.5 * (gram + gram.mT))
 
 
 METHOD = Method(

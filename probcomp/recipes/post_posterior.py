@@ -1,4 +1,4 @@
-r"""The posterior over the units of an axis at a price, with neighbours integrated out.
+r"""Inclusion scores of the units of an axis around a decision, with neighbours integrated out.
 
 Evidence is the tempered quadratic of the read-outs; the support of each unit has the factor
 "kept under a slab, or zero". Expectation propagation with a site precision that all rows share
@@ -10,8 +10,10 @@ Evidence is the tempered quadratic of the read-outs; the support of each unit ha
 the loss that removing the unit costs, given what the others are believed to make up for. The
 factor's Occam term ``(do/2) ln det(alpha (Lambda + alpha)^-1)`` is left to the price: a read-out
 that exists already costs what storing it costs, ``lambda c_g`` nats, and not the ``do k / 2``
-logarithms of a weight that has yet to be learnt. `ep_group` keeps the term; its posterior at price
-zero is reported beside this one.
+logarithms of a weight that has yet to be learnt. So these numbers are no posterior of a generative
+model. The units that go are chosen by elimination and measured tempering beforehand; the numbers are
+inclusion scores between 0 and 1 around that decision, and have not been validated as calibrated
+probabilities.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,9 @@
-"""Turbo-VBI after training, as a recipe: no gradient step, one calibration set, minutes."""
+"""Turbo-VBI after training, as a recipe: no gradient step, one calibration set, minutes.
+
+Which units go is decided by backward elimination on the read-outs, with curves that are tempered by
+measured removals and one price for all. The numbers in the posterior are inclusion scores around
+that decision (`probcomp.recipes.post_posterior`), not validated as calibrated probabilities.
+"""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -29,6 +34,12 @@ from probcomp.recipes.units import Spending
 from probcomp.structure import Axis, silence
 
 
+SCORES = (
+    "Units were chosen by elimination with measured tempering; their probabilities are inclusion "
+    "scores around that decision, not validated as calibrated probabilities."
+)
+
+
 @dataclass(frozen=True)
 class Context:
     """What all stages need.
@@ -52,12 +63,17 @@ def run(job: Job) -> Outcome:
     """Judge units at their read-outs, meet the budget by one price, and refit what reads them.
 
     Raises:
-        InputError: Settings of another method, or nothing that can be judged.
+        InputError: A prior was given, settings of another method, or nothing that can be judged.
         BudgetError: A budget in another unit than params or macs, or out of reach.
     """
     config = job.config or PostConfig()
     if not isinstance(config, PostConfig):
         raise InputError(f"config must be a PostConfig, got {type(config).__name__}")
+    if job.prior is not None:
+        raise InputError(
+            f"turbo-vbi-post chooses units by elimination, and a prior ({job.prior!r}) would not "
+            "change what is removed; leave prior= out, or train with method='turbo-vbi'"
+        )
     axes, reads, notes = _readable(job)
     spending = _spending(job, axes)
     fitted, tried = parts_of(job.train, config)
@@ -68,7 +84,8 @@ def run(job: Job) -> Outcome:
         notes.append(
             "The loss is no likelihood that is known, so outputs of each read-out count alike."
         )
-    task = job.task
+    # A model that computes its own loss over tokens is counted in tokens everywhere below.
+    task = job.task if likelihood is None else replace(job.task, likelihood=likelihood)
     total_units = sum(units_of(task, b) for b in calibration_batches(fitted, config.batch_size))
     step = Steps(job.on_step, fitted, config, axes, len({r.parameter for r in _all(reads)}))
     matrices = {r.parameter: r.matrix for r in _all(reads)}
@@ -124,8 +141,8 @@ def run(job: Job) -> Outcome:
         masks={},
         keep=_whole(job, keep),
         posterior=Posterior(units=units, meta=_meta(job, config, found, forecast, total_units)),
-        prior="even odds for each unit" if job.prior is None else repr(job.prior),
-        warnings=tuple(notes),
+        prior=METHOD.prior,
+        warnings=(*notes, SCORES),
         forecast=forecast,
     )
 
@@ -252,7 +269,7 @@ def _posterior(
     units: int,
     step: Steps,
 ) -> dict[str, UnitPosterior]:
-    """Beliefs about each axis around the decision, at the common price."""
+    """Inclusion scores of each axis around the decision, at the common price."""
     job, config = context.job, context.config
     posterior = {}
     for name, j in judged.items():
@@ -265,7 +282,6 @@ def _posterior(
             cooled,
             keep[name],
             price=found.price * found.costs[name] * units,
-            prior=job.prior,
             iterations=config.iterations,
         )
         posterior[name] = UnitPosterior(belief.log_odds, belief.probability)
@@ -316,8 +332,8 @@ METHOD = Method(
     source="this package; likelihood of Martens and Grosse (2015), order of Kurtic et al. (2023)",
     run=run,
     evidence="loss that removing a unit costs, its neighbours' compensation integrated out",
-    prior="even odds, or any support prior over the units",
-    inference="backward elimination to the mode, expectation propagation around it",
+    prior="even odds for each unit",
+    inference="backward elimination decides; inclusion scores by expectation propagation around it",
     allocation="one price for all axes, tempered by measured removals",
     recovery="sequential refit of the read-outs on the pruned prefix, cross-validated ridge",
     speedup="structured",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from probcomp.evidence import Readout, Statistics
-from probcomp.evidence.obs import eliminate
+from probcomp.evidence.obs import alive, eliminate
 from probcomp.inference.quadratic import GroupFactor, Quadratic, refit
 from probcomp.structure import Axis
 
@@ -21,6 +21,8 @@ NEGLIGIBLE = 1e-3
 """Share of the Fisher matrix's trace in directions that are left out."""
 DAMPING_RANGE = (1e-3, 1.0)
 """Least and most damping of the default rule."""
+CONSTANT = 1e-6
+"""Share of its mean square below which an input's variance is rounding of float32 sums."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +50,20 @@ class Judged:
 
 
 def input_gram(statistics: Statistics, centred: bool) -> Tensor:
-    """``A``, with the means taken out where a bias can put them back."""
-    if not centred:
-        return statistics.gram
-    return statistics.gram - torch.outer(statistics.sum, statistics.sum) / statistics.count
+    """``A``, with the means taken out where a bias can put them back.
+
+    Exactly symmetric; an input that never varies has a row and a column of zeros, not of rounding.
+    Where no input carries anything, the matrix is a negligible multiple of the identity.
+    """
+    raw = 0.5 * (statistics.gram + statistics.gram.mT)
+    if centred:
+        gram = raw - torch.outer(statistics.sum, statistics.sum) / statistics.count
+        constant = gram.diagonal() <= CONSTANT * raw.diagonal()
+        gram[constant] = 0
+        gram[:, constant] = 0
+    else:
+        gram = raw
+    return alive(gram)
 
 
 def metric_root(metric: Tensor | None, outputs: int) -> Tensor:

@@ -1,5 +1,6 @@
 """Inference after training: budgets, exactness, calibration, and beating simple rules."""
 
+import copy
 import functools
 from typing import Any
 
@@ -80,11 +81,13 @@ def test_probabilities_follow_the_decision_and_the_seed() -> None:
         assert torch.equal(keep, second.keep[name])
 
 
-def test_a_prior_moves_the_probabilities() -> None:
-    low, high = (run(job("params=0.4", config=QUICK, prior=Independent(d))) for d in (0.01, 0.99))
-    for name in low.posterior.units:
-        difference = high.posterior.units[name].log_odds - low.posterior.units[name].log_odds
-        assert bool((difference > 0).all())
+def test_a_prior_that_would_change_nothing_is_refused() -> None:
+    with pytest.raises(InputError, match="would not change what is removed"):
+        run(job("params=0.4", config=QUICK, prior=Independent(0.1)))
+
+
+def test_the_report_says_what_the_probabilities_are() -> None:
+    assert any("inclusion scores" in w for w in run(job("params=0.6", config=QUICK)).warnings)
 
 
 def test_the_forecast_is_near_what_is_measured_on_fresh_samples() -> None:
@@ -175,6 +178,56 @@ def test_likelihoods_are_recognised_by_the_value_of_the_loss() -> None:
     assert likelihood_of(Task(), trained(), (x, y)) == Categorical()
     assert likelihood_of(Task(), nn.Linear(6, 2), (x, torch.randn(8, 2))) == Gaussian()
     assert likelihood_of(Task(lambda z, t: z.square().mean()), trained(), (x, y)) is None
+
+
+@pytest.mark.parametrize("dead", ["some", "all"])
+@pytest.mark.parametrize("method", ["turbo-vbi-post", "obs"])
+def test_units_that_never_vary_go_first_and_break_nothing(dead: str, method: str) -> None:
+    """Constant units say nothing that a bias cannot; an axis may even give out only zeros."""
+    model = copy.deepcopy(trained())
+    with torch.no_grad():
+        chosen = slice(0, 8) if dead == "some" else slice(None)
+        model.one.weight[chosen] = 0
+        model.one.bias[chosen] = 1.7 if dead == "some" else -1.0
+    # The pull to the dense weights is all that a constant unit costs; keep it small.
+    config = PostConfig(measured=16, damping=1e-4) if method == "turbo-vbi-post" else None
+    outcome = METHODS[method].run(job("params=0.6", model=model, config=config))
+    if dead == "some" and method == "turbo-vbi-post":
+        (keep,) = (k for k in outcome.keep.values() if len(k) == 24)
+        assert not keep[:8].any()
+    for parameter in outcome.model.parameters():
+        assert bool(torch.isfinite(parameter).all())
+    if outcome.posterior is not None:
+        for unit in outcome.posterior.units.values():
+            assert bool(torch.isfinite(unit.probability).all())
+
+
+@functools.cache
+def tiny_llama() -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=12, max_position_embeddings=32, initializer_range=0.3,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval()
+
+
+def test_texts_with_labels_are_counted_in_tokens_as_those_without() -> None:
+    ids = torch.randint(40, (24, 9), generator=torch.Generator().manual_seed(0))
+    results = [
+        probcomp.compress(
+            tiny_llama(), data, budget="prunable=0.6", method="turbo-vbi-post",
+            config=PostConfig(measured=4), progress=False,
+        )
+        for data in ({"input_ids": ids}, {"input_ids": ids, "labels": ids})
+    ]  # fmt: skip
+    first, second = (r.posterior for r in results)
+    assert first.meta["calibration"].endswith("tokens")
+    assert second.meta["calibration"] == first.meta["calibration"]
+    for name, unit in first.units.items():
+        torch.testing.assert_close(second.units[name].probability, unit.probability)
 
 
 @pytest.mark.parametrize(
