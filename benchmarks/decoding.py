@@ -1,6 +1,6 @@
 """Decoders on the embedded model and on exact oracles: quality against forwards.
 
-    python benchmarks/decoding.py --models DIR DIR DIR --out benchmarks/results/decoding.json
+    probcomp bench decoding --models DIR DIR DIR --out benchmarks/results/decoding.json
 
 Each DIR holds one training seed of `probcomp.decoding.small.train`, and gets a calibration on dev
 prompts if it has none. Every decoder has one knob, chosen on the same dev prompts (`KNOBS`); what
