@@ -5,15 +5,16 @@ For a read-out with input rows :math:`x_t` (a token, or an output position of a 
 .. math:: A = \sum_t x_t x_t^T, \qquad s = \sum_t x_t, \qquad F = \sum_t \sum_r g_{tr} g_{tr}^T
 
 where :math:`g_{tr}` is the gradient of a probe of the log-likelihood at the read-out's output
-(`probcomp.evidence.fisher`). Padded positions do not count. Sums are in float64; scores divide.
+(`probcomp.evidence.fisher`). Padded positions do not count. Products are
+in float32 or better, sums over batches in float64; scores divide.
 
-Memory. ``A`` takes ``8 d_i^2`` bytes. `Limit` bounds what is held at a time: more than it allows
+Memory. ``A`` takes ``8 d_i^2`` bytes. ``limit`` bounds what is held at a time: more than it allows
 is collected in several passes, each part put on disk in float32 and read back one read-out at a
 time. A 7B Llama-2 configuration (d = 4096, 11008 feed-forward neurons, 32 blocks) has per block
 ``8 (4096^2 + 11008^2) = 1.10 GB`` of sums and, with the Fisher matrices of both read-outs,
 ``16 * 4096^2 = 0.27 GB`` more. With 13.5 GB of bfloat16 weights, 2.1 GB of activations (128
 sequences of 2048 tokens, one block's input) and a limit of 6 GiB (four blocks a pass, eight
-passes) it fits 24 GiB; the files take 22 GB.
+passes) this pass alone fits 24 GiB; the files take 22 GB. A recipe holds copies of the model too.
 """
 
 import contextlib
@@ -167,6 +168,11 @@ def row_mask(batch: Any, rows: Tensor) -> Tensor | None:
     return None
 
 
+def at_least_single(values: Tensor) -> Tensor:
+    """Half precision as float32: a product rounded to 8 bits is no positive definite matrix."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
 class _State:
     """What the hooks of one pass share."""
 
@@ -192,8 +198,9 @@ class _Sums:
     def add(self, rows: Tensor, batch: Any) -> None:
         mask = row_mask(batch, rows)
         kept = rows.flatten(0, 1) if mask is None else rows[mask]
+        kept = at_least_single(kept)
         self.count += len(kept)
-        # Products of a batch in the model's own precision, sums of batches in float64.
+        # Products of a batch in the model's own precision, float32 at least; sums in float64.
         gram, total = (kept.T @ kept).double().cpu(), kept.double().sum(0).cpu()
         self.gram = gram if self.gram is None else self.gram.add_(gram)
         self.sum = total if self.sum is None else self.sum.add_(total)
@@ -201,6 +208,7 @@ class _Sums:
     def add_gradient(self, rows: Tensor, batch: Any) -> None:
         mask = row_mask(batch, rows)
         kept = rows.flatten(0, 1) if mask is None else rows[mask]
+        kept = at_least_single(kept)
         outer = (kept.T @ kept).double().cpu()
         self.fisher = outer if self.fisher is None else self.fisher.add_(outer)
 
@@ -217,6 +225,11 @@ class _Sums:
 
 def _hook(sums: _Sums, state: _State, gradients: bool) -> Callable[..., Any]:
     def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        if not inputs:
+            raise InputError(
+                f"{sums.matrix.module} is called by keyword, so what it reads cannot be collected; "
+                "call it with its input as the first positional argument"
+            )
         sums.add(sums.matrix.rows(module, inputs[0].detach()), state.batch)
         if not gradients:
             return None

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from probcomp.errors import InputError
-from probcomp.evidence.collect import Run, batch_size, evaluating, row_mask
+from probcomp.evidence.collect import Run, at_least_single, batch_size, evaluating, row_mask
 from probcomp.evidence.matrices import Matrix
 from probcomp.recovery.ridge import Moments
 
@@ -42,7 +42,9 @@ def prefix_moments(
     residual: bool = True,
     on_batch: Callable[[], None] = lambda: None,
 ) -> tuple[Moments, Moments]:
-    """Moments of the kept inputs and the target, for even and for odd samples.
+    """Moments of the kept inputs and the target, for even and for odd samples of the data.
+
+    With a single sample the second half is empty (count 0), and `fit` changes nothing.
 
     Args:
         dense: The dense model.
@@ -58,22 +60,26 @@ def prefix_moments(
     Raises:
         InputError: The read-out's module was never called.
     """
-    weight = matrix.of(dense.get_parameter(f"{matrix.module}.weight").detach())
-    folds: list[Moments | None] = [None, None]
+    weight = at_least_single(matrix.of(dense.get_parameter(f"{matrix.module}.weight").detach()))
+    nothing = _moments(weight[:0][:, kept.to(weight.device)], weight[:0, :1].expand(0, len(weight)))
+    folds = [nothing, nothing]
+    offset = 0
     with evaluating(dense), evaluating(pruned), torch.no_grad():
         for batch in batches:
             first = _capture(dense, matrix, batch, run, residual)
             second = _capture(pruned, matrix, batch, run, residual)
-            inputs = second[0][..., kept]
-            target = F.linear(first[0], weight) - F.linear(inputs, weight[:, kept])
+            inputs = at_least_single(second[0][..., kept])
+            target = F.linear(at_least_single(first[0]), weight)
+            target = target - F.linear(inputs, weight[:, kept])
             if first[1] is not None and second[1] is not None:
                 left = first[1] - second[1]
                 target = target + (left if first[2] is None else _through(left, first[2]))
-            _add(folds, inputs, target, batch)
+            _add(folds, inputs, target, batch, offset)
+            offset += batch_size(batch)
             on_batch()
-    if folds[0] is None:
+    if not folds[0].count + folds[1].count:
         raise InputError(f"no rows reached {matrix.module}")
-    return folds[0], folds[1] if folds[1] is not None else folds[0]
+    return folds[0], folds[1]
 
 
 def call_order(model: nn.Module, matrices: Mapping[str, Matrix], batch: Any, run: Run) -> list[str]:
@@ -202,29 +208,29 @@ def _capture(
     return seen[0], other, watch.scale, watch.mean
 
 
-def _add(folds: list[Moments | None], inputs: Tensor, target: Tensor, batch: Any) -> None:
-    """Even samples to the first half, odd ones to the second."""
+def _add(folds: list[Moments], inputs: Tensor, target: Tensor, batch: Any, offset: int) -> None:
+    """Samples that are even over the whole data to the first half, odd ones to the second.
+
+    In a flat list of positions equal stretches stand for the samples, so that the positions of a
+    text stay together.
+    """
     mask = row_mask(batch, inputs)
-    samples = batch_size(batch)
-    per_sample = inputs.shape[0] == samples
+    if mask is None:
+        mask = inputs.new_ones(inputs.shape[:2], dtype=torch.bool)
+    rows = torch.arange(mask.numel(), device=inputs.device)
+    owner = offset + (rows * batch_size(batch) // max(1, mask.numel())).view(mask.shape)
     for fold in (0, 1):
-        chosen = slice(fold, None, 2)
-        if per_sample:
-            x, y = inputs[chosen], target[chosen]
-            rows = slice(None) if mask is None else mask[chosen]
-        else:  # one flat list of positions
-            x, y = inputs[:, chosen], target[:, chosen]
-            rows = slice(None) if mask is None else mask[:, chosen]
-        x, y = (t[rows].flatten(0, -2) if mask is None else t[rows] for t in (x, y))
-        if not len(x):
-            continue
-        moments = Moments(
-            (x.T @ x).double(),
-            (x.T @ y).double(),
-            x.double().sum(0),
-            y.double().sum(0),
-            float(y.double().square().sum()),
-            len(x),
-        )
-        old = folds[fold]
-        folds[fold] = moments if old is None else old + moments
+        chosen = mask.to(inputs.device) & (owner % 2 == fold)
+        folds[fold] = folds[fold] + _moments(inputs[chosen], target[chosen])
+
+
+def _moments(x: Tensor, y: Tensor) -> Moments:
+    x, y = at_least_single(x), at_least_single(y)
+    return Moments(
+        (x.T @ x).double(),
+        (x.T @ y).double(),
+        x.double().sum(0),
+        y.double().sum(0),
+        float(y.double().square().sum()),
+        len(x),
+    )

@@ -93,7 +93,7 @@ def fit(folds: Sequence[Moments], *, bias: bool, grid: Sequence[float] = GRID) -
     """The refit of two halves of the data, with the penalty that generalises best between them.
 
     Args:
-        folds: Moments of the two halves.
+        folds: Moments of the two halves; if one is empty, nothing changes but the bias.
         bias: Whether a bias may absorb means.
         grid: Penalties in rising order; the search walks from the middle to the nearest minimum.
 
@@ -106,7 +106,8 @@ def fit(folds: Sequence[Moments], *, bias: bool, grid: Sequence[float] = GRID) -
     used = [fold.centred() if bias else fold for fold in folds]
     scale = float(whole.gram.diagonal().sum()) / max(1, len(whole.gram) * whole.count)
     base = sum(fold.square for fold in used)
-    if not scale > 0 or not base > 0 or not len(whole.gram):
+    empty = any(fold.count == 0 for fold in folds)  # nothing could say how much to believe
+    if empty or not scale > 0 or not base > 0 or not len(whole.gram):
         change = whole.cross.T * 0.0
         return Fit(change, _offset(whole, change, bias), grid[-1], 1.0)
 

@@ -14,6 +14,7 @@ from probcomp.evidence.matrices import matrix_of
 from probcomp.structure import trace
 
 EXACT = 1e-10  # float64 sums in another order
+HALF = 1e-5  # relative; float32 products of half-precision values (their own would be 1e-2)
 FLOAT32 = 1e-6  # relative; what a limit puts on disk
 
 
@@ -216,3 +217,32 @@ def test_masking_the_columns_of_a_unit_removes_it() -> None:
             weight.copy_(readout.matrix.back(masked, weight))
             torch.testing.assert_close(model(x), expected, atol=EXACT, rtol=0)
             weight.copy_(old)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_summed_as_its_values_are(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 3)).to(dtype)
+    x = torch.randn(200, 6, generator=generator).to(dtype)
+    found = collect(
+        model, {"0.weight": Matrix("0", "linear")}, [(x[:90],), (x[90:],)], run
+    )["0.weight"]  # fmt: skip
+    exact = sum(torch.outer(row, row) for row in x.double())
+    scale = float(exact.diagonal().mean())
+    torch.testing.assert_close(found.gram, exact, atol=HALF * scale, rtol=0)
+
+
+class Keyword(nn.Module):
+    """Calls its linear layer by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(input=x)
+
+
+def test_a_module_called_by_keyword_is_named() -> None:
+    with pytest.raises(InputError, match="down is called by keyword"):
+        collect(Keyword(), {"down.weight": Matrix("down", "linear")}, [(torch.ones(3, 4),)], run)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from probcomp.errors import InputError
 from probcomp.evidence import Matrix
 from probcomp.evidence.prefix import BiasPlace, bias_place, call_order, prefix_moments
-from probcomp.recovery.ridge import Moments
+from probcomp.recovery.ridge import Moments, fit
 
 EXACT = 1e-9  # float64 sums in another order
 
@@ -63,7 +63,7 @@ def test_targets_make_up_for_this_block_and_for_earlier_ones(residual: bool) -> 
     dense, pruned, x = pair()
     mask = torch.tensor([[1, 1, 0], [1, 1, 1], [1, 0, 0], [1, 1, 1], [1, 1, 0]])
     kept = torch.tensor([True, False, True, True, True])
-    batches = [{"x": x[a:b], "attention_mask": mask[a:b]} for a, b in ((0, 2), (2, 5))]
+    batches = [{"x": x[a:b], "attention_mask": mask[a:b]} for a, b in ((0, 3), (3, 4), (4, 5))]
     folds = prefix_moments(
         dense, pruned, Matrix("down2", "linear"), kept, batches, run, residual=residual
     )
@@ -75,7 +75,7 @@ def test_targets_make_up_for_this_block_and_for_earlier_ones(residual: bool) -> 
         )
         if residual:
             target = target + stream[0] - stream[1]
-    for fold, samples in zip(folds, ([0, 2, 4], [1, 3])):  # even and odd within each batch
+    for fold, samples in zip(folds, ([0, 2, 4], [1, 3])):  # even and odd over all batches
         chosen = mask[samples].bool()
         expected = by_hand(inputs[1][samples][chosen][:, kept], target[samples][chosen])
         assert_same(fold, expected)
@@ -155,3 +155,33 @@ def test_a_module_that_is_never_called_is_named() -> None:
     dense.spare = nn.Linear(2, 2)  # type: ignore[assignment]
     with pytest.raises(InputError, match="spare was never called"):
         prefix_moments(dense, pruned, Matrix("spare", "linear"), torch.ones(2).bool(), [(x,)], run)
+
+
+def test_a_single_sample_is_not_validated_on_itself() -> None:
+    dense, pruned, x = pair()
+    kept = torch.ones(5, dtype=torch.bool)
+    folds = prefix_moments(dense, pruned, Matrix("down2", "linear"), kept, [(x[:1],)], run)
+    assert (folds[0].count, folds[1].count) == (3, 0)
+    assert not fit(folds, bias=True).change.any()
+
+
+class Flat(nn.Module):
+    """Its read-out sees the tokens of a batch in one list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Linear(4, 3).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+def test_a_flat_list_of_tokens_is_split_by_samples() -> None:
+    x = torch.randn(4, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    model, kept = Flat(), torch.ones(4, dtype=torch.bool)
+    folds = prefix_moments(
+        model, model, Matrix("down", "linear"), kept, [(x[:3],), (x[3:],)], run, residual=False
+    )
+    for fold, samples in zip(folds, ([0, 2], [1, 3])):
+        rows = x[samples].flatten(0, 1)
+        torch.testing.assert_close(fold.gram, rows.T @ rows, atol=EXACT, rtol=0)
