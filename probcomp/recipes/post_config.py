@@ -4,6 +4,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from probcomp.data.batches import Batches, by_length, trimmed
 from probcomp.errors import InputError
 from probcomp.evidence.collect import batch_size
@@ -64,18 +67,24 @@ class PostConfig:
 
 
 def parts_of(samples: Tensors, config: PostConfig) -> tuple[Tensors, Tensors]:
-    """Samples for statistics, and samples for measuring; the latter at most a quarter."""
+    """Samples for statistics, and samples for measuring; the latter at most a quarter.
+
+    The latter are spread evenly over the data, which may be sorted.
+    """
     tensors = list(samples.values()) if isinstance(samples, Mapping) else list(samples)
     count = len(tensors[0])
     tried = min(config.measured, count // 4) if config.rounds else 0
     if config.rounds and tried < 1:
         raise InputError(f"{count} calibration samples are too few; give at least 4, better 128")
 
-    def part(a: int, b: int) -> Tensors:
-        chosen = [t[a:b] for t in tensors]
-        return dict(zip(samples, chosen)) if isinstance(samples, Mapping) else tuple(chosen)
+    kept_back = torch.zeros(count, dtype=torch.bool)
+    kept_back[torch.arange(tried) * count // max(1, tried)] = True
 
-    return part(0, count - tried), part(count - tried, count)
+    def part(chosen: Tensor) -> Tensors:
+        parts = [t[chosen.to(t.device)] for t in tensors]
+        return dict(zip(samples, parts)) if isinstance(samples, Mapping) else tuple(parts)
+
+    return part(~kept_back), part(kept_back)
 
 
 def calibration_batches(samples: Tensors, size: int) -> Iterator[Any]:

@@ -30,7 +30,10 @@ from probcomp.recipes.task import Task
 POWERS = (0.5, 2.0)
 """Range of the exponent: 1 is a quadratic loss, below it saturates."""
 SMALLEST = 1e-9
-"""Nats; a removal that measures less, or a gain, is read as this."""
+"""Nats; predictions below it have the temperature of this."""
+LUCKY = 0.01
+"""What a removal that measures no loss is read as, over its prediction: no removal is free, and one
+lucky measurement must not strip an axis."""
 
 
 @dataclass
@@ -43,7 +46,7 @@ class Tempering:
     def add(self, predicted: float, measured: float) -> None:
         if predicted > 0:
             self.predicted.append(predicted)
-            self.measured.append(max(measured, SMALLEST))
+            self.measured.append(measured if measured > 0 else LUCKY * predicted)
 
     @property
     def law(self) -> tuple[float, float]:
@@ -107,7 +110,11 @@ class Meter:
 
     @torch.no_grad()
     def increase(self, changes: Mapping[str, tuple[Any, Tensor, Tensor | None]]) -> float:
-        """Loss increase, nats a unit: parameter to (matrix view, new matrix, bias gain)."""
+        """Loss increase, nats a unit: parameter to (matrix view, new matrix, bias gain).
+
+        A difference of losses (no likelihood is known) is noisy, and counts no less than its
+        standard error over the batches.
+        """
         old: dict[str, Tensor] = {}
         for name, (matrix, value, gain) in changes.items():
             weight = self.tensors[name]
@@ -121,7 +128,11 @@ class Meter:
         try:
             weights = [units_of(self.task, batch) for batch in self.batches]
             found = [self._increase(b, d) for b, d in zip(self.batches, self.dense)]
-            return sum(w * f for w, f in zip(weights, found)) / sum(weights)
+            mean = sum(w * f for w, f in zip(weights, found)) / sum(weights)
+            if self.likelihood is None and len(found) > 1:
+                spread = torch.tensor(found, dtype=torch.float64).std() / math.sqrt(len(found))
+                return max(mean, float(spread))
+            return mean
         finally:
             for name, value in old.items():
                 self.tensors[name].copy_(value)

@@ -33,7 +33,6 @@ from probcomp.recipes.task import Task
 from probcomp.recipes.units import Spending
 from probcomp.structure import Axis, silence
 
-
 SCORES = (
     "Units were chosen by elimination with measured tempering; their probabilities are inclusion "
     "scores around that decision, not validated as calibrated probabilities."
