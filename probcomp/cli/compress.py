@@ -145,7 +145,7 @@ def _work(
     settings: PostConfig | None = None
     limits: dict[str, object] = {}
     if memory_limit is not None:
-        settings, method = _limited(method, memory_limit)
+        settings = _limited(method, memory_limit)
         limits = {"memory-limit": memory_limit}
     if model is None:
         note("reading the data")
@@ -194,15 +194,18 @@ def _work(
     return result.report, sorted(entry.name for entry in out.iterdir() if entry.name[0] != ".")
 
 
-def _limited(method: str, gibibytes: float) -> "tuple[PostConfig, str]":
-    """Settings with a limit on statistics, for the method that has one."""
+def _limited(method: str, gibibytes: float) -> "PostConfig":
+    """Settings with a limit on statistics, for the method that has one.
+
+    With turbo-vbi they choose inference after training, and the report says so.
+    """
     from probcomp.recipes.post_training import PostConfig
 
     if method not in ("turbo-vbi", "turbo-vbi-post"):
         raise InputError(f"--memory-limit belongs to turbo-vbi-post, not to {method}")
     if not gibibytes > 0:
         raise InputError(f"--memory-limit must be positive, got {gibibytes:g}")
-    return PostConfig(limit=max(1, round(gibibytes * 2**30))), "turbo-vbi-post"
+    return PostConfig(limit=max(1, round(gibibytes * 2**30)))
 
 
 def _command(model: str | None, **options: object) -> str:

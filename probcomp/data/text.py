@@ -1,5 +1,6 @@
 """Text files become token tensors: one example a line, or windows of one long text."""
 
+import copy
 import gzip
 import json
 import lzma
@@ -146,6 +147,12 @@ def _examples(
     order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(reading.seed))
     chosen = [texts[i] for i in order[: 2 * reading.samples].tolist()]
     if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise InputError(
+                "the tokenizer has neither a padding token nor an end-of-text token; set "
+                "tokenizer.pad_token and save it with the model"
+            )
+        tokenizer = copy.deepcopy(tokenizer)
         tokenizer.pad_token = tokenizer.eos_token
     encoded = tokenizer(
         chosen, padding=True, truncation=True, max_length=reading.max_length, return_tensors="pt"
