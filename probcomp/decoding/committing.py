@@ -16,7 +16,8 @@ def expected_error(
     """The calibrated chance that a token is wrong.
 
     Without a curve, eps = 1 - sigmoid(logit(c) / T). A fitted curve is linear between its knots
-    (confidence, error) on logit axes; past the last one a surer token is never charged more.
+    (confidence, error) on logit axes. Past the last one, which averages over tokens less sure, a
+    token is charged 1 - c where that is less.
     """
     if curve:
         return _on_curve(confidence, curve)

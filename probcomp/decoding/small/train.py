@@ -99,13 +99,15 @@ def accuracy(model: SmallDenoiser, tokenizer: CharacterTokenizer, task: str) -> 
     return float((ids == truth).all(1).float().mean())
 
 
-def draw_validity(model: SmallDenoiser, tokenizer: CharacterTokenizer, seed: int = 7) -> float:
+def draw_validity(
+    model: SmallDenoiser, tokenizer: CharacterTokenizer, seed: int = 7, count: int = 128
+) -> float:
     """Share of lawful ``record`` answers, one token drawn at a time in a random order.
 
     The canvas ends where the reference answer does, so this is the ceiling of a sampler that
     commits several tokens a forward and is not told the length.
     """
-    examples = make_examples("record", 128, seed, "test")
+    examples = make_examples("record", count, seed, "test")
     ids, keys, answer = collate(examples, tokenizer, random.Random(seed), spare=0)
     generator = torch.Generator().manual_seed(seed)
     ids = ids.masked_fill(answer, tokenizer.mask_token_id)
