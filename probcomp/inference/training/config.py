@@ -24,6 +24,8 @@ class TurboConfig:
         sigma_every: Batches between steps of log sigma; each costs a third product a layer.
         kl_weight: Weight of the divergence at full strength; 1 is the evidence bound. ``None``
             follows the amount of data: `probcomp.inference.training.schedule.divergence_weight`.
+            Below 1 the posterior is that of a sharpened likelihood, and its probabilities are
+            scores; the weight used is in the posterior's ``meta``.
         kl_warmup: Share of the rounds over which that weight rises from 0.
         kappa_start: Spike over slab mean square at first.
         kappa_end: The same from ``kappa_rounds`` on.
