@@ -106,7 +106,7 @@ def test_masks_ties_modes_and_buffers_come_back(tmp_path):
         nn.functional.gelu,
         nn.Linear,
     ],
-    ids=str,
+    ids=lambda thing: getattr(thing, "__name__", str(thing)),
 )
 def test_plain_attributes_come_back(thing, tmp_path):
     save(Holds(thing), tmp_path)
