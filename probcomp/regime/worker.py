@@ -40,17 +40,17 @@ def do_job(job: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Answer jobs until the input ends."""
     # What a task prints must not mix with the answers.
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    for line in sys.stdin:
-        try:
-            answer: dict[str, Any] = {"record": do_job(json.loads(line))}
-        except ProbcompError as error:
-            answer = {"error": str(error)}
-        except Exception as error:  # the owner decides what to do with it
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+    with os.fdopen(os.dup(sys.stdout.fileno()), "w") as answers:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        for line in sys.stdin:
+            try:
+                answer: dict[str, Any] = {"record": do_job(json.loads(line))}
+            except ProbcompError as error:
+                answer = {"error": str(error)}
+            except Exception as error:  # the owner decides what to do with it
+                answer = {"error": f"{type(error).__name__}: {error}"}
+            answers.write(json.dumps(answer) + "\n")
+            answers.flush()
 
 
 if __name__ == "__main__":

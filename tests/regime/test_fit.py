@@ -64,12 +64,18 @@ def test_gates():
         assert str(failed).startswith("not converged")
 
 
-@pytest.mark.slow
-def test_the_large_spin_glass_converges_without_divergences_to_speak_of():
-    """With the level of the similar regime as a parameter 1.3 % diverged, above the gate."""
+@pytest.fixture(scope="module")
+def large():
+    """The bare model of 121 cells, and their regimes."""
     values = np.geomspace(0.5, 2.2, 11)
-    columns, _ = sk_table(values, values, noise=0.02)
-    model = RegimeModel.fit(columns, residual=False)
+    columns, truth = sk_table(values, values, noise=0.02)
+    return RegimeModel.fit(columns, residual=False), truth
+
+
+@pytest.mark.slow
+def test_the_large_spin_glass_converges_without_divergences_to_speak_of(large):
+    """With the level of the similar regime as a parameter 1.3 % diverged, above the gate."""
+    model, _ = large
     assert model.convergence.ok, str(model.convergence)
 
 
@@ -80,11 +86,8 @@ def test_the_large_spin_glass_converges_without_divergences_to_speak_of():
     "temperature .70 (exact: 1, 1; 20 % is asked) with slope 1.16 (10 % is asked): barriers that "
     "are noise alone have a skew logarithm, and similarity grows from zero at its boundary",
 )
-def test_spin_glass_triple_point_slope_and_labels():
-    values = np.geomspace(0.5, 2.2, 11)
-    columns, truth = sk_table(values, values, noise=0.02)
-    model = RegimeModel.fit(columns)
-    assert model.convergence.ok, str(model.convergence)
+def test_spin_glass_triple_point_slope_and_labels(large):
+    model, truth = large[0].with_processes(), large[1]
     diagram = model.phase_diagram()
     assert diagram.triple_load[1] == pytest.approx(1, rel=0.2)
     assert diagram.triple_value[1] == pytest.approx(1, rel=0.2)

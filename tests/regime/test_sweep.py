@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from probcomp.errors import InputError, ProbcompError
-from probcomp.regime.engines import open_engine
 from probcomp.regime.pilots import pilot_configs, run_pilot
 from probcomp.regime.store import Store
 from probcomp.regime.sweep import grid_configs, read_plan, run_line, run_pilots, write_plan
@@ -46,23 +45,6 @@ def test_clusters_give_the_same_records(expected, engine, tmp_path):
     configs, records = expected
     found = run_pilots(configs, Store(tmp_path), engine=engine, jobs=2)
     assert [stripped(record) for record in found] == records
-
-
-@pytest.mark.parametrize(
-    ("engine", "cure"), [("ray", "pip install 'ray'"), ("dask", "distributed")]
-)
-def test_a_missing_library_is_named_with_its_cure(engine, cure, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(InputError, match=cure), open_engine(engine, 1):
-        pass
-
-
-def test_unknown_engines_and_no_workers_are_refused():
-    with pytest.raises(InputError, match=r"unknown engine 'rey'.*Did you mean 'ray'"):
-        open_engine("rey", 1).__enter__()
-    with pytest.raises(InputError, match="at least one"):
-        open_engine("serial", 0).__enter__()
 
 
 @pytest.mark.slow

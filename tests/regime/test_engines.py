@@ -1,0 +1,33 @@
+"""Engines: the cure for a missing library, and refusals. That all agree is in test_sweep."""
+
+import sys
+
+import pytest
+
+from probcomp.errors import InputError
+from probcomp.regime.engines import open_engine
+
+
+@pytest.mark.parametrize(
+    ("engine", "cure"), [("ray", "pip install 'ray'"), ("dask", "distributed")]
+)
+def test_a_missing_library_is_named_with_its_cure(engine, cure, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(InputError, match=cure), open_engine(engine, 1):
+        pass
+
+
+def test_unknown_engines_and_no_workers_are_refused():
+    with pytest.raises(InputError, match=r"unknown engine 'rey'.*Did you mean 'ray'"):
+        open_engine("rey", 1).__enter__()
+    with pytest.raises(InputError, match="at least one"):
+        open_engine("serial", 0).__enter__()
+
+
+def test_an_error_of_a_job_is_that_of_its_future_and_leaves_the_engine_open(tmp_path):
+    with open_engine("serial", 1) as submit:
+        for _ in range(2):
+            job = {"do": "pilot", "config": {}, "store": str(tmp_path)}
+            with pytest.raises(InputError, match="configuration of a pilot"):
+                submit(job).result()
