@@ -296,7 +296,17 @@ def tests(bench: Bench) -> dict[str, Any]:
     environment = dict(os.environ)
     if bench.stand_in:
         environment |= {"TRITON_INTERPRET": "1", "PROBCOMP_GPU_TESTS": "cpu"}
-    base = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/kernels/test_on_gpu.py"]
+    base = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        "0",
+        "-m",
+        "gpu",
+        "tests/kernels/test_on_gpu.py",
+    ]
     chosen = ["-k", "int8"] if bench.stand_in else []
     done = subprocess.run(
         [*base, *chosen], cwd=ROOT, env=environment, capture_output=True, text=True, check=False

@@ -18,6 +18,8 @@ def test_the_interpreted_kernels_pass_in_their_own_process() -> None:
         "-q",
         "-p",
         "no:cacheprovider",
+        "-n",
+        "0",
         str(HERE / "interpreted"),
     ]
     done = subprocess.run(
