@@ -11,9 +11,9 @@ the loss that removing the unit costs, given what the others are believed to mak
 factor's Occam term ``(do/2) ln det(alpha (Lambda + alpha)^-1)`` is left to the price: a read-out
 that exists already costs what storing it costs, ``lambda c_g`` nats, and not the ``do k / 2``
 logarithms of a weight that has yet to be learnt. So these numbers are no posterior of a generative
-model. The units that go are chosen by elimination and measured tempering beforehand; the numbers are
-inclusion scores between 0 and 1 around that decision, and have not been validated as calibrated
-probabilities.
+model. The units that go are chosen by elimination and measured tempering beforehand; the numbers
+are inclusion scores between 0 and 1 around that decision, and have not been validated as
+calibrated probabilities.
 """
 
 from collections.abc import Sequence

@@ -67,6 +67,17 @@ def test_everything_reaches_the_recipe(cli, recipe, net) -> None:
     )
 
 
+def test_a_memory_limit_leaves_the_choice_of_road_to_the_recipe(cli, recipe, net) -> None:
+    """The recipe goes after training for these settings, and its report says so."""
+    ran = cli("compress", "net.py:build", "--data", "net.py:data", "--memory-limit", 2)
+    assert ran.status == 0, ran.err
+    (call,) = recipe.calls
+    assert call["method"] == "turbo-vbi"
+    assert call["config"].limit == 2 * 2**30
+    assert "--method turbo-vbi " in call["command"]
+    assert "--memory-limit 2" in call["command"]
+
+
 def test_prints_a_table_and_where_it_was_written(cli, recipe, net) -> None:
     ran = cli("compress", "net.py:build", "--data", "net.py:one")
     assert ran.status == 0, ran.err
