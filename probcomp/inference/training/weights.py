@@ -175,7 +175,8 @@ def leave_out(layers: Mapping[str, Any], kept: Mapping[str, Tensor]) -> None:
         rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
         if layer.bias is not None and bool(layer.bias[~mask.any(1)].any()):
             rows = torch.arange(len(mask), device=mask.device)  # a bias without weights still acts
-        if len(rows) * len(columns) < WORTH_CUTTING * mask.numel():
+        # A layer of which nothing is left is computed in full: convolutions need a channel.
+        if 0 < len(rows) * len(columns) < WORTH_CUTTING * mask.numel():
             layer.live = (rows, columns)
 
 
