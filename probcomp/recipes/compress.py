@@ -173,7 +173,10 @@ def compress(
         )
     report = report.replace(seconds=clock.seconds)
     if outcome.forecast is not None and report.nll is not None:
-        report = report.replace(warnings=(*report.warnings, forecast_words(outcome, report)))
+        report = report.replace(
+            nll_unit=outcome.forecast.unit,
+            warnings=(*report.warnings, forecast_words(outcome, report)),
+        )
     return Compressed(fast, outcome.posterior, structure, report, outcome.masks, outcome.keep)
 
 

@@ -41,7 +41,8 @@ class Report:
         compressed: sizes of the compressed model.
         layers: sizes per layer, in the order of the model.
         accuracy: share of correct test samples, dense and compressed; ``None`` if not a classifier.
-        nll: mean negative log-likelihood in nats per test sample, dense and compressed.
+        nll: mean negative log-likelihood in nats per ``nll_unit``, dense and compressed.
+        nll_unit: what a nat of ``nll`` is counted for: ``sample`` or ``token`` of the test data.
         reliability: dense and compressed reliability diagrams, or empty.
         latency: time per batch of both models from one interleaved run, or ``None``.
         packed: masked layers that were timed in a packed format, and which of them the model uses.
@@ -72,6 +73,7 @@ class Report:
     layers: tuple[LayerSize, ...] = ()
     accuracy: Comparison | None = None
     nll: Comparison | None = None
+    nll_unit: str = "sample"
     reliability: tuple[Reliability, ...] = ()
     latency: Latency | None = None
     packed: tuple[PackedLayer, ...] = ()

@@ -89,7 +89,7 @@ def headline(report: Report) -> str:
         return f"{smaller} at {percent(after)} accuracy (dense: {percent(before)})."
     if report.nll is not None:
         before, after = report.nll.dense.value, report.nll.compressed.value
-        return f"{smaller} at {after:.3f} nats per sample (dense: {before:.3f})."
+        return f"{smaller} at {after:.3f} nats per {report.nll_unit} (dense: {before:.3f})."
     return f"{smaller}."
 
 

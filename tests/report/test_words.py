@@ -106,3 +106,9 @@ def test_regularity_sentence_adds_up_layers() -> None:
     assert "form 2 clusters where magnitude pruning forms 32" in text
     assert "100\u00a0% full against 25\u00a0%" in text
     assert words.regularity_sentence([compare_with_magnitude("a", mask, None)]) == ""
+
+
+def test_the_headline_names_the_unit_of_the_loss(report) -> None:
+    assert report.nll is not None
+    text = words.headline(report.replace(accuracy=None, nll_unit="token"))
+    assert "nats per token" in text
