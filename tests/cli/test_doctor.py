@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 import torch
@@ -23,10 +24,15 @@ def test_finds_this_machine() -> None:
 def test_json_and_table_agree(cli, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "400")
     records = json.loads(cli("doctor", "--json").out)
-    table = " ".join(cli("doctor").out.split())
+    table = _without_amounts(" ".join(cli("doctor").out.split()))
     for record in records:
         assert record["name"] in table
-        assert record["value"].split()[0] in table
+        assert _without_amounts(record["value"].split()[0]) in table
+
+
+def _without_amounts(text: str) -> str:
+    """Free memory and disk change between two calls."""
+    return re.sub(r"\d+\.\d+", "#", text)
 
 
 def test_a_missing_library_is_bad_and_status_one(cli, monkeypatch) -> None:
