@@ -26,6 +26,7 @@ from probcomp.evaluation import (
     size_of,
 )
 from probcomp.evaluation.accuracy import mean_interval
+from probcomp.evaluation.latency import Latency
 from probcomp.evaluation.sizes import Size
 from probcomp.kernels import PackedLayer
 from probcomp.recipes.job import Job, Outcome
@@ -34,6 +35,8 @@ from probcomp.report import Report
 from probcomp.report.pieces import BudgetLine, Histogram, MaskPicture, UnitSummary
 
 LATENCY_BATCH = 128
+LATENCY_SECONDS = 10.0
+"""Time spent on timing, where ten pairs do not take longer."""
 PICTURES = 8
 """Most mask pictures and regularity rows in a report; the largest matrices are shown."""
 
@@ -81,7 +84,7 @@ def describe(
         accuracy=accuracy,
         nll=nll,
         reliability=diagrams,
-        latency=measure_latency(dense, fast, job.task.inputs(example)),
+        latency=_latency(dense, fast, job.task.inputs(example)),
         packed=packed,
         regularity=regularity,
         pictures=_pictures(shown, matrices, values),
@@ -156,6 +159,16 @@ def budget_lines(job: Job, before: Size, after: Size) -> tuple[BudgetLine, ...]:
             "weights that the budget would have kept."
         )
     return (BudgetLine(budget.unit, budget.value, achieved, dense, kept, note),)
+
+
+def _latency(dense: nn.Module, fast: nn.Module, inputs: Any) -> Latency:
+    """Paired timings: 50 pairs of a small network, fewer of a large one, ten at the least."""
+    first = measure_latency(dense, fast, inputs, repeats=10, warmup=2)
+    one = 1e-3 * (first.dense.median + first.compressed.median)
+    affordable = int(LATENCY_SECONDS / max(one, 1e-6))
+    if affordable <= first.repeats:
+        return first
+    return measure_latency(dense, fast, inputs, repeats=min(50, affordable))
 
 
 def _quality(

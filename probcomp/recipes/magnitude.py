@@ -17,7 +17,7 @@ def run(job: Job) -> Outcome:
 
     Raises:
         InputError: A prior or settings were given; this method has none.
-        BudgetError: What is never pruned (biases, norms) costs more than the budget.
+        BudgetError: No budget, or what is never pruned (biases, norms) costs more than the budget.
     """
     if job.prior is not None or job.config is not None:
         raise InputError("magnitude pruning has no prior and no settings; leave them out")
@@ -50,6 +50,8 @@ def run(job: Job) -> Outcome:
 def affordable(job: Job, names: list[str]) -> int:
     """The most weights, largest first, that fit the budget; by bisection on the count."""
     cost, share = cost_and_share(job)
+    if share is None:
+        raise BudgetError("magnitude pruning needs a budget, such as params=0.1")
     parameters = dict(job.model.named_parameters())
     price = {n: float((cost or {}).get(n, 1.0 if cost is None else 0.0)) for n in parameters}
     allowed = share * sum(price[n] * p.numel() for n, p in parameters.items())
