@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -162,11 +163,11 @@ def test_a_reader_that_leaves_is_no_traceback() -> None:
 
 @pytest.mark.parametrize("signal_name", ["SIGINT", "SIGTERM"])
 def test_stopping_removes_what_was_begun(tmp_path, signal_name) -> None:
-    import signal
-
     code = f"""
-import sys, time, pathlib
+import signal, sys, time, pathlib
 import probcomp.cli.app as app
+# Where the tests run in the background the interrupt is ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from probcomp.storage import replacing
 def work(**kwargs):
     with replacing(pathlib.Path({str(tmp_path)!r}) / 'report.json'):
@@ -175,11 +176,7 @@ def work(**kwargs):
 app.app = work
 app.main()
 """
-    # Where the tests run in the background the interrupt is ignored, and children inherit that.
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     time.sleep(0.1)
