@@ -12,12 +12,12 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from probcomp.allocation import Budget as Budget
+    from probcomp.coding import load as load
     from probcomp.decoding import decode as decode
     from probcomp.errors import ProbcompError as ProbcompError
     from probcomp.recipes import Compressed as Compressed
     from probcomp.recipes import compress as compress  # type: ignore[no-redef]
     from probcomp.regime import advise as advise
-    from probcomp.structure import load as load
     from probcomp.structure import save as save
     from probcomp.structure import shrink as shrink  # type: ignore[no-redef]
     from probcomp.structure import trace as trace  # type: ignore[no-redef]
@@ -29,7 +29,7 @@ _HOME = {
     "advise": "probcomp.regime",
     "compress": "probcomp.recipes",
     "decode": "probcomp.decoding",
-    "load": "probcomp.structure",
+    "load": "probcomp.coding",
     "save": "probcomp.structure",
     "shrink": "probcomp.structure",
     "trace": "probcomp.structure",

@@ -19,8 +19,8 @@ def compress(
         str | None,
         typer.Argument(
             metavar="[MODEL]",
-            help="file.py:function, a Hugging Face model directory, or a directory that probcomp "
-            "wrote. Without it, a small network is trained on handwritten digits.",
+            help="file.py:function, a Hugging Face model directory, or a directory or .pcn file "
+            "that probcomp wrote. Without it, a small network is trained on handwritten digits.",
             show_default=False,
         ),
     ] = None,
@@ -36,8 +36,9 @@ def compress(
     budget: Annotated[
         str,
         typer.Option(
-            help="What may remain: params=0.1, macs=50%, prunable=0.5 ...; 'none' leaves it to "
-            "methods with a pruning rule of their own."
+            help="What may remain: params=0.1, macs=50%, bits=0.01 (of the coded file), "
+            "prunable=0.5 (of what removable units own); a share, or a count above 1. 'none' "
+            "leaves it to methods with a pruning rule of their own."
         ),
     ] = "params=0.1",
     method: Annotated[
@@ -60,6 +61,14 @@ def compress(
             help="Directory for checkpoints; a stopped run goes on from there.", show_default=False
         ),
     ] = None,
+    encode: Annotated[
+        bool,
+        typer.Option(
+            "--encode",
+            help="Also write network.pcn, one small file with few values a tensor. A budget in "
+            "bits is one of this file, and always writes it.",
+        ),
+    ] = False,
     samples: Annotated[
         int, typer.Option(min=4, help="Text: calibration samples, and as many held-out ones.")
     ] = 128,
@@ -79,12 +88,12 @@ def compress(
 ) -> None:
     """Compress a network to a budget, and write a report, the smaller model and the posterior.
 
-    Writes report.html, report.json, the model and the posterior to --out. With --json, the content
-    of report.json goes to standard output.
+    Writes report.html, report.json, the model and the posterior to --out, and with --encode the
+    network in one small file. With --json, the content of report.json goes to standard output.
     """
     with quiet_stdout():
         report, files = _work(
-            model, data, budget, method, prior, out, checkpoint, seed,
+            model, data, budget, method, prior, out, checkpoint, encode, seed,
             samples, max_length, text_key, memory_limit,
         )  # fmt: skip
     if json:
@@ -110,6 +119,7 @@ def _work(
     prior: str | None,
     out: Path,
     checkpoint: Path | None,
+    encode: bool,
     seed: int,
     samples: int,
     max_length: int,
@@ -174,6 +184,7 @@ def _work(
         test=sets.test,
         config=settings,
         checkpoint=checkpoint,
+        encode=encode,
         progress=True,
         name=name,
         data_name=sets.name,
@@ -185,6 +196,7 @@ def _work(
             prior=prior,
             seed=seed,
             out=out,
+            encode=encode or None,
             **limits,
         ),
     )
@@ -212,5 +224,6 @@ def _command(model: str | None, **options: object) -> str:
     """The command that makes this result again, every choice written out."""
     parts = ["probcomp", "compress", *([model] if model else [])]
     for name, value in options.items():
-        parts += [f"--{name}", str(value)] if value is not None else []
+        given = [] if value is True else [str(value)]
+        parts += [f"--{name}", *given] if value is not None else []
     return shlex.join(parts)

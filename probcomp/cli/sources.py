@@ -18,9 +18,11 @@ EMBEDDED = "digits"
 DENSE_EPOCHS = 40
 FORMS = (
     "file.py:function that returns a torch module, a directory with a Hugging Face model "
-    "(config.json and safetensors), or a directory written by probcomp"
+    "(config.json and safetensors), or a directory or .pcn file written by probcomp"
 )
 _OWN_FILE = "probcomp.json"
+CODED = ".pcn"
+"""Ending of a network in one coded file."""
 
 
 def load_model(source: str) -> "tuple[nn.Module, str]":
@@ -41,6 +43,10 @@ def load_model(source: str) -> "tuple[nn.Module, str]":
     path = Path(source)
     if not path.exists():
         raise InputError(f"no model at {source}: no such file or directory; expected {FORMS}")
+    if path.suffix == CODED and path.is_file():
+        from probcomp.coding import read_network
+
+        return read_network(path), path.stem
     if path.is_file():
         hint = "name the function, as in file.py:build" if path.suffix == ".py" else "expected "
         raise InputError(f"{source} is a file; {hint}{'' if path.suffix == '.py' else FORMS}")

@@ -10,34 +10,18 @@ import copy
 import os
 import struct
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from probcomp.coding.range_coder import RangeDecoder, RangeEncoder
-from probcomp.coding.tensors import get_tensor, put_tensor
+from probcomp.coding.stream import CodedSize, CodedTensor, get_stream, put_stream
 from probcomp.errors import InputError
 from probcomp.storage import replacing
 
 MAGIC = b"PCW1"
-_HEAD = struct.Struct("<4sII")
+_HEAD = struct.Struct("<4sI")
 _SUM = struct.Struct("<I")
-
-
-@dataclass(frozen=True)
-class CodedSize:
-    """Bytes of a coded model, and the bits of its parts.
-
-    Attributes:
-        bytes: Size of the file.
-        bits: Bits of ``mask``, ``values`` (codebook indices), ``codebook``, ``raw`` (values stored
-            as they are: mostly biases) and ``header`` (the rest).
-    """
-
-    bytes: int
-    bits: dict[str, float]
 
 
 def encode(model: nn.Module, path: Path | str) -> CodedSize:
@@ -58,16 +42,16 @@ def encode(model: nn.Module, path: Path | str) -> CodedSize:
         InputError: Values that are not finite or do not fit float32, or a path that cannot be
             written.
     """
-    data, bits = encode_bytes(model)
+    data, tensors = encode_bytes(model)
     with replacing(path) as temporary:
         temporary.write_bytes(data)
-    return CodedSize(os.path.getsize(path), bits)
+    return CodedSize.of(os.path.getsize(path), tensors)
 
 
 def coded_size(model: nn.Module) -> CodedSize:
     """What `encode` would write, without writing it."""
-    data, bits = encode_bytes(model)
-    return CodedSize(len(data), bits)
+    data, tensors = encode_bytes(model)
+    return CodedSize.of(len(data), tensors)
 
 
 def decode(path: Path | str, model: nn.Module) -> nn.Module:
@@ -81,53 +65,67 @@ def decode(path: Path | str, model: nn.Module) -> nn.Module:
     Raises:
         InputError: The file is missing, damaged, of another version, or of another architecture.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    if len(data) < _HEAD.size + _SUM.size or data[:3] != MAGIC[:3]:
-        raise InputError(f"{path} is not a file of coded weights")
-    if data[:4] != MAGIC:
-        raise InputError(
-            f"{path} has format version {data[3:4]!r}, expected {MAGIC[3:]!r}; "
-            "read it by the release that wrote it"
-        )
-    body, (expected,) = data[: -_SUM.size], _SUM.unpack(data[-_SUM.size :])
-    if zlib.crc32(body) != expected:
-        raise InputError(f"{path} is damaged: its checksum does not match; copy it again")
-    _, names, length = _HEAD.unpack_from(body)
+    body = checked(read_file(path), MAGIC, f"{path}", "coded weights")
+    _, names = _HEAD.unpack_from(body)
     model = copy.deepcopy(model)
     tensors = stored_tensors(model)
     if names != _name_sum(tensors):
         raise InputError(
             f"{path} belongs to a model with other tensors; this one has {', '.join(tensors)}"
         )
-    coder = RangeDecoder(body[_HEAD.size : _HEAD.size + length])
-    raw = memoryview(body)[_HEAD.size + length :]
-    for name, old in tensors.items():
-        try:
-            value, taken = get_tensor(coder, raw, old)
-        except InputError as error:
-            raise InputError(f"{path}: {name}: {error}") from error
-        raw = raw[taken:]
-        _place(model, name, old, value)
+    try:
+        for name, value in get_stream(body[_HEAD.size :], tensors):
+            _place(model, name, tensors[name], value)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     return model
 
 
-def encode_bytes(model: nn.Module) -> tuple[bytes, dict[str, float]]:
-    """The content of the file, and the bits of its parts."""
+def read_file(path: Path | str) -> bytes:
+    """The content of a file, or `InputError` that names it."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+
+
+def checked(data: bytes, magic: bytes, path: str, what: str) -> bytes:
+    """A file's content without the checksum at its end, where that and the first bytes are right.
+
+    Args:
+        data: The content.
+        magic: Four bytes that it begins with; the last is the version.
+        path: Its name, for errors.
+        what: What such files hold, for errors.
+
+    Raises:
+        InputError: It is another file, of another version, or damaged.
+    """
+    if len(data) < _HEAD.size + _SUM.size or data[:3] != magic[:3]:
+        raise InputError(f"{path} is not a file of {what}")
+    if data[:4] != magic:
+        raise InputError(
+            f"{path} has format version {data[3:4]!r}, expected {magic[3:]!r}; "
+            "read it by the release that wrote it"
+        )
+    body, (expected,) = data[: -_SUM.size], _SUM.unpack(data[-_SUM.size :])
+    if zlib.crc32(body) != expected:
+        raise InputError(f"{path} is damaged: its checksum does not match; copy it again")
+    return body
+
+
+def summed(body: bytes) -> bytes:
+    """A body with its checksum at the end, as `checked` reads it."""
+    return body + _SUM.pack(zlib.crc32(body))
+
+
+def encode_bytes(model: nn.Module) -> tuple[bytes, tuple[CodedTensor, ...]]:
+    """The content of the file, and what each tensor costs."""
     tensors = stored_tensors(model)
     if not tensors:
         raise InputError("the model has no parameters; there is nothing to store")
-    coder, raw = RangeEncoder(), bytearray()
-    for name, tensor in tensors.items():
-        put_tensor(coder, raw, tensor, name)
-    stream = coder.finish()
-    body = _HEAD.pack(MAGIC, _name_sum(tensors), len(stream)) + stream + bytes(raw)
-    data = body + _SUM.pack(zlib.crc32(body))
-    parts = {name: coder.spent.get(name, 0.0) for name in ("mask", "values", "codebook")}
-    parts["raw"] = 8.0 * len(raw)
-    return data, parts | {"header": 8.0 * len(data) - sum(parts.values())}
+    stream, costs = put_stream(tensors)
+    return summed(_HEAD.pack(MAGIC, _name_sum(tensors)) + stream), costs
 
 
 def stored_tensors(model: nn.Module) -> dict[str, Tensor]:

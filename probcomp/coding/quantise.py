@@ -30,6 +30,10 @@ CENTROID_BITS = 16
 ITERATIONS = 20
 RELATIVE_PRICES = tuple(2.0 ** (k / 2) for k in range(-24, 1))
 """Prices to try where no importance is given: relative squared error for each bit."""
+FITTED = 2**14
+"""Most weights of a tensor that its centroids are fitted on, a random part of larger ones."""
+CHUNK = 2**16
+"""Weights that are given their centroid at a time."""
 LEAST_CURVATURE = 0.01
 """Curvatures count as at least this share of their tensor's mean: an estimate of zero comes from
 few samples, and no weight is free to move anywhere."""
@@ -53,7 +57,11 @@ class Quantised:
 
 @torch.no_grad()
 def quantise(
-    model: nn.Module, price: float, importance: Mapping[str, Tensor] | None = None
+    model: nn.Module,
+    price: float,
+    importance: Mapping[str, Tensor] | None = None,
+    *,
+    most: int = FIRST_VALUES,
 ) -> Quantised:
     """Quantise every weight and bias; other parameters are rounded to float16.
 
@@ -62,6 +70,7 @@ def quantise(
         price: Nats a bit; larger means coarser. With ``importance=None`` the loss is the squared
             error relative to the tensor's mean square, and the price is of that unit.
         importance: Parameter name to curvature of the total loss, such as `curvature` gives.
+        most: Largest number of values in a codebook.
 
     Raises:
         InputError: A price that is not positive, or importances that do not fit.
@@ -77,7 +86,7 @@ def quantise(
             parameter.copy_(as_half(torch.from_numpy(values)))
             continue
         weight = _importance(name, values, importance)
-        book, places = fit_codebook(values, weight, price)
+        book, places = fit_codebook(values, weight, price, most)
         books[name] = torch.from_numpy(book)
         index[name] = torch.from_numpy(places)
         write_values(parameter, books[name], index[name])
@@ -111,7 +120,7 @@ def as_half(values: Tensor) -> Tensor:
 
 
 def fit_codebook(
-    values: np.ndarray, importance: np.ndarray, price: float
+    values: np.ndarray, importance: np.ndarray, price: float, most: int = FIRST_VALUES
 ) -> tuple[np.ndarray, np.ndarray]:
     """Centroids [k], float16 values in float32, ascending, and the index of each weight.
 
@@ -119,6 +128,7 @@ def fit_codebook(
         values: The weights; zeros stay zero.
         importance: Their curvatures, the same shape, positive.
         price: Nats a bit.
+        most: Centroids to begin with.
     """
     matrix = as_rows(values)
     kept = matrix != 0
@@ -128,26 +138,37 @@ def fit_codebook(
     places = int(np.any(kept, 1).sum()) * int(np.any(kept, 0).sum())
     w = values[values != 0].astype(np.float64)
     h = importance[values != 0].astype(np.float64)
-    book = np.linspace(w.min(), w.max(), min(FIRST_VALUES, len(np.unique(w))))
-    counts = np.full(len(book), len(w) / len(book))
-    for _ in range(ITERATIONS):
-        cost = _costs(w, h, book, counts, places, price)
-        cost, book, counts = _thin(cost, book, counts, price)
-        choice = cost.argmin(1)
-        book, counts = _means(w, h, choice, book)
     # Half precision first, and the choice after: what is stored is what was chosen from.
-    half = np.unique(book.astype(np.float16).astype(np.float64))
+    half = np.unique(_centroids(w, h, places, price, most).astype(np.float16).astype(np.float64))
     used = half[half != 0]
     if not len(used):
         return np.zeros(0, np.float32), index.reshape(values.shape)
-    choice = np.abs(w[:, None] - used[None]).argmin(1)
-    counts = np.bincount(choice, minlength=len(used)).astype(np.float64)
-    choice = _costs(w, h, used, counts, places, price).argmin(1)
+    parts = [slice(start, start + CHUNK) for start in range(0, len(w), CHUNK)]
+    nearest = np.concatenate([np.abs(w[p, None] - used[None]).argmin(1) for p in parts])
+    counts = np.bincount(nearest, minlength=len(used)).astype(np.float64)
+    choice = np.concatenate(
+        [_costs(w[p], h[p], used, counts, places, price).argmin(1) for p in parts]
+    )
     alive = np.unique(choice[choice > 0]) - 1
     renamed = np.full(len(used) + 1, -1)
     renamed[alive + 1] = np.arange(len(alive))
     index[(values != 0).ravel()] = renamed[choice]
     return used[alive].astype(np.float32), index.reshape(values.shape)
+
+
+def _centroids(w: np.ndarray, h: np.ndarray, places: int, price: float, most: int) -> np.ndarray:
+    """Centroids of non-zero weights, of a random part of them where they are many."""
+    share = min(1.0, FITTED / len(w))
+    if share < 1:
+        chosen = np.random.default_rng(0).choice(len(w), FITTED, replace=False)
+        w, h, places = w[chosen], h[chosen], round(share * places)
+    book = np.linspace(w.min(), w.max(), min(most, len(np.unique(w))))
+    counts = np.full(len(book), len(w) / len(book))
+    for _ in range(ITERATIONS):
+        cost = _costs(w, h, book, counts, places, price)
+        cost, book, counts = _thin(cost, book, counts, price * share)
+        book, counts = _means(w, h, cost.argmin(1), book)
+    return book
 
 
 def _costs(
@@ -165,7 +186,10 @@ def _costs(
 def _thin(
     cost: np.ndarray, book: np.ndarray, counts: np.ndarray, price: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Drop centroids, the cheapest first, whose members lose less than the centroid costs."""
+    """Drop centroids, the cheapest first, whose members lose less than the centroid costs.
+
+    ``price`` is that of a stored bit to the weights given, a part of all of them or all.
+    """
     while len(book):
         first = cost.argmin(1)
         lowest = cost[np.arange(len(cost)), first]

@@ -31,7 +31,7 @@ def tune(
     Args:
         quantised: Not changed.
         batches: ``batches(epoch)`` iterates over seeded batches.
-        epochs: Passes over the data; 0 returns what was given.
+        epochs: Passes over the data; 0 returns what was given, as where all values are zero.
         rate: First step of Adam.
         loss: ``loss(model, batch)``, mean nats for each sample; cross-entropy by default.
         first_epoch: Number of the first epoch, for the order of the samples.
@@ -45,6 +45,8 @@ def tune(
     model = copy.deepcopy(quantised.model).eval()
     parameters = dict(model.named_parameters())
     books = {n: nn.Parameter(b.clone()) for n, b in quantised.books.items() if b.numel()}
+    if not books:
+        return quantised
     flat = {n: quantised.index[n].flatten() for n in books}
     kept = {n: i >= 0 for n, i in flat.items()}
     optimiser = torch.optim.Adam(books.values(), rate)

@@ -18,10 +18,11 @@ from probcomp.data.batches import Batches
 from probcomp.errors import BudgetError, InputError, SurgeryError
 from probcomp.kernels import PackedLayer, pack_layers
 from probcomp.progress import progress as progress_bar
-from probcomp.recipes.describe import describe
+from probcomp.recipes.coded import BITS_A_WEIGHT, Coded, Trial, code, code_within
+from probcomp.recipes.describe import dense_bits, describe
 from probcomp.recipes.job import Job, Outcome
 from probcomp.recipes.label_free import label_free
-from probcomp.recipes.methods import METHODS
+from probcomp.recipes.methods import IN_PARAMS, METHODS
 from probcomp.recipes.result import Compressed
 from probcomp.recipes.task import Task, as_tensors, has_targets, split
 from probcomp.report import Report
@@ -50,6 +51,7 @@ def compress(
     round_to: int = 1,
     config: Any = None,
     checkpoint: Path | str | None = None,
+    encode: bool = False,
     progress: bool = True,
     name: str | None = None,
     data_name: str = "",
@@ -74,6 +76,9 @@ def compress(
         round_to: Kept units are rounded up to a multiple of this.
         config: The method's own settings.
         checkpoint: Directory for checkpoints; a run that was stopped goes on from there.
+        encode: Whether to write the result as one small file too, with few values a tensor, and to
+            measure what is read back (`Compressed.encode` does it later). A budget in bits is one
+            of that file, and always has it; ``model`` is then the network in the file.
         progress: Whether to show a bar on standard error, where that is a terminal.
         name: Name of the model in the report.
         data_name: Name of the data in the report.
@@ -102,9 +107,9 @@ def compress(
     chosen = METHODS[method]
     if budget is None and not chosen.own_rule:
         raise BudgetError(f"method {method!r} needs a budget, such as Budget(params=0.1)")
-    if budget is not None and meant_as(budget.unit) not in chosen.budgets:
+    if budget is not None and budget.unit not in chosen.units:
         raise BudgetError(
-            f"method {method!r} meets budgets in {', '.join(chosen.budgets)}, not {budget.unit}"
+            f"method {method!r} meets budgets in {', '.join(chosen.units)}, not {budget.unit}"
         )
     task = Task(loss)
     if not has_targets(train):
@@ -155,6 +160,12 @@ def compress(
             )
         example = Batches(held, shuffle=False).example(64)
         _compare(masked, small, task, example)
+    trial = Trial(task, train, seed, trains=chosen.data == "training")
+    coded = None
+    if encode or (asked is not None and asked.unit == "bits"):
+        with clock("coding"):
+            coded = _coded(small, trial, asked, dense)
+        small = coded.model if asked is not None and asked.unit == "bits" else small
     with clock("packing"):
         fast, layers = packed(small, lambda m: task.run(m, example))
     with clock("measurement"):
@@ -165,6 +176,7 @@ def compress(
             compressed=small,
             fast=fast,
             packed=layers,
+            coded=coded,
             test=held,
             name=name or type(model).__name__,
             data_name=data_name,
@@ -177,14 +189,25 @@ def compress(
             nll_unit=outcome.forecast.unit,
             warnings=(*report.warnings, forecast_words(outcome, report)),
         )
-    return Compressed(fast, outcome.posterior, structure, report, outcome.masks, outcome.keep)
+    return Compressed(
+        fast, outcome.posterior, structure, report, outcome.masks, outcome.keep, coded, trial
+    )
+
+
+def _coded(model: nn.Module, trial: Trial, asked: Budget | None, dense: nn.Module) -> Coded:
+    """The model as one file: of the size asked for, or as small as the training data bear."""
+    if asked is not None and asked.unit == "bits":
+        return code_within(model, trial, asked.amount(dense_bits(dense)))
+    return code(model, trial)
 
 
 def _road(method: str, config: Any, train: Any) -> tuple[str, list[str]]:
     """Which road Turbo-VBI takes: training, or inference after it."""
+    if method != "turbo-vbi" or (has_targets(train) and config is None):
+        return method, []
     from probcomp.recipes.post_training import PostConfig
 
-    if method != "turbo-vbi" or (has_targets(train) and not isinstance(config, PostConfig)):
+    if has_targets(train) and not isinstance(config, PostConfig):
         return method, []
     why = "its settings are those" if has_targets(train) else "the data have no targets"
     return "turbo-vbi-post", [
@@ -212,17 +235,20 @@ def forecast_words(outcome: Outcome, report: Report) -> str:
     return text
 
 
-def meant_as(unit: str) -> str:
-    """The budget unit that methods see: a share of what units own is a number of parameters."""
-    return "params" if unit == "prunable" else unit
-
-
 def in_params(
     budget: Budget | None, model: nn.Module, structure: Structure, units: tuple[Axis, ...]
 ) -> Budget | None:
-    """A budget in ``prunable`` as the number of parameters that may remain of the whole model."""
-    if budget is None or budget.unit != "prunable":
+    """A budget in ``prunable`` or ``bits`` as the number of parameters that may remain.
+
+    Bits are those of the coded file. How many weights they are worth is an expectation here; the
+    values' precision then takes up the rest (`probcomp.recipes.coded.code_within`).
+    """
+    if budget is None or budget.unit not in IN_PARAMS:
         return budget
+    if budget.unit == "bits":
+        total = float(sum(p.numel() for p in model.parameters()))
+        allowed = budget.amount(dense_bits(model)) / BITS_A_WEIGHT
+        return Budget(params=min(max(allowed, 2.0), total))
     dense, floor = prunable_range(model, structure, units)
     if dense <= floor:
         raise BudgetError("no parameter belongs to a unit that may be removed; name params instead")

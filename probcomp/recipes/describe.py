@@ -29,10 +29,18 @@ from probcomp.evaluation.accuracy import mean_interval
 from probcomp.evaluation.latency import Latency
 from probcomp.evaluation.sizes import Size
 from probcomp.kernels import PackedLayer
+from probcomp.recipes.coded import FILE_TOLERANCE, Coded
 from probcomp.recipes.job import Job, Outcome
 from probcomp.recipes.methods import Method
 from probcomp.report import Report
-from probcomp.report.pieces import BudgetLine, Histogram, MaskPicture, UnitSummary
+from probcomp.report.pieces import (
+    BudgetLine,
+    CodedFile,
+    CodedRow,
+    Histogram,
+    MaskPicture,
+    UnitSummary,
+)
 
 LATENCY_BATCH = 128
 LATENCY_SECONDS = 10.0
@@ -49,6 +57,7 @@ def describe(
     compressed: nn.Module,
     fast: nn.Module,
     packed: tuple[PackedLayer, ...],
+    coded: Coded | None,
     test: Any,
     name: str,
     data_name: str,
@@ -77,7 +86,7 @@ def describe(
         data=f"{data_name or 'given'} ({samples} training + {Batches(test).samples} test samples)",
         seed=job.seed,
         command=command,
-        budget=budget_lines(job, before, after),
+        budget=budget_lines(job, before, after, coded),
         dense=before,
         compressed=after,
         layers=layer_sizes(dense, compressed),
@@ -86,6 +95,7 @@ def describe(
         reliability=diagrams,
         latency=_latency(dense, fast, job.task.inputs(example)),
         packed=packed,
+        coded=None if coded is None else _file(coded, job, test),
         regularity=regularity,
         pictures=_pictures(shown, matrices, values),
         inclusion=tuple(
@@ -128,7 +138,33 @@ def _macs(model: nn.Module, job: Job) -> float:
     return sum(use * int(values[name].count_nonzero()) for name, use in uses.items())
 
 
-def budget_lines(job: Job, before: Size, after: Size) -> tuple[BudgetLine, ...]:
+def dense_bits(model: nn.Module) -> int:
+    """Bits of a model's parameters as they are, in their own data type."""
+    return 8 * sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+def _file(coded: Coded, job: Job, test: Any) -> CodedFile:
+    """The coded file, and what is lost by it, on held-out data."""
+    accuracy, nll, _ = _quality(job.model, coded.model, job, test)
+    return CodedFile(
+        bytes=coded.size.bytes,
+        dense_bytes=dense_bits(job.model) // 8,
+        bits=dict(coded.size.bits),
+        tensors=tuple(
+            CodedRow(t.name, t.shape, t.nonzero, t.distinct, dict(t.bits))
+            for t in coded.size.tensors
+        ),
+        measure=coded.measure,
+        before=coded.before,
+        after=coded.after,
+        accuracy=accuracy,
+        nll=nll,
+    )
+
+
+def budget_lines(
+    job: Job, before: Size, after: Size, coded: Coded | None = None
+) -> tuple[BudgetLine, ...]:
     """The budget as it was asked for, beside what came out, with the reason for a difference.
 
     Empty where the method's own rule decided.
@@ -145,7 +181,7 @@ def budget_lines(job: Job, before: Size, after: Size) -> tuple[BudgetLine, ...]:
         "prunable": (before.params - fixed, after.nonzero - fixed),
         "params": (before.params, after.nonzero),
         "macs": (before.macs or 0, after.macs or 0),
-        "bits": (before.bytes * 8, after.bytes * 8),
+        "bits": (dense_bits(job.model), 8 * coded.size.bytes if coded else 8 * after.bytes),
     }
     dense, kept = counts[budget.unit]
     achieved = kept / dense if budget.value <= 1 else float(kept)
@@ -153,6 +189,8 @@ def budget_lines(job: Job, before: Size, after: Size) -> tuple[BudgetLine, ...]:
     note = ""
     if short < -1e-9:
         note = "More remains than was asked: parts of the model are not removable."
+    elif short > FILE_TOLERANCE and budget.unit == "bits":
+        note = f"{short:.0%} less remains than was allowed: finer values would not use it."
     elif short > 0.02:
         note = (
             f"{short:.0%} less remains than was allowed: removing a whole unit also removes "

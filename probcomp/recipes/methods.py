@@ -13,6 +13,9 @@ from typing import Any
 
 from probcomp.registry import Registry
 
+IN_PARAMS = ("prunable", "bits")
+"""Budget units that the main job turns into a number of parameters before a method sees them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
@@ -31,7 +34,7 @@ class Method:
         speedup: ``unstructured``, ``structured``, or both.
         when: ``during`` or ``after`` training.
         data: ``none``, ``calibration`` or ``training``.
-        budgets: Budget units it meets.
+        budgets: Budget units it knows; users may name others too, see `units`.
         probabilistic: Whether its output is a posterior; otherwise a score.
         own_rule: Whether it has a pruning rule of its own, so that no budget need be given.
     """
@@ -52,13 +55,17 @@ class Method:
     probabilistic: bool
     own_rule: bool = False
 
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Budget units that users may name: those turned into ``params`` for it as well."""
+        turned = IN_PARAMS if "params" in self.budgets else ()
+        return tuple(dict.fromkeys((*self.budgets, *turned)))
+
     def record(self) -> dict[str, Any]:
-        """The record without the function, as JSON values."""
-        return {
-            f.name: list(value) if isinstance(value := getattr(self, f.name), tuple) else value
-            for f in dataclasses.fields(self)
-            if f.name != "run"
-        }
+        """The record without the function, as JSON values; ``budgets`` are those users may name."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        del values["run"]
+        return values | {"budgets": list(self.units)}
 
 
 METHODS: Registry[Method] = Registry("method")

@@ -3,6 +3,8 @@
 from probcomp.report.html import render_page as render_page
 from probcomp.report.html import write_page as write_page
 from probcomp.report.pieces import BudgetLine as BudgetLine
+from probcomp.report.pieces import CodedFile as CodedFile
+from probcomp.report.pieces import CodedRow as CodedRow
 from probcomp.report.pieces import Histogram as Histogram
 from probcomp.report.pieces import MaskPicture as MaskPicture
 from probcomp.report.pieces import UnitSummary as UnitSummary

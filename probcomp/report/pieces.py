@@ -2,12 +2,14 @@
 
 import base64
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from probcomp.errors import InputError
+from probcomp.evaluation.estimate import Comparison
 from probcomp.evaluation.regularity import as_matrix
 
 PICTURE_CELLS = 512
@@ -35,6 +37,58 @@ class BudgetLine:
     dense: float | None = None
     kept: float | None = None
     note: str = ""
+
+
+@dataclass(frozen=True)
+class CodedRow:
+    """One tensor in a coded file.
+
+    Attributes:
+        name: its name.
+        shape: its shape.
+        nonzero: entries that are not zero.
+        distinct: distinct values among them.
+        bits: bits by part: ``mask``, ``values``, ``codebook``, ``raw``, ``header``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    nonzero: int
+    distinct: int
+    bits: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class CodedFile:
+    """The compressed network as one file that was written and read back.
+
+    Attributes:
+        bytes: size of the file.
+        dense_bytes: the dense model's parameters in their own data type.
+        bits: bits by part over the whole file; ``header`` holds the architecture too.
+        tensors: the tensors in the file.
+        measure: what the codebooks were chosen by: ``"error"`` (share of training errors) or
+            ``"loss"`` (nats).
+        before: that of the compressed model.
+        after: that of the model in the file.
+        accuracy: test accuracy of the dense model and of the one in the file.
+        nll: negative log-likelihood of both on test data.
+    """
+
+    bytes: int
+    dense_bytes: int
+    bits: Mapping[str, float]
+    tensors: tuple[CodedRow, ...]
+    measure: str
+    before: float
+    after: float
+    accuracy: Comparison | None = None
+    nll: Comparison | None = None
+
+    @property
+    def ratio(self) -> float:
+        """Dense bytes over those of the file."""
+        return self.dense_bytes / self.bytes
 
 
 @dataclass(frozen=True)

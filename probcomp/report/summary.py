@@ -17,7 +17,7 @@ from probcomp.evaluation.latency import Latency
 from probcomp.evaluation.regularity import LayerRegularity
 from probcomp.evaluation.sizes import LayerSize, Size
 from probcomp.kernels import PackedLayer
-from probcomp.report.pieces import BudgetLine, Histogram, MaskPicture, UnitSummary
+from probcomp.report.pieces import BudgetLine, CodedFile, Histogram, MaskPicture, UnitSummary
 from probcomp.report.plain import from_plain, to_plain
 from probcomp.storage import read_json, write_json
 
@@ -46,6 +46,7 @@ class Report:
         reliability: dense and compressed reliability diagrams, or empty.
         latency: time per batch of both models from one interleaved run, or ``None``.
         packed: masked layers that were timed in a packed format, and which of them the model uses.
+        coded: the compressed model as one file, if it was written; ``None`` otherwise.
         regularity: mask regularity per layer, beside magnitude pruning at equal non-zeros.
         pictures: mask pictures per layer.
         inclusion: histogram of the inclusion probabilities per weight matrix.
@@ -77,6 +78,7 @@ class Report:
     reliability: tuple[Reliability, ...] = ()
     latency: Latency | None = None
     packed: tuple[PackedLayer, ...] = ()
+    coded: CodedFile | None = None
     regularity: tuple[LayerRegularity, ...] = ()
     pictures: tuple[MaskPicture, ...] = ()
     inclusion: tuple[Histogram, ...] = ()
