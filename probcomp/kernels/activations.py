@@ -25,6 +25,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
 }
 
+ACTIVATION_CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
+"""Numbers that stand for the activations in the Triton and C++ kernels."""
+
 
 def activation_function(name: str) -> Callable[[Tensor], Tensor]:
     """The function of a name in `ACTIVATIONS`; raises `InputError` for another name."""

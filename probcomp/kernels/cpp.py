@@ -1,29 +1,61 @@
-"""The C++ block kernel: compiled on request, cached, and absent where there is no compiler."""
+"""The C++ kernel: compiled on request, cached, and absent where there is no compiler."""
 
 import ctypes
 import functools
 import hashlib
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from probcomp.errors import InputError
+from probcomp.kernels.activations import ACTIVATION_CODES
 from probcomp.kernels.derived import derived
 
-_SOURCE = Path(__file__).parent / "csrc" / "block_linear.cpp"
+_FOLDER = Path(__file__).parent / "csrc"
+_SOURCE = _FOLDER / "block_linear.cpp"
 _FLAGS = ["-O3", "-fopenmp", "-std=c++17", "-Wno-psabi"]
 _ISA = ("portable", "AVX2", "AVX-512")
+PANEL = 32
+"""Outputs of a block row of a dense layer: 2 vectors of 16 leave registers for 12 rows of input."""
 _library: ctypes.CDLL | None = None
+
+
+class _Layer(ctypes.Structure):
+    """As in ``csrc/block_linear.cpp``."""
+
+    _fields_ = (
+        [(name, ctypes.c_void_p) for name in ("val", "crow", "col", "order", "bias")]
+        + [(name, ctypes.c_int64) for name in ("N", "width", "R", "BN", "BK")]
+        + [("act", ctypes.c_int32)]
+    )
+
+
+class Layer(NamedTuple):
+    """A frozen weight as the kernel reads it, and the tensors that own its memory."""
+
+    raw: _Layer
+    held: tuple[Tensor, ...]
+
+
+class Chain(NamedTuple):
+    """Layers that run in one call, ready to be called often."""
+
+    raw: ctypes.Array
+    held: tuple[object, ...]
+    width: int  # inputs, in whole blocks of the first layer
+    outputs: int
 
 
 @functools.cache
 def _name() -> str:
     """The build's name: it changes with the source and the flags, so a stale build is not used."""
-    content = _SOURCE.read_bytes() + " ".join(_FLAGS).encode()
-    return "probcomp_block_linear_" + hashlib.sha256(content).hexdigest()[:12]
+    content = b"".join(path.read_bytes() for path in sorted(_FOLDER.iterdir()))
+    return "probcomp_" + hashlib.sha256(content + " ".join(_FLAGS).encode()).hexdigest()[:12]
 
 
 def _directory() -> Path:
@@ -36,8 +68,10 @@ def _directory() -> Path:
 
 def _load(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
-    pointers, sizes, flags = [ctypes.c_void_p] * 7, [ctypes.c_int64] * 6, [ctypes.c_int] * 3
-    library.probcomp_block_linear.argtypes = [*pointers, *sizes, *flags]
+    pointer, size, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+    library.probcomp_block_chain.argtypes = [
+        pointer, flag, pointer, size, pointer, size, flag, flag,
+    ]  # fmt: skip
     return library
 
 
@@ -100,37 +134,72 @@ def usable(block: tuple[int, int], dtype: torch.dtype, device: torch.device) -> 
     return right and available()
 
 
-def cpp_forward(
-    x: Tensor,
-    val: Tensor,
-    crow: Tensor,
-    col: Tensor,
-    row_order: Tensor,
-    bias: Tensor | None,
-    n: int,
-    width: int,
-    relu: bool = False,
-    isa: int = -1,
-) -> Tensor:
-    """``x W^T + b`` by the C++ kernel; ``width`` is K padded to whole blocks. Frozen weights."""
+def block_layer(
+    val: Tensor, crow: Tensor, col: Tensor, row_order: Tensor, n: int, width: int
+) -> Layer:
+    """The blocks of a frozen `BlockWeight`; ``width`` is K padded to whole blocks. Kept."""
     _, bn, bk = val.shape
-    if not usable((bn, bk), val.dtype, val.device) or _library is None:
+    if not usable((bn, bk), val.dtype, val.device):
         raise InputError(
             "the C++ kernel is not built or does not fit: it takes float32 on a CPU and blocks "
             f"with BN a multiple of 16, got {val.dtype} on {val.device} with {bn}x{bk}. "
             "Build it with probcomp.kernels.cpp.build()."
         )
-    turned = derived(val, "cpp", lambda: val.detach().transpose(1, 2).contiguous())
-    if x.shape[1] != width:
-        x = torch.nn.functional.pad(x, (0, width - x.shape[1]))
-    x = x.contiguous()
-    y = x.new_empty(x.shape[0], n)
-    held = (x, turned, crow, col, row_order, bias, y)
-    status = _library.probcomp_block_linear(
-        *(None if tensor is None else tensor.data_ptr() for tensor in held),
-        *(x.shape[0], n, width, crow.shape[0] - 1, bn, bk),
-        *(int(relu), torch.get_num_threads(), isa),
-    )
+
+    def build() -> Layer:
+        turned = val.detach().transpose(1, 2).contiguous()
+        return _layer((turned, crow, col, row_order), n, width, bn, bk)
+
+    return derived(val, ("cpp", n, width), build)
+
+
+def dense_layer(weight: Tensor) -> Layer:
+    """A frozen dense weight ``[N, K]``, in panels of `PANEL` outputs. Kept."""
+
+    def build() -> Layer:
+        n, k = weight.shape
+        rows = -(-n // PANEL)
+        padded = torch.nn.functional.pad(weight.detach(), (0, 0, 0, rows * PANEL - n))
+        turned = padded.view(rows, PANEL, k).transpose(1, 2).contiguous()
+        crow = torch.arange(rows + 1, dtype=torch.int32)
+        return _layer((turned, crow, torch.zeros_like(crow), crow[:-1]), n, k, PANEL, k)
+
+    return derived(weight, "cpp dense", build)
+
+
+def _layer(held: tuple[Tensor, ...], n: int, width: int, bn: int, bk: int) -> Layer:
+    pointers = (tensor.data_ptr() for tensor in held)
+    raw = _Layer(*pointers, None, n, width, held[1].shape[0] - 1, bn, bk, 0)
+    return Layer(raw, held)
+
+
+def chain(
+    layers: Sequence[Layer], biases: Sequence[Tensor | None], activations: Sequence[str]
+) -> Chain:
+    """Layers one after another, each with a bias ``[N]`` and an activation by name."""
+    raw = (_Layer * len(layers))(*(layer.raw for layer in layers))
+    added = [None if bias is None else bias.detach().contiguous() for bias in biases]
+    for entry, bias, activation in zip(raw, added, activations, strict=True):
+        entry.bias = None if bias is None else bias.data_ptr()
+        entry.act = ACTIVATION_CODES[activation]
+    return Chain(raw, (layers, added), raw[0].width, raw[-1].N)
+
+
+def run_chain(x: Tensor, layers: Chain, isa: int = -1) -> Tensor:
+    """The last layer's output ``[M, N]`` for x ``[M, K]``, float32 on a CPU."""
+    if _library is None:
+        raise InputError("the C++ kernel is not built: call probcomp.kernels.cpp.build()")
+    if x.shape[1] != layers.width:
+        x = torch.nn.functional.pad(x, (0, layers.width - x.shape[1]))
+    if x.stride(1) != 1:
+        x = x.contiguous()
+    y = x.new_empty(x.shape[0], layers.outputs)
+    if not x.shape[0]:
+        return y
+    status = _library.probcomp_block_chain(
+        layers.raw, len(layers.raw), x.data_ptr(), x.stride(0), y.data_ptr(), x.shape[0],
+        torch.get_num_threads(), isa,
+    )  # fmt: skip
     if status:
-        raise InputError(f"the C++ kernel refused blocks of {bn}x{bk}")
+        raise InputError("the C++ kernel takes blocks with BN a multiple of 16")
     return y

@@ -17,6 +17,12 @@ from probcomp.kernels import cpp, tables
 VARIABLE = "PROBCOMP_KERNEL_BACKEND"
 BACKENDS = ("auto", "dense", "gather", "panels", "cpp", "triton")
 M_BUCKETS = (1, 16, 64, 256, 1024)
+# Smallest height of a block: break-even density at one row, on one thread, and on several.
+PANELS = {
+    0: (0.0, 0.0, 0.0), 16: (0.15, 0.3, 0.1), 32: (0.35, 0.4, 0.2), 64: (0.4, 0.4, 0.26),
+    128: (0.45, 0.5, 0.4),
+}  # fmt: skip
+SMALL = 2**17  # weights of a layer below which a few calls of the vendor's library cost too much
 _log = logging.getLogger("probcomp.kernels")
 
 
@@ -87,7 +93,8 @@ def choose(problem: Problem, requested: str = "auto") -> Choice:
             )
         return Choice(name, "requested" if requested != "auto" else f"{VARIABLE} is set")
     bucketed = problem._replace(rows=m_bucket(problem.rows))
-    return _decide(bucketed, torch.are_deterministic_algorithms_enabled())
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    return _decide(bucketed, deterministic, torch.get_num_threads())
 
 
 def forget_choices() -> None:
@@ -96,7 +103,7 @@ def forget_choices() -> None:
 
 
 @functools.lru_cache(maxsize=4096)
-def _decide(problem: Problem, deterministic: bool) -> Choice:
+def _decide(problem: Problem, deterministic: bool, threads: int) -> Choice:
     able = candidates(problem)
     if problem.device.type == "cpu":
         able = tuple(name for name in able if name != "triton")
@@ -107,7 +114,7 @@ def _decide(problem: Problem, deterministic: bool) -> Choice:
         entry = tables.lookup(problem)
         if entry is not None and entry.winner in able:
             choice = Choice(entry.winner, f"table: {entry.source}")
-    choice = choice or _rule(problem, able)
+    choice = choice or _rule(problem, able, threads)
     shape, rows = "x".join(map(str, problem.shape)), problem.rows or "over 1024"
     _log.info(
         "%s %s at density %.2f, up to %s rows on %s: %s (%s)",
@@ -116,7 +123,7 @@ def _decide(problem: Problem, deterministic: bool) -> Choice:
     return choice
 
 
-def break_even(problem: Problem, backend: str) -> float:
+def break_even(problem: Problem, backend: str, threads: int = 2) -> float:
     """The density below which a backend beats the best dense product, by rule.
 
     CPU: float32, 768-3072-768, measured. GPU: from copy and matrix ceilings, 4096 x 14336.
@@ -127,8 +134,11 @@ def break_even(problem: Problem, backend: str) -> float:
         return 0.6 if rows <= 1 else 0.0
     if backend == "cpp":
         return 0.75 if rows <= 16 else 0.7
+    if backend in ("panels", "gather") and problem.shape[0] * problem.shape[1] < SMALL:
+        return 0.0
     if backend == "panels":
-        return (0.4 if rows <= 16 else 0.5) if tall >= 128 else 0.0
+        at_one, alone, several = PANELS[max((t for t in PANELS if t <= tall), default=0)]
+        return at_one if rows <= 1 else alone if threads == 1 else several
     if backend == "gather":
         if problem.device.type != "cpu" or tall < 32:
             return 0.0
@@ -140,14 +150,16 @@ def break_even(problem: Problem, backend: str) -> float:
     return small if rows <= 16 else middle if rows <= 256 else large
 
 
-def _rule(problem: Problem, able: tuple[str, ...]) -> Choice:
+def _rule(problem: Problem, able: tuple[str, ...], threads: int) -> Choice:
     for backend in ("triton", "cpp", "panels", "gather"):
         if backend in able:
-            limit = break_even(problem, backend)
+            limit = break_even(problem, backend, threads)
             if problem.density < limit:
                 reason = f"density {problem.density:.2f} is under its break-even, {limit:.2f}"
                 return Choice(backend, reason)
-    others = [f"{name} {break_even(problem, name):.2f}" for name in able if name != "dense"]
+    others = [
+        f"{name} {break_even(problem, name, threads):.2f}" for name in able if name != "dense"
+    ]
     if not others:
         return Choice("dense", "the only backend for this weight here")
     return Choice(

@@ -11,10 +11,9 @@ from torch import Tensor
 from torch.library import custom_op, register_autocast
 from torch.nn import functional
 
-from probcomp.kernels import gather
+from probcomp.kernels import cpp, gather
 from probcomp.kernels.activations import activation_function
 from probcomp.kernels.blocks import from_blocks
-from probcomp.kernels.cpp import cpp_forward
 from probcomp.kernels.derived import derived
 from probcomp.kernels.dispatch import Problem, choose
 from probcomp.kernels.fast_dense import frozen_linear
@@ -82,16 +81,15 @@ def block_linear(
 
         return launch(x, val, crow, col, row_order, scale, bias, n, width, activation)
     if name == "cpp":
-        relu = activation == "relu"
-        y = cpp_forward(x, val, crow, col, row_order, bias, n, width, relu)
-        return y if relu else activation_function(activation)(y)
+        layer = cpp.block_layer(val, crow, col, row_order, n, width)
+        return cpp.run_chain(x, cpp.chain([layer], [bias], [activation]))
     if name == "dense":
         weight = _expanded(val, scale, erow, col, shape, frozen)
         product = frozen_linear if frozen else functional.linear
         y = product(x, weight, bias)
         return activation_function(activation)(y)
     if name == "panels":
-        y = panel_forward(x, val, crow, col, n, width)
+        y = panel_forward(x, val, crow, col, n, ccol.shape[0] - 1)
     else:
         y = gather.block_forward(x, _values(val, scale), crow, col, erow, ccol, n)
     return activation_function(activation)(y if bias is None else y.add_(bias))

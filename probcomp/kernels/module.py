@@ -78,6 +78,11 @@ class MaskedLinear(nn.Module):
         packed = pack(layer.weight, support, block=block, format=format, bias=layer.bias)
         return cls(packed, **options)
 
+    @property
+    def kind(self) -> type[PackedWeight]:
+        """The format of the weight."""
+        return self._kind
+
     def packed(self) -> PackedWeight:
         """The packed weight, checked, sharing this module's tensors."""
         n, k = self.out_features, self.in_features

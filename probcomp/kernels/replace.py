@@ -1,8 +1,7 @@
 """Put packed layers into a model where they are measured to be faster, and take them out again."""
 
+import copy
 import dataclasses
-import statistics
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,23 +9,28 @@ import torch
 from torch import Tensor, nn
 
 from probcomp.errors import InputError
+from probcomp.kernels import cpp
 from probcomp.kernels.blocks import BlockWeight, from_blocks
+from probcomp.kernels.chain_trace import trace_steps
 from probcomp.kernels.compact import CompactWeight
+from probcomp.kernels.fused import fuse, fused_modules, unfuse, weights_kept
 from probcomp.kernels.module import MaskedLinear
 from probcomp.kernels.packing import pack
+from probcomp.kernels.paired import evaluated, first_inputs, speedup
 
 SMALLEST = 2**14  # weights; below, the call costs more than the product
 GAIN = 1.1
 ROUNDS = 11
+AGREE = 1e-4  # float32 sums in another order, through a few layers
 
 
 @dataclasses.dataclass(frozen=True)
 class PackedLayer:
-    """One linear layer that was tried.
+    """One linear layer, or one chain of them, that was tried.
 
     Attributes:
         name: Of the module.
-        format: ``"blocks"`` or ``"compact"``.
+        format: ``"blocks"``, ``"compact"``, or ``"chain"`` for layers that run as one call.
         density: Share of the weight that lives.
         stored: Share that is stored.
         rows: Input rows of one call, as the model makes it.
@@ -53,6 +57,8 @@ def pack_layers(
 ) -> tuple[PackedLayer, ...]:
     """Replace masked linear layers by packed ones, each where that is measured to be faster.
 
+    Afterwards modules that are chains of linear layers and activations run as one call
+    (`probcomp.kernels.fused`), on the same condition, if the C++ kernel is built.
     The packed layers train under their masks, compile and export, as `MaskedLinear` does.
     `unpack_layers` undoes it exactly.
 
@@ -73,7 +79,7 @@ def pack_layers(
         large = type(module) is nn.Linear and module.weight.numel() >= SMALLEST
         if large and mask is not None and not bool(mask.all()):
             layers[name] = (module, mask)
-    inputs = _inputs(model, {name: module for name, (module, _) in layers.items()}, run)
+    inputs = first_inputs(model, {name: module for name, (module, _) in layers.items()}, run)
     tried = []
     for name, (layer, mask) in layers.items():
         if name not in inputs:
@@ -83,7 +89,7 @@ def pack_layers(
         if not exact or packed.stored == mask.numel():
             continue  # a rectangle with holes would train them back to life; nothing was saved
         sparse = MaskedLinear(packed).train(layer.training)
-        ratio = _speedup(layer, sparse, inputs[name], rounds)
+        ratio = speedup(layer, sparse, inputs[name], rounds)
         used = ratio >= gain
         if used:
             _put(model, name, sparse)
@@ -91,7 +97,35 @@ def pack_layers(
         rows = inputs[name].shape[:-1].numel()
         density = float(mask.float().mean())
         tried.append(PackedLayer(name, packed.kind, density, share, rows, ratio, used))
-    return tuple(tried)
+    return (*tried, *_fuse_chains(model, run, gain, rounds))
+
+
+def _fuse_chains(
+    model: nn.Module, run: Callable[[nn.Module], Any], gain: float, rounds: int
+) -> list[PackedLayer]:
+    """Let the model's MLPs run as one call of the C++ kernel, where it is built and faster."""
+    modules = model.named_modules() if cpp.available() else ()
+    chains = {name: module for name, module in modules if trace_steps(module) is not None}
+    tried = []
+    for name, x in first_inputs(model, chains, run).items():
+        with evaluated(model):
+            one = copy.copy(chains[name])  # shares every tensor
+            ratio = 0.0
+            if fuse(one) and _agree(one, chains[name], x):
+                ratio = speedup(chains[name], one, x, rounds)
+                density, stored = weights_kept(one)
+        if ratio:
+            used = ratio >= gain and fuse(chains[name])
+            rows = x.shape[:-1].numel()
+            title = name or "the whole model"
+            tried.append(PackedLayer(title, "chain", density, stored, rows, ratio, used))
+    return tried
+
+
+def _agree(one: nn.Module, other: nn.Module, x: Tensor) -> bool:
+    with torch.inference_mode():
+        got, want = one(x), other(x)
+    return bool((got - want).norm() <= AGREE * want.norm())
 
 
 def unpack_layers(model: nn.Module) -> dict[str, Tensor]:
@@ -100,6 +134,7 @@ def unpack_layers(model: nn.Module) -> dict[str, Tensor]:
     Returns:
         Name of each restored weight to its mask.
     """
+    unfuse(model)
     masks = {}
     for name, module in list(model.named_modules()):
         if not isinstance(module, MaskedLinear):
@@ -124,7 +159,10 @@ def repack_layers(model: nn.Module, formats: Mapping[str, Mapping[str, Any]],
     Raises:
         InputError: A name that is no masked linear layer of the model.
     """
+    chains = [name for name, how in formats.items() if how["format"] == "chain"]
     for name, how in formats.items():
+        if name in chains:
+            continue
         try:
             layer = model.get_submodule(name)
         except AttributeError:
@@ -135,11 +173,16 @@ def repack_layers(model: nn.Module, formats: Mapping[str, Mapping[str, Any]],
         block = tuple(how["block"]) if how.get("block") else "auto"
         packed = pack(layer.weight, mask, format=how["format"], block=block, bias=layer.bias)
         _put(model, name, MaskedLinear(packed).train(layer.training))
+    for name in chains:
+        # Another class of another version may no longer be a chain: then it runs as it is.
+        fuse(model.get_submodule(name))
 
 
 def describe_layers(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """Format and block of each packed layer, by name, as JSON values."""
-    found = {}
+    """Format and block of each packed layer, and every fused chain, by name, as JSON values."""
+    found: dict[str, dict[str, Any]] = {
+        name: {"format": "chain"} for name, _ in fused_modules(model)
+    }
     for name, module in model.named_modules():
         if isinstance(module, MaskedLinear):
             packed = module.packed()
@@ -167,58 +210,3 @@ def support_of(packed: Any) -> Tensor:
 def _put(model: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, last = name.rpartition(".")
     setattr(model.get_submodule(parent), last, module)
-
-
-def _inputs(
-    model: nn.Module, layers: Mapping[str, nn.Module], run: Callable[[nn.Module], Any]
-) -> dict[str, Tensor]:
-    """The first input of each layer in one run of the model."""
-    if not layers:
-        return {}
-    seen: dict[str, Tensor] = {}
-    hooks = [
-        layer.register_forward_pre_hook(lambda module, args, name=name: _note(seen, name, args[0]))
-        for name, layer in layers.items()
-    ]
-    modes = {module: module.training for module in model.modules()}
-    try:
-        with torch.inference_mode():
-            run(model.eval())
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, training in modes.items():
-            module.training = training
-    return seen
-
-
-def _note(seen: dict[str, Tensor], name: str, x: Tensor) -> None:
-    seen.setdefault(name, x.detach())
-
-
-def _speedup(dense: nn.Module, packed: nn.Module, x: Tensor, rounds: int) -> float:
-    """Median ratio of paired timings, after a call of each to warm caches and derived copies."""
-    wait = torch.cuda.synchronize if x.is_cuda else _nothing
-    with torch.inference_mode():
-        repeats = 1
-        for layer in (dense, packed):
-            layer(x)
-            start = time.perf_counter()
-            layer(x)
-            wait()
-            repeats = max(repeats, min(100, int(5e-4 / max(time.perf_counter() - start, 1e-7))))
-        ratios = []
-        for _ in range(rounds):
-            times = []
-            for layer in (dense, packed):
-                start = time.perf_counter()
-                for _ in range(repeats):
-                    layer(x)
-                wait()
-                times.append(time.perf_counter() - start)
-            ratios.append(times[0] / times[1])
-    return statistics.median(ratios)
-
-
-def _nothing() -> None:
-    """A CPU has nothing to wait for."""

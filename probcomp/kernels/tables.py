@@ -34,16 +34,20 @@ def density_bucket(density: float) -> float:
     return min(DENSITIES, key=lambda value: abs(math.log(value / max(density, 1e-6))))
 
 
-@functools.cache
 def device_slug(device_type: str, index: int = 0) -> str:
     """A file name for a device: its model, and for a CPU the threads that PyTorch uses."""
+    return _slug(device_type, index, torch.get_num_threads())
+
+
+@functools.cache
+def _slug(device_type: str, index: int, threads: int) -> str:
     if device_type == "cuda" and not torch.cuda.is_available():
         name = "no cuda device"  # planning for one elsewhere: no table, so the rule decides
     elif device_type == "cuda":
         name = torch.cuda.get_device_name(index)
     else:
         capability = torch.backends.cpu.get_cpu_capability()
-        name = f"{_cpu_model()} {capability} {torch.get_num_threads()} threads"
+        name = f"{_cpu_model()} {capability} {threads} threads"
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 

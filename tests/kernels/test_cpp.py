@@ -42,7 +42,8 @@ def test_every_tile_shape_is_the_masked_product(
     p = pack(weight, support, block=(bn, bk), format="blocks", bias=bias)
     x = torch.randn(m, k, generator=generator(seed + 3))
     width = (p.ccol.shape[0] - 1) * bk
-    y = cpp.cpp_forward(x, p.val, p.crow, p.col, p.row_order, bias, n, width, isa=isa)
+    layer = cpp.block_layer(p.val, p.crow, p.col, p.row_order, n, width)
+    y = cpp.run_chain(x, cpp.chain([layer], [bias], ["none"]), isa)
     expected = x.double() @ p.dense().double().T + (0 if bias is None else bias.double())
     assert (y - expected).norm() <= FLOAT32 * (1 + expected.norm())
 

@@ -43,10 +43,25 @@ def test_a_dense_support_runs_dense_and_says_why() -> None:
     assert "break-even" in choice.reason
 
 
-def test_without_a_compiler_sparse_blocks_gather_and_tall_ones_use_panels() -> None:
-    assert choose(problem(density=0.08)).backend == "gather"
+def test_without_a_compiler_sparse_blocks_use_panels_and_training_gathers() -> None:
+    for tall in (32, 64, 256):
+        assert choose(problem(density=0.1, block=(tall, 32))).backend == "panels"
+    assert choose(problem(density=0.08, frozen=False)).backend == "gather"
     assert choose(problem(density=0.3, block=(256, 64))).backend == "panels"
-    assert choose(problem(density=0.3)).backend == "dense"
+    assert choose(problem(density=0.5)).backend == "dense"
+    assert choose(problem(density=0.1, block=(8, 32))).backend == "dense"
+
+
+def test_panels_break_even_where_they_were_measured_to() -> None:
+    low, tall = problem(density=0.25, block=(32, 32)), problem(density=0.25, block=(256, 32))
+    # On several threads the vendor's dense product gains more than its batched one.
+    assert dispatch.break_even(low, "panels", 1) > 0.25 > dispatch.break_even(low, "panels", 2)
+    assert dispatch.break_even(tall, "panels", 2) > 0.25
+
+
+def test_small_weights_are_left_to_one_call_of_the_vendor() -> None:
+    small = problem(density=0.05)._replace(shape=(128, 128))
+    assert choose(small).backend == "dense"
 
 
 def test_with_the_compiled_kernel_it_is_chosen(monkeypatch) -> None:

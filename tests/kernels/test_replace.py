@@ -1,6 +1,7 @@
 """Packed layers in a model: where they are faster, exactly undone, saved and loaded."""
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -8,10 +9,18 @@ from torch import nn
 
 import probcomp
 from probcomp.errors import InputError
-from probcomp.kernels import MaskedLinear, pack_layers, replace, unpack_layers
+from probcomp.kernels import MaskedLinear, cpp, pack_layers, replace, unpack_layers
+from probcomp.kernels.fused import fused_modules
+from probcomp.models import LeNet300100
 from probcomp.structure import apply_masks
 from probcomp.structure.masks import forget_missing, masks_of
 from tests.kernels.supports import block_support, generator
+
+
+@pytest.fixture(autouse=True)
+def layers_only(monkeypatch) -> None:
+    """Chains have tests of their own, below."""
+    monkeypatch.setattr(replace.cpp, "available", lambda: False)
 
 
 def net(density: float = 0.1, holes: bool = False) -> nn.Module:
@@ -103,3 +112,49 @@ def test_a_record_that_does_not_fit_the_model_is_refused() -> None:
         replace.repack_layers(nn.Sequential(nn.ReLU()), {"0": {"format": "blocks"}}, {})
     with pytest.raises(InputError, match="no masked linear layer"):
         replace.repack_layers(nn.Sequential(nn.ReLU()), {"x.y": {"format": "blocks"}}, {})
+
+
+@pytest.fixture
+def compiled(monkeypatch, layers_only) -> None:
+    monkeypatch.undo()
+    if shutil.which("g++") is None and shutil.which("c++") is None:
+        pytest.skip("no C++ compiler")
+    cpp.build()
+
+
+def test_a_faster_chain_runs_as_one_call_and_is_saved_and_undone(compiled, tmp_path) -> None:
+    model = LeNet300100(64)
+    mask = torch.ones(100, 300, dtype=torch.bool)
+    mask[:, ::2] = False
+    apply_masks(model, {"fc2.weight": mask})
+    twin = copy.deepcopy(model)
+    x = torch.randn(32, 64, generator=generator(3))
+    tried = pack_layers(model, masks_of(model), lambda m: m(x), gain=0.0, rounds=3)
+    chain = tried[-1]
+    assert (chain.name, chain.format, chain.used) == ("the whole model", "chain", True)
+    assert chain.rows == 32
+    assert 0 < chain.density <= chain.stored < 1
+    with torch.no_grad():
+        assert torch.allclose(model(x), twin(x), atol=1e-5)
+    assert model.training
+    forget_missing(model)
+    probcomp.save(model, tmp_path)
+    again = probcomp.load(tmp_path)
+    assert [name for name, _ in fused_modules(again)] == [""]
+    with torch.no_grad():
+        assert torch.equal(again.eval()(x), model.eval()(x))
+    apply_masks(again, unpack_layers(again))
+    assert not list(fused_modules(again))
+    assert type(again) is LeNet300100
+    for one, other in zip(again.state_dict().values(), twin.state_dict().values()):
+        assert torch.equal(one, other)
+
+
+def test_a_chain_that_is_not_faster_or_does_not_agree_stays(compiled, monkeypatch) -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+    x = torch.randn(4, 8)
+    (chain,) = pack_layers(model, {}, lambda m: m(x), gain=1e9, rounds=3)
+    assert not chain.used
+    assert not list(fused_modules(model))
+    monkeypatch.setattr(cpp, "run_chain", lambda x, chain, isa=-1: torch.zeros(4, 8))
+    assert pack_layers(model, {}, lambda m: m(x), gain=0.0, rounds=3) == ()

@@ -11,10 +11,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from probcomp.kernels.activations import ACTIVATION_CODES
 from probcomp.kernels.derived import derived
 from probcomp.kernels.gpu.epilogue import activate
 from probcomp.kernels.gpu.runtime import (
-    ACTIVATION_CODES,
     accuracy,
     check_device,
     finish,

@@ -8,9 +8,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from probcomp.kernels.activations import ACTIVATION_CODES
 from probcomp.kernels.gpu.epilogue import activate
 from probcomp.kernels.gpu.runtime import (
-    ACTIVATION_CODES,
     accuracy,
     check_device,
     finish,

@@ -1,4 +1,4 @@
-"""Activations inside a kernel, by code (`probcomp.kernels.gpu.runtime.ACTIVATION_CODES`)."""
+"""Activations inside a kernel, by code (`probcomp.kernels.activations`)."""
 
 import triton
 import triton.language as tl

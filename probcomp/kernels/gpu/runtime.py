@@ -10,7 +10,6 @@ from torch import Tensor
 from probcomp.errors import InputError
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-ACTIVATION_CODES = {"none": 0, "relu": 1, "gelu": 2, "gelu_tanh": 3, "silu": 4}
 
 
 def dot_precision(x: Tensor) -> str:
