@@ -18,7 +18,6 @@ from probcomp.coding.quantise import FIRST_VALUES, RELATIVE_PRICES
 from probcomp.coding.tensors import MOST_VALUES
 from probcomp.data.batches import Batches
 from probcomp.errors import BudgetError, InputError, SurgeryError
-from probcomp.evaluation import predict
 from probcomp.evidence.collect import batch_size
 from probcomp.recipes.task import Task, Tensors
 from probcomp.structure import apply_masks
@@ -28,11 +27,11 @@ Measure = Callable[[nn.Module], float]
 SAMPLES = 10_000
 """Training samples that codebooks are trained and measured on, at most."""
 BATCH_SIZE = 64
-ERROR_TOLERANCE = 0.001
-"""By how much the share of training errors may rise."""
-LOSS_TOLERANCE, LOSS_SHARE = 0.01, 0.02
-"""By how many nats the training loss may rise where there is no error to count, or by which share
-of it, whichever is more."""
+TOLERANCE, SHARE = 0.01, 0.02
+"""By how many nats the training loss may rise, or by which share of it, whichever is more. Errors
+would be too coarse a measure: a network that has learnt its training data makes none."""
+STEPS = 400
+"""Least steps of training codebooks; whole epochs."""
 FILE_TOLERANCE = 0.02
 """A file that is asked to have a size is at most this share smaller, where its values allow."""
 BITS_A_WEIGHT = 6.0
@@ -69,15 +68,13 @@ class Coded:
         data: The content of the file.
         model: The network read back from it.
         size: Its size, and what each tensor costs.
-        measure: What was watched: ``"error"``, the share of training errors, or ``"loss"``.
-        before: That of the network before its values became few.
+        before: Training loss of the network before its values became few, nats a sample.
         after: That of the network in the file.
     """
 
     data: bytes
     model: nn.Module
     size: CodedSize
-    measure: str
     before: float
     after: float
 
@@ -88,17 +85,15 @@ def code(model: nn.Module, trial: Trial, tolerance: float | None = None) -> Code
     Args:
         model: Not changed.
         trial: What it is tried on. Held-out data are for the report alone.
-        tolerance: By how much the measure may rise; by default `ERROR_TOLERANCE`, or
-            `LOSS_TOLERANCE`.
+        tolerance: By how many nats the training loss may rise; by default `TOLERANCE`, or `SHARE`
+            of the loss.
 
     Raises:
         InputError: A tolerance that is negative, or a model that cannot be written.
     """
-    kind, measure = _measure(model, trial)
+    measure = _loss(trial)
     if tolerance is None:
-        tolerance = ERROR_TOLERANCE
-        if kind == "loss":
-            tolerance = max(LOSS_TOLERANCE, LOSS_SHARE * abs(measure(model)))
+        tolerance = max(TOLERANCE, SHARE * abs(measure(model)))
     if not tolerance >= 0:
         raise InputError(f"tolerance must not be negative, got {tolerance}")
     choice = coarsest(
@@ -106,7 +101,7 @@ def code(model: nn.Module, trial: Trial, tolerance: float | None = None) -> Code
     )
     # Where the finest codebooks are too coarse, values stay as they are.
     found = choice.quantised.model if choice.within else model
-    return _written(found, kind, choice.before, measure)
+    return _written(found, choice.before, measure)
 
 
 def code_within(model: nn.Module, trial: Trial, bits: float) -> Coded:
@@ -115,10 +110,10 @@ def code_within(model: nn.Module, trial: Trial, bits: float) -> Coded:
     Raises:
         BudgetError: The file is larger even where next to nothing is left of the values.
     """
-    kind, measure = _measure(model, trial)
+    measure = _loss(trial)
     before = measure(model)
     if 8 * network_bytes(model)[1].bytes <= bits:
-        return _written(model, kind, before, measure)
+        return _written(model, before, measure)
 
     def at(price: float, most: int) -> tuple[Quantised, int]:
         candidate = quantise(model, price, most=most)
@@ -142,13 +137,11 @@ def code_within(model: nn.Module, trial: Trial, bits: float) -> Coded:
         best, high = candidate, middle
         if size >= (1 - FILE_TOLERANCE) * bits:
             break
-    found = _written(_tuned(best, trial).model, kind, before, measure)
-    return found if 8 * found.size.bytes <= bits else _written(best.model, kind, before, measure)
+    found = _written(_tuned(best, trial).model, before, measure)
+    return found if 8 * found.size.bytes <= bits else _written(best.model, before, measure)
 
 
-def _written(
-    model: nn.Module, kind: str, before: float, measure: Callable[[nn.Module], float]
-) -> Coded:
+def _written(model: nn.Module, before: float, measure: Measure) -> Coded:
     """Write a model, read it back, and measure what was read."""
     model = _masked(model)
     data, size = network_bytes(model)
@@ -158,7 +151,7 @@ def _written(
             "the coded file does not read back to the same model; nothing was written. Please "
             "report this model."
         )
-    return Coded(data, back, size, kind, before, measure(back))
+    return Coded(data, back, size, before, measure(back))
 
 
 def _masked(model: nn.Module) -> nn.Module:
@@ -171,40 +164,31 @@ def _tuned(quantised: Quantised, trial: Trial) -> Quantised:
     if not trial.trains:
         return quantised
     batches = Batches(_part(trial.train), BATCH_SIZE, trial.seed)
-    return tune(quantised, batches, epochs=1, loss=trial.task.loss)
+    epochs = -(-STEPS // len(batches))
+    return tune(quantised, batches, epochs=epochs, loss=trial.task.loss)
 
 
-def _measure(model: nn.Module, trial: Trial) -> tuple[str, Measure]:
-    """What must not rise, on training samples: errors where they can be counted."""
-    part = _part(trial.train)
-    batches = Batches(part, BATCH_SIZE, shuffle=False)
+def _loss(trial: Trial) -> Measure:
+    """Mean training loss of a model, nats a sample."""
+    batches = Batches(_part(trial.train), BATCH_SIZE, shuffle=False)
 
-    def errors(m: nn.Module) -> float:
-        return 1 - float(predict(m, part).correct.double().mean())
-
-    def loss(m: nn.Module) -> float:
-        training = m.training
+    def loss(model: nn.Module) -> float:
+        training = model.training
         try:
             with torch.no_grad():
-                m.eval()
-                values = [float(trial.task.loss(m, b)) * batch_size(b) for b in batches(0)]
+                model.eval()
+                total = sum(float(trial.task.loss(model, b)) * batch_size(b) for b in batches(0))
         finally:
-            m.train(training)
-        return sum(values) / batches.samples
+            model.train(training)
+        return total / batches.samples
 
-    if trial.task.criterion is None and trial.task.likelihood is None:
-        try:
-            predict(model, _part(trial.train, 2))
-        except InputError:
-            return "loss", loss
-        return "error", errors
-    return "loss", loss
+    return loss
 
 
-def _part(samples: Tensors, count: int = SAMPLES) -> Tensors:
+def _part(samples: Tensors) -> Tensors:
     if isinstance(samples, Mapping):
-        return {name: tensor[:count] for name, tensor in samples.items()}
-    return tuple(tensor[:count] for tensor in samples)
+        return {name: tensor[:SAMPLES] for name, tensor in samples.items()}
+    return tuple(tensor[:SAMPLES] for tensor in samples)
 
 
 def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

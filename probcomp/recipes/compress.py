@@ -20,12 +20,11 @@ from probcomp.kernels import PackedLayer, pack_layers
 from probcomp.progress import progress as progress_bar
 from probcomp.recipes.coded import BITS_A_WEIGHT, Coded, Trial, code, code_within
 from probcomp.recipes.describe import dense_bits, describe
-from probcomp.recipes.job import Job, Outcome
+from probcomp.recipes.job import Job
 from probcomp.recipes.label_free import label_free
 from probcomp.recipes.methods import IN_PARAMS, METHODS
 from probcomp.recipes.result import Compressed
 from probcomp.recipes.task import Task, as_tensors, has_targets, split
-from probcomp.report import Report
 from probcomp.structure import Axis, Structure, apply_masks, trace
 from probcomp.structure.masks import forget_missing, masks_of
 from probcomp.structure.shrink import shrink_report
@@ -184,11 +183,6 @@ def compress(
             warnings=(*warnings, *outcome.warnings),
         )
     report = report.replace(seconds=clock.seconds)
-    if outcome.forecast is not None and report.nll is not None:
-        report = report.replace(
-            nll_unit=outcome.forecast.unit,
-            warnings=(*report.warnings, forecast_words(outcome, report)),
-        )
     return Compressed(
         fast, outcome.posterior, structure, report, outcome.masks, outcome.keep, coded, trial
     )
@@ -213,26 +207,6 @@ def _road(method: str, config: Any, train: Any) -> tuple[str, list[str]]:
     return "turbo-vbi-post", [
         f"Inference after training: {why}, so nothing was trained (method turbo-vbi-post)."
     ]
-
-
-def forecast_words(outcome: Outcome, report: Report) -> str:
-    """Predicted beside measured loss increase, and what a predicted nat was worth."""
-    forecast, nll = outcome.forecast, report.nll
-    assert forecast is not None
-    assert nll is not None
-    change = nll.difference
-    text = (
-        f"Predicted loss increase before the sequential refit: {forecast.increase:.3g} nats per "
-        f"{forecast.unit}; measured after it, on held-out data: {change.value:.3g} "
-        f"({change.low:.3g} to {change.high:.3g})."
-    )
-    heat = sorted(forecast.temperatures.values())
-    if heat:
-        text += (
-            f" Temperatures of the layers (predicted over measured, sampled removals): "
-            f"{heat[0]:.2g} to {heat[-1]:.2g}."
-        )
-    return text
 
 
 def in_params(

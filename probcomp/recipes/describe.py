@@ -26,8 +26,10 @@ from probcomp.evaluation import (
     size_of,
 )
 from probcomp.evaluation.accuracy import mean_interval
+from probcomp.evaluation.estimate import Estimate
 from probcomp.evaluation.latency import Latency
 from probcomp.evaluation.sizes import Size
+from probcomp.evidence.fisher import Categorical, Gaussian
 from probcomp.kernels import PackedLayer
 from probcomp.recipes.coded import FILE_TOLERANCE, Coded
 from probcomp.recipes.job import Job, Outcome
@@ -39,6 +41,7 @@ from probcomp.report.pieces import (
     CodedRow,
     Histogram,
     MaskPicture,
+    Prediction,
     UnitSummary,
 )
 
@@ -79,6 +82,7 @@ def describe(
     values = dict(dense.named_parameters())
     regularity = tuple(compare_with_magnitude(n, matrices[n], values[n].detach()) for n in shown)
     samples = Batches(job.train).samples
+    forecast = outcome.forecast
     return Report(
         model=name,
         method=method.name,
@@ -92,12 +96,19 @@ def describe(
         layers=layer_sizes(dense, compressed),
         accuracy=accuracy,
         nll=nll,
+        nll_unit=job.task.unit if forecast is None else forecast.unit,
+        loss=loss_words(job),
+        cosine=_cosine(compressed, job, test),
+        prediction=None
+        if forecast is None
+        else Prediction(forecast.increase, dict(forecast.by_axis), dict(forecast.temperatures)),
         reliability=diagrams,
         latency=_latency(dense, fast, job.task.inputs(example)),
         packed=packed,
         coded=None if coded is None else _file(coded, job, test),
         regularity=regularity,
-        pictures=_pictures(shown, matrices, values),
+        pictures=_pictures(shown, matrices, values, outcome),
+        calibrated=outcome.posterior.meta.get("calibrated") is True,
         inclusion=tuple(
             Histogram.of(n, w.probability) for n, w in outcome.posterior.weights.items()
         ),
@@ -154,7 +165,6 @@ def _file(coded: Coded, job: Job, test: Any) -> CodedFile:
             CodedRow(t.name, t.shape, t.nonzero, t.distinct, dict(t.bits))
             for t in coded.size.tensors
         ),
-        measure=coded.measure,
         before=coded.before,
         after=coded.after,
         accuracy=accuracy,
@@ -238,11 +248,53 @@ def _losses(model: nn.Module, job: Job, test: Any) -> Tensor:
         model.train(training)
 
 
+def loss_words(job: Job) -> str:
+    """What the loss is; its unit is said elsewhere."""
+    task = job.task
+    if isinstance(task.likelihood, Gaussian):
+        return (
+            "squared distance to the dense model's outputs (half of it, over the variance of one "
+            "coordinate)"
+        )
+    if isinstance(task.likelihood, Categorical) and task.likelihood.soft:
+        return "divergence from the dense model's class probabilities"
+    if task.criterion is not None:
+        return "loss that was given"
+    return "negative log-likelihood"
+
+
+def _cosine(compressed: nn.Module, job: Job, test: Any) -> Estimate | None:
+    """Mean cosine of outputs and targets, where the targets are the dense model's outputs."""
+    if not isinstance(job.task.likelihood, Gaussian):
+        return None
+    found = []
+    training = compressed.training
+    try:
+        compressed.eval()
+        with torch.no_grad():
+            for batch in Batches(test, 32, shuffle=False)(0):
+                outputs, targets = job.task.logits(compressed, batch), job.task.targets(batch)
+                if targets is None or outputs.dim() < 2 or outputs.shape[1] < 2:
+                    return None
+                flat = outputs.flatten(1).double(), targets.flatten(1).double()
+                found.append(torch.cosine_similarity(*flat))
+    finally:
+        compressed.train(training)
+    return mean_interval(torch.cat(found))
+
+
 def _pictures(
-    shown: list[str], masks: Mapping[str, Tensor], values: Mapping[str, Tensor]
+    shown: list[str], masks: Mapping[str, Tensor], values: Mapping[str, Tensor], outcome: Outcome
 ) -> tuple[MaskPicture, ...]:
+    scores = {n: w.probability for n, w in outcome.posterior.weights.items()}
     return tuple(
-        MaskPicture.of(n, masks[n], magnitude_mask(values[n].detach(), masks[n])) for n in shown
+        MaskPicture.of(
+            n,
+            masks[n],
+            magnitude_mask(values[n].detach(), masks[n]),
+            scores[n] if n in scores and scores[n].shape == masks[n].shape else None,
+        )
+        for n in shown
     )
 
 

@@ -58,8 +58,8 @@ class Compressed:
 
         Args:
             path: The file; ``.pcn`` is its customary ending.
-            tolerance: By how much the share of training errors may rise (of a classifier; else the
-                training loss, nats); by default 0.001 (0.01 nats or 2 %).
+            tolerance: By how many nats a sample the training loss may rise; by default 0.01, or 2 %
+                of it.
             lossless: Whether to leave the values as they are. The file is several times larger.
 
         Returns:

@@ -15,7 +15,7 @@ from probcomp.evaluation.regularity import as_matrix
 PICTURE_CELLS = 512
 """Longest side of a stored mask picture; larger masks are averaged over square cells."""
 UNIT_POINTS = 512
-"""Most points kept of one axis' sorted unit probabilities."""
+"""Most points kept of one axis' sorted unit scores."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,22 @@ class BudgetLine:
     dense: float | None = None
     kept: float | None = None
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a method expected its decision to cost, before it was measured.
+
+    Attributes:
+        increase: predicted increase of the loss, nats for the unit of the report's loss.
+        by_axis: axis name to the increase where that axis alone loses its units.
+        temperatures: axis name to predicted over measured increase of a sampled removal, by which
+            predictions were corrected.
+    """
+
+    increase: float
+    by_axis: Mapping[str, float]
+    temperatures: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -67,9 +83,7 @@ class CodedFile:
         dense_bytes: the dense model's parameters in their own data type.
         bits: bits by part over the whole file; ``header`` holds the architecture too.
         tensors: the tensors in the file.
-        measure: what the codebooks were chosen by: ``"error"`` (share of training errors) or
-            ``"loss"`` (nats).
-        before: that of the compressed model.
+        before: training loss of the compressed model, nats a sample; codebooks were chosen by it.
         after: that of the model in the file.
         accuracy: test accuracy of the dense model and of the one in the file.
         nll: negative log-likelihood of both on test data.
@@ -79,7 +93,6 @@ class CodedFile:
     dense_bytes: int
     bits: Mapping[str, float]
     tensors: tuple[CodedRow, ...]
-    measure: str
     before: float
     after: float
     accuracy: Comparison | None = None
@@ -93,7 +106,7 @@ class CodedFile:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts of probabilities in equal bins over [0, 1]; make it with `of`.
+    """Counts of inclusion scores in equal bins over [0, 1]; make it with `of`.
 
     Attributes:
         name: what was counted.
@@ -104,13 +117,9 @@ class Histogram:
     counts: tuple[int, ...]
 
     @classmethod
-    def of(cls, name: str, probability: torch.Tensor, bins: int = 40) -> "Histogram":
-        """Count a tensor of probabilities of any shape. Values outside [0, 1] are refused."""
-        values = probability.detach().double().cpu().flatten().numpy()
-        if values.size and not (
-            np.isfinite(values).all() and 0 <= values.min() <= values.max() <= 1
-        ):
-            raise InputError(f"{name}: probabilities must lie in [0, 1]")
+    def of(cls, name: str, inclusion: torch.Tensor, bins: int = 40) -> "Histogram":
+        """Count a tensor of scores of any shape. Values outside [0, 1] are refused."""
+        values = _scores(name, inclusion).flatten()
         counts, _ = np.histogram(values, bins=bins, range=(0.0, 1.0))
         return cls(name, tuple(int(count) for count in counts))
 
@@ -124,27 +133,22 @@ class UnitSummary:
         kind: what its units are: ``neuron``, ``channel``, ``head`` ...
         size: units before.
         kept: units after.
-        probability: inclusion probabilities, highest first, at most `UNIT_POINTS` evenly spaced
-            ranks of them.
+        inclusion: inclusion scores, highest first, at most `UNIT_POINTS` evenly spaced ranks.
     """
 
     name: str
     kind: str
     size: int
     kept: int
-    probability: tuple[float, ...]
+    inclusion: tuple[float, ...]
 
     @classmethod
-    def of(
-        cls, name: str, kind: str, probability: torch.Tensor, keep: torch.Tensor
-    ) -> "UnitSummary":
-        """Summarise ``probability`` [size] and the decision ``keep`` [size] of one axis."""
-        if probability.shape != keep.shape or probability.dim() != 1:
-            got = f"{tuple(probability.shape)} and {tuple(keep.shape)}"
-            raise InputError(
-                f"{name}: expected probability and keep of one shape [size], got {got}"
-            )
-        ranked = probability.detach().double().cpu().sort(descending=True).values
+    def of(cls, name: str, kind: str, inclusion: torch.Tensor, keep: torch.Tensor) -> "UnitSummary":
+        """Summarise ``inclusion`` [size] and the decision ``keep`` [size] of one axis."""
+        if inclusion.shape != keep.shape or inclusion.dim() != 1:
+            got = f"{tuple(inclusion.shape)} and {tuple(keep.shape)}"
+            raise InputError(f"{name}: expected inclusion and keep of one shape [size], got {got}")
+        ranked = inclusion.detach().double().cpu().sort(descending=True).values
         size = ranked.numel()
         if size > UNIT_POINTS:
             ranked = ranked[torch.linspace(0, size - 1, UNIT_POINTS).round().long()]
@@ -154,7 +158,7 @@ class UnitSummary:
 
 @dataclass(frozen=True)
 class MaskPicture:
-    """Two masks of one matrix, ours and magnitude pruning's; make it with `of`.
+    """Images of one matrix: our mask, magnitude pruning's, our scores; make it with `of`.
 
     Attributes:
         name: the parameter.
@@ -163,6 +167,8 @@ class MaskPicture:
         cell: side of the square of weights that one pixel averages; 1 means every weight is shown.
         ours: density per pixel in 1/255, row by row, zlib-compressed, base64.
         magnitude: the same for magnitude pruning, or empty.
+        inclusion: the same for the inclusion scores, or empty.
+        shape: the parameter's shape in the dense model.
     """
 
     name: str
@@ -171,25 +177,43 @@ class MaskPicture:
     cell: int
     ours: str
     magnitude: str = ""
+    inclusion: str = ""
+    shape: tuple[int, ...] = ()
 
     @classmethod
     def of(
-        cls, name: str, ours: torch.Tensor, magnitude: torch.Tensor | None = None
+        cls,
+        name: str,
+        ours: torch.Tensor,
+        magnitude: torch.Tensor | None = None,
+        inclusion: torch.Tensor | None = None,
     ) -> "MaskPicture":
-        """Pack boolean masks of a parameter; convolutions [o, i, h, w] become [o, i*h*w]."""
-        if magnitude is not None and magnitude.shape != ours.shape:
-            got = f"{tuple(ours.shape)} and {tuple(magnitude.shape)}"
-            raise InputError(f"{name}: the two masks must have one shape, got {got}")
+        """Pack boolean masks and scores; convolutions [o, i, h, w] become [o, i*h*w]."""
+        for other in (magnitude, inclusion):
+            if other is not None and other.shape != ours.shape:
+                got = f"{tuple(ours.shape)} and {tuple(other.shape)}"
+                raise InputError(f"{name}: masks and scores must have one shape, got {got}")
         matrix = as_matrix(ours)
         cell = -(-max(matrix.shape) // PICTURE_CELLS)
         first = _pool(matrix, cell)
         second = "" if magnitude is None else _pack(_pool(as_matrix(magnitude), cell))
-        return cls(name, first.shape[0], first.shape[1], cell, _pack(first), second)
+        third = ""
+        if inclusion is not None:
+            third = _pack(_pool(_scores(name, inclusion).reshape(matrix.shape), cell))
+        rows, cols = first.shape
+        return cls(name, rows, cols, cell, _pack(first), second, third, tuple(ours.shape))
 
     def pixels(self, which: str = "ours") -> np.ndarray:
-        """Density per pixel, [rows, cols] in [0, 1], of ``"ours"`` or ``"magnitude"``."""
+        """Mean per pixel, [rows, cols] in [0, 1], of ``ours``, ``magnitude`` or ``inclusion``."""
         raw = zlib.decompress(base64.b64decode(getattr(self, which)))
         return np.frombuffer(raw, np.uint8).reshape(self.rows, self.cols) / 255.0
+
+
+def _scores(name: str, values: torch.Tensor) -> np.ndarray:
+    scores = values.detach().double().cpu().numpy()
+    if scores.size and not (np.isfinite(scores).all() and 0 <= scores.min() <= scores.max() <= 1):
+        raise InputError(f"{name}: inclusion scores must lie in [0, 1]")
+    return scores
 
 
 def _pool(mask: np.ndarray, cell: int) -> np.ndarray:

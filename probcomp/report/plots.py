@@ -1,28 +1,18 @@
 """The pictures of a report. Each takes a part of the record and returns a `Picture`."""
 
-import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from probcomp.evaluation.accuracy import Reliability
-from probcomp.evaluation.estimate import Comparison
+from probcomp.evaluation.estimate import Comparison, Estimate
 from probcomp.evaluation.latency import Latency
-from probcomp.report.pieces import Histogram, MaskPicture, UnitSummary
-from probcomp.report.style import (
-    DENSE,
-    INK,
-    MAGNITUDE,
-    OURS,
-    QUIET,
-    Picture,
-    canvas,
-    data_address,
-)
+from probcomp.report.pieces import Histogram, MaskPicture, Prediction, UnitSummary
+from probcomp.report.style import DENSE, INK, MAGNITUDE, OURS, PAPER, QUIET, Picture, canvas
 from probcomp.report.words import chance, count, interval, percent, times
 
-NO_METADATA: Any = {"Software": None}  # the library version would make equal pictures unequal
 SERIES = {
     "nll": ("Loss on the training data", "nats per sample"),
     "kl": ("Distance from the prior (KL)", "nats"),
@@ -80,8 +70,8 @@ def plot_latency(latency: Latency) -> Picture:
     return Picture(target.source, "Time per batch", note)
 
 
-def plot_inclusion(histogram: Histogram) -> Picture:
-    """Inclusion probabilities of one layer's weights, on a logarithmic scale of counts."""
+def plot_inclusion(histogram: Histogram, name: str = "inclusion score") -> Picture:
+    """Inclusion scores of one layer's weights, on a logarithmic scale of counts."""
     from matplotlib.ticker import NullLocator
 
     bins = len(histogram.counts)
@@ -97,7 +87,7 @@ def plot_inclusion(histogram: Histogram) -> Picture:
         axes.yaxis.set_minor_locator(NullLocator())
         axes.axvline(0.5, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         axes.set_xlim(0, 1)
-        axes.set_xlabel("probability that the weight is needed")
+        axes.set_xlabel(f"{name} of a weight")
         axes.set_ylabel("weights (log scale)")
         axes.grid(axis="x", visible=False)
     total = int(counts.sum())
@@ -112,20 +102,20 @@ def plot_inclusion(histogram: Histogram) -> Picture:
     return Picture(target.source, histogram.name, note)
 
 
-def plot_units(unit: UnitSummary) -> Picture:
-    """Inclusion probabilities of one axis' units, highest first, with the number kept."""
-    rank = np.linspace(1, max(1, unit.size), max(1, len(unit.probability)))
+def plot_units(unit: UnitSummary, name: str = "inclusion score") -> Picture:
+    """Inclusion scores of one axis' units, highest first, with the number kept."""
+    rank = np.linspace(1, max(1, unit.size), max(1, len(unit.inclusion)))
     with canvas() as target:
         axes = target.axes
         axes.axvspan(0.5, unit.kept + 0.5, color=OURS, alpha=0.12, linewidth=0)
         style: dict[str, Any] = {"marker": "o", "markersize": 3} if unit.size <= 40 else {}
-        if unit.probability:
-            axes.plot(rank, unit.probability, color=OURS, **style)
+        if unit.inclusion:
+            axes.plot(rank, unit.inclusion, color=OURS, **style)
         axes.axhline(0.5, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         axes.set_ylim(-0.03, 1.03)
         axes.set_xlim(0.5, unit.size + 0.5)
-        axes.set_xlabel(f"{unit.kind.replace('_', ' ')}, most needed first")
-        axes.set_ylabel("probability of need")
+        axes.set_xlabel(f"{unit.kind.replace('_', ' ')}, highest score first")
+        axes.set_ylabel(name)
     return Picture(target.source, unit.name, f"{count(unit.kept)} of {count(unit.size)} kept.")
 
 
@@ -176,22 +166,120 @@ def plot_reliability(diagrams: Sequence[Reliability]) -> Picture:
     return Picture(target.source, "Is the confidence honest?", note)
 
 
-def draw_mask(picture: MaskPicture, which: str = "ours") -> Picture:
-    """A mask, one pixel per weight (or per square of weights), dark where weights are kept."""
-    from matplotlib.colors import to_rgb
-    from matplotlib.image import imsave
+def plot_prediction(prediction: Prediction, measured: Estimate, unit: str) -> list[Picture]:
+    """The predicted loss increase beside the measured one, and what each axis was charged."""
+    pictures = []
+    with canvas(height=1.45) as target:
+        axes = target.axes
+        axes.plot(prediction.increase, 0, "D", color=DENSE, markersize=6)
+        axes.plot((measured.low, measured.high), (-1, -1), color=OURS, linewidth=5, alpha=0.35)
+        axes.plot(measured.value, -1, "o", color=OURS, markersize=7)
+        for y, value in ((0, prediction.increase), (-1, measured.value)):
+            axes.annotate(
+                f"{value:.3g}", (value, y), (0, 7), textcoords="offset points", ha="center",
+                fontsize=8, color=INK,
+            )  # fmt: skip
+        axes.set_yticks((0, -1), ("predicted", "measured"), fontsize=9, color=INK)
+        axes.set_ylim(-1.5, 0.85)
+        low = min(0.0, measured.low, prediction.increase)
+        high = max(measured.high, prediction.increase)
+        axes.set_xlim(1.1 * low, 1.12 * high if high > 0 else 1.0)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel(f"loss increase, nats per {unit}")
+    note = f"Bar: {chance(measured.level)} interval over {count(measured.n)} held-out samples."
+    pictures.append(Picture(target.source, "Predicted and measured loss increase", note))
+    shares = dict(prediction.by_axis)
+    if shares:
+        pictures.append(
+            _bars(shares, f"predicted increase, nats per {unit}", "Predicted for each axis alone")
+        )
+    if prediction.temperatures:
+        heat = {n: t for n, t in prediction.temperatures.items() if t > 0 and math.isfinite(t)}
+        pictures.append(_temperatures(heat))
+    return pictures
 
-    colour = np.array(to_rgb(OURS if which == "ours" else MAGNITUDE))
-    density = picture.pixels(which)[:, :, None]
-    notes = []
-    if picture.cell > 1:
-        notes.append(f"each dot averages {picture.cell} × {picture.cell} weights")
-    if density.shape[0] > 1.5 * density.shape[1]:
-        density = density.transpose(1, 0, 2)  # a tall matrix would fill the page
-        notes.append("laid on its side: outputs run from left to right")
-    paper = np.array(to_rgb("#f3f5f7"))
-    image = np.round(255 * (paper + density * (colour - paper))).astype(np.uint8)
-    buffer = io.BytesIO()
-    imsave(buffer, image, format="png", metadata=NO_METADATA)
-    title = "probcomp" if which == "ours" else "magnitude pruning"
-    return Picture(data_address(buffer.getvalue(), "image/png"), title, "; ".join(notes))
+
+def _bars(values: Mapping[str, float], label: str, title: str) -> Picture:
+    """Horizontal bars, in the order given from top to bottom."""
+    with canvas(height=0.75 + 0.22 * max(3, len(values))) as target:
+        axes = target.axes
+        places = -np.arange(len(values))
+        axes.barh(places, list(values.values()), 0.65, color=OURS, alpha=0.85)
+        axes.set_yticks(places, [_short(name) for name in values], fontsize=7.5, color=INK)
+        axes.locator_params(axis="x", nbins=5)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel(label)
+    return Picture(target.source, title)
+
+
+def _temperatures(heat: Mapping[str, float]) -> Picture:
+    """Predicted over measured increase of each axis' sampled removal, on a logarithmic scale."""
+    with canvas(height=0.75 + 0.22 * max(3, len(heat))) as target:
+        axes = target.axes
+        places = -np.arange(len(heat))
+        axes.axvline(1, color=QUIET, linewidth=0.9, linestyle=(0, (4, 3)))
+        axes.plot(list(heat.values()), places, "o", color=OURS, markersize=5)
+        axes.set_xscale("log")
+        low, high = min(0.5, *heat.values()), max(2.0, *heat.values())
+        axes.set_xlim(low / 1.4, high * 1.4)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.set_yticks(places, [_short(name) for name in heat], fontsize=7.5, color=INK)
+        axes.set_xlabel("predicted over measured increase, log scale")
+    note = "One sampled removal an axis; on the dashed line the curve needed no correction."
+    return Picture(target.source, "How far off each curve was", note)
+
+
+def _short(name: str, longest: int = 26) -> str:
+    """The end of a long name, which tells layers apart."""
+    return name if len(name) <= longest else f"…{name[1 - longest :]}"
+
+
+def plot_mask(picture: MaskPicture, which: str = "ours", name: str = "inclusion score") -> Picture:
+    """A matrix image: a mask, dark where weights are kept, or the inclusion scores.
+
+    One pixel is one weight, or the mean of a square of them. The axes count the dense layer's
+    units. A tall matrix is laid on its side, so that it does not fill the page.
+    """
+    from matplotlib.colors import LinearSegmentedColormap
+
+    values = picture.pixels(which)
+    rows, columns = axis_names(picture.shape)
+    sides = [values.shape[0] * picture.cell, values.shape[1] * picture.cell]
+    if picture.shape:
+        sides = [picture.shape[0], math.prod(picture.shape[1:])]
+    if values.shape[0] > 1.5 * values.shape[1]:
+        values, sides, (rows, columns) = values.T, sides[::-1], (columns, rows)
+    tone = MAGNITUDE if which == "magnitude" else OURS
+    colours = LinearSegmentedColormap.from_list("tone", [PAPER, tone])
+    if which == "inclusion":
+        colours = LinearSegmentedColormap.from_list("heat", [PAPER, "#56B4E9", OURS, "#08243d"])
+    height = min(max(3.1 * values.shape[0] / values.shape[1], 0.6), 3.4)
+    with canvas(height=height + 0.62) as target:
+        axes = target.axes
+        cell = picture.cell
+        image = axes.imshow(
+            values, colours, vmin=0, vmax=1, aspect="auto", interpolation="none",
+            extent=(0, values.shape[1] * cell, values.shape[0] * cell, 0),
+        )  # fmt: skip
+        axes.set_xlim(0, sides[1])
+        axes.set_ylim(sides[0], 0)
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(True)
+        axes.locator_params(axis="x", integer=True, nbins=6)
+        axes.locator_params(axis="y", integer=True, nbins=4)
+        axes.set_xlabel(columns)
+        axes.set_ylabel(rows if height > 1 or len(rows) < 9 else rows.replace(" ", "\n"))
+        if which == "inclusion":
+            bar = target.axes.figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
+            bar.set_ticks([0, 0.5, 1] if height > 0.9 else [0, 1])
+            bar.outline.set_visible(False)
+    titles = {"ours": "kept", "magnitude": "kept by magnitude pruning", "inclusion": name}
+    note = f"Each dot is the mean of {cell} × {cell} weights." if cell > 1 else ""
+    return Picture(target.source, titles[which], note)
+
+
+def axis_names(shape: Sequence[int]) -> tuple[str, str]:
+    """What the rows and the columns of a parameter's matrix count."""
+    if len(shape) > 2:
+        return "output channel", "input channel × kernel position"
+    return "output", "input"

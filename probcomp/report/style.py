@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito (2008): apart under all common colour-vision deficiencies, and in grey print.
 OURS, DENSE, MAGNITUDE = "#0072B2", "#666f7a", "#D55E00"
-INK, QUIET, GRID = "#1c2430", "#5b6472", "#e3e7ec"
+INK, QUIET, GRID, PAPER = "#1c2430", "#5b6472", "#e3e7ec", "#f3f5f7"
 
 RC: Any = {  # matplotlib 3.11 has a type of its own for these keys, older ones do not
     "font.size": 9,

@@ -11,17 +11,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from probcomp.errors import InputError
 from probcomp.evaluation.accuracy import Reliability
-from probcomp.evaluation.estimate import Comparison
+from probcomp.evaluation.estimate import Comparison, Estimate
 from probcomp.evaluation.latency import Latency
 from probcomp.evaluation.regularity import LayerRegularity
 from probcomp.evaluation.sizes import LayerSize, Size
 from probcomp.kernels import PackedLayer
-from probcomp.report.pieces import BudgetLine, CodedFile, Histogram, MaskPicture, UnitSummary
+from probcomp.report.pieces import (
+    BudgetLine,
+    CodedFile,
+    Histogram,
+    MaskPicture,
+    Prediction,
+    UnitSummary,
+)
 from probcomp.report.plain import from_plain, to_plain
 from probcomp.storage import read_json, write_json
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the keys of ``report.json``. It grows when a key changes its meaning."""
 
 
@@ -41,16 +49,22 @@ class Report:
         compressed: sizes of the compressed model.
         layers: sizes per layer, in the order of the model.
         accuracy: share of correct test samples, dense and compressed; ``None`` if not a classifier.
-        nll: mean negative log-likelihood in nats per ``nll_unit``, dense and compressed.
+        nll: mean loss in nats per ``nll_unit``, dense and compressed.
         nll_unit: what a nat of ``nll`` is counted for: ``sample`` or ``token`` of the test data.
+        loss: what ``nll`` is, in words; by default a negative log-likelihood.
+        cosine: mean cosine of the compressed model's outputs with the dense model's, where the loss
+            is their distance; ``None`` otherwise.
+        prediction: what the method expected the loss increase to be, or ``None``.
         reliability: dense and compressed reliability diagrams, or empty.
         latency: time per batch of both models from one interleaved run, or ``None``.
         packed: masked layers that were timed in a packed format, and which of them the model uses.
         coded: the compressed model as one file, if it was written; ``None`` otherwise.
         regularity: mask regularity per layer, beside magnitude pruning at equal non-zeros.
         pictures: mask pictures per layer.
-        inclusion: histogram of the inclusion probabilities per weight matrix.
-        units: posterior of the removable units per axis.
+        calibrated: whether inclusion numbers are probabilities that were validated against
+            outcomes. Otherwise they are scores, and all views call them so.
+        inclusion: histogram of the inclusion scores per weight matrix.
+        units: inclusion scores of the removable units per axis, and how many were kept.
         history: series over the outer iterations, all of one length. Known keys: ``step``, ``nll``
             (nats per sample), ``kl`` (nats), ``density`` (expected share kept), ``price`` (nats per
             cost unit), ``accuracy``.
@@ -75,12 +89,16 @@ class Report:
     accuracy: Comparison | None = None
     nll: Comparison | None = None
     nll_unit: str = "sample"
+    loss: str = "negative log-likelihood"
+    cosine: Estimate | None = None
+    prediction: Prediction | None = None
     reliability: tuple[Reliability, ...] = ()
     latency: Latency | None = None
     packed: tuple[PackedLayer, ...] = ()
     coded: CodedFile | None = None
     regularity: tuple[LayerRegularity, ...] = ()
     pictures: tuple[MaskPicture, ...] = ()
+    calibrated: bool = False
     inclusion: tuple[Histogram, ...] = ()
     units: tuple[UnitSummary, ...] = ()
     history: Mapping[str, Sequence[float]] = field(default_factory=dict)
@@ -119,7 +137,14 @@ class Report:
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> "Report":
-        """The record that `to_json` wrote. Raises `InputError` on missing or unknown keys."""
+        """The record that `to_json` wrote.
+
+        Raises:
+            InputError: Missing or unknown keys, or a record of another version.
+        """
+        found = plain.get("schema") if isinstance(plain, Mapping) else None
+        if found != SCHEMA:
+            raise InputError(f"the report has version {found}; this release reads {SCHEMA}")
         values = {name: value for name, value in plain.items() if name != "ratios"}
         return from_plain(cls, values, "report")
 

@@ -24,8 +24,14 @@ def print_report(report: Report, console: "Console") -> None:
     console.print()
     console.print(table)
     console.print()
-    for text in filter(None, (words.budget_sentence(report),)):
-        console.print(f"Budget: {text}", markup=False, highlight=False)
+    lines = {
+        "Budget: ": words.budget_sentence(report),
+        "": words.coded_sentence(report),
+        "Prediction: ": words.prediction_sentence(report),
+    }
+    for label, text in lines.items():
+        if text:
+            console.print(f"{label}{text}", markup=False, highlight=False)
     for warning in report.warnings:
         console.print(f"Note: {warning}", style="yellow", markup=False, highlight=False)
 
@@ -47,12 +53,15 @@ def _rows(report: Report) -> list[tuple[str, ...]]:
         n = report.nll
         rows.append(
             (
-                f"loss, nats per {report.nll_unit}",
+                f"{words.short(report.loss)}, nats per {report.nll_unit}",
                 words.number(n.dense.value, 3),
                 words.number(n.compressed.value, 3),
                 f"{words.number(n.difference.value, 3)} ({words.interval(n.difference, 1, 3)})",
             )
         )
+    if report.cosine is not None:
+        c = report.cosine
+        rows.append(("cosine to dense", "1.000", words.number(c.value, 3), words.interval(c, 1, 3)))
     for name, label in (("nonzero", "non-zero parameters"), ("params", "stored numbers")):
         values = (words.count(getattr(size, name)) for size in (dense, small))
         rows.append((label, *values, words.times(ratios.get(name))))

@@ -80,26 +80,44 @@ def moment(iso: str) -> str:
     return f"{iso[:16].replace('T', ' ')} UTC" if iso.endswith("+00:00") else iso
 
 
+def inclusion(report: Report) -> str:
+    """What the numbers of the supports may be called: a probability only where it is calibrated."""
+    return "inclusion probability" if report.calibrated else "inclusion score"
+
+
+def short(loss: str) -> str:
+    """The name of a loss for a narrow place: up to its first comma or bracket."""
+    return loss.partition(",")[0].partition(" (")[0]
+
+
 def headline(report: Report) -> str:
     """What came out, in one sentence."""
-    ratios = report.ratios
-    smaller = f"{times(ratios.get('nonzero'))} fewer non-zero parameters"
+    smaller = f"{times(report.ratios.get('nonzero'))} fewer non-zero parameters"
     if report.accuracy is not None:
         before, after = report.accuracy.dense.value, report.accuracy.compressed.value
         return f"{smaller} at {percent(after)} accuracy (dense: {percent(before)})."
+    if report.cosine is not None:
+        return (
+            f"{smaller}; outputs keep a mean cosine of {report.cosine.value:.3f} to those of the "
+            "dense model."
+        )
     if report.nll is not None:
         before, after = report.nll.dense.value, report.nll.compressed.value
-        return f"{smaller} at {after:.3f} nats per {report.nll_unit} (dense: {before:.3f})."
+        return (
+            f"{smaller} at a {short(report.loss)} of {after:.3f} nats per {report.nll_unit} "
+            f"(dense: {before:.3f})."
+        )
     return f"{smaller}."
 
 
 def explanation(report: Report) -> str:
     """The sentence below the headline: counts and intervals."""
     dense, small, ratios = report.dense, report.compressed, report.ratios
+    zeros = small.params - small.nonzero
     text = (
         f"Of {count(dense.nonzero)} parameters {count(small.nonzero)} remain. Whole units were cut "
         f"out, so the new tensors hold {count(small.params)} numbers "
-        f"({times(ratios.get('params'))} smaller); the rest of the saving is zeros inside them."
+        f"({times(ratios.get('params'))} fewer); {count(zeros)} of these are zeros."
     )
     if small.params == small.nonzero:
         text = (
@@ -110,6 +128,12 @@ def explanation(report: Report) -> str:
         text = (
             f"Of {count(dense.nonzero)} parameters {count(small.nonzero)} remain. No whole unit "
             "was cut out: all of the saving is zeros inside tensors of the old size."
+        )
+    if report.cosine is not None:
+        c = report.cosine
+        text += (
+            f" Over {count(c.n)} held-out samples the mean cosine is {c.value:.4f} "
+            f"({chance(c.level)} interval {interval(c, 1, 4)})."
         )
     if report.accuracy is None:
         return text
@@ -125,7 +149,12 @@ def explanation(report: Report) -> str:
 def budget_sentence(report: Report) -> str:
     """Requested and achieved, one clause per budgeted quantity."""
     clauses = []
-    names = {"params": "parameters", "macs": "multiplications"}
+    names = {
+        "params": "parameters",
+        "macs": "multiplications",
+        "bits": "bits of the coded file",
+        "prunable": "parameters that removable units own",
+    }
     for line in report.budget:
         unit = names.get(line.unit, line.unit)
         if line.unit == "latency_ms":
@@ -142,6 +171,48 @@ def budget_sentence(report: Report) -> str:
         clauses[-1] += f" ({line.note.rstrip('.')})" if line.note else ""
     text = "; ".join(clauses)
     return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def prediction_sentence(report: Report) -> str:
+    """Predicted beside measured loss increase, or an empty string."""
+    if report.prediction is None or report.nll is None:
+        return ""
+    change = report.nll.difference
+    text = (
+        f"Loss increase predicted before the refit: {report.prediction.increase:.3g} nats per "
+        f"{report.nll_unit}; measured after it, on held-out data: {change.value:.3g} "
+        f"({change.low:.3g} to {change.high:.3g})."
+    )
+    heat = sorted(report.prediction.temperatures.values())
+    if heat:
+        text += (
+            f" Temperatures (predicted over measured increase of sampled removals, by which "
+            f"predictions were corrected): {heat[0]:.2g} to {heat[-1]:.2g}."
+        )
+    return text
+
+
+def coded_sentence(report: Report) -> str:
+    """The size of the file, and what is lost by it, or an empty string."""
+    coded = report.coded
+    if coded is None:
+        return ""
+    weights = sum(math.prod(layer.before) for layer in report.layers)
+    each = f", {8 * coded.bytes / weights:.2g} bits for each parameter of the dense model"
+    text = (
+        f"The whole network in one file: {size(coded.bytes)} against {size(coded.dense_bytes)}, "
+        f"{times(coded.ratio)} smaller{each if weights else ''}. It was read back bit for bit"
+    )
+    if coded.accuracy is not None:
+        a = coded.accuracy
+        return (
+            f"{text}: {percent(a.compressed.value)} accuracy, {points(a.difference.value)} points "
+            f"to the dense model ({interval(a.difference)})."
+        )
+    if coded.nll is not None:
+        after = coded.nll.compressed.value
+        return f"{text}: {short(report.loss)} {after:.3f} nats per {report.nll_unit}."
+    return f"{text}."
 
 
 def regularity_sentence(layers: Sequence[LayerRegularity]) -> str:

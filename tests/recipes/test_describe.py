@@ -1,6 +1,8 @@
 import pytest
 
+from probcomp.coding import CodedSize
 from probcomp.evaluation.sizes import Size
+from probcomp.recipes.coded import Coded
 from probcomp.recipes.describe import budget_lines, machine
 from tests.recipes.jobs import job
 
@@ -18,7 +20,17 @@ def test_requested_stands_beside_achieved():
     count = budget_lines(job("params=100"), DENSE, small(100))[0]
     assert (count.requested, count.achieved) == (100, 100)
     assert budget_lines(job("macs=0.1"), DENSE, small(90))[0].achieved == pytest.approx(0.1)
-    assert budget_lines(job("bits=0.1"), DENSE, small(100))[0].achieved == pytest.approx(0.1)
+
+
+def test_bits_are_those_of_the_file():
+    given = job("bits=0.1")
+    dense = 32 * sum(p.numel() for p in given.model.parameters())
+    size = CodedSize.of(round(0.06 * dense / 8), ())
+    coded = Coded(b"", given.model, size, 0.0, 0.0)
+    line = budget_lines(given, DENSE, small(100), coded)[0]
+    assert (line.dense, line.kept) == (dense, 8 * size.bytes)
+    assert line.achieved == pytest.approx(0.06, rel=0.01)
+    assert "40% less remains than was allowed: finer values" in line.note
 
 
 def test_a_difference_has_its_reason():

@@ -3,8 +3,10 @@
 import torch
 from torch import nn
 
+from probcomp.coding import coded_size, quantise
 from probcomp.data import Batches, load_digits
 from probcomp.evaluation import (
+    Comparison,
     compare_accuracy,
     compare_nll,
     compare_with_magnitude,
@@ -17,7 +19,16 @@ from probcomp.evaluation import (
 )
 from probcomp.kernels import PackedLayer
 from probcomp.models import LeNet300100, train
-from probcomp.report import BudgetLine, Histogram, MaskPicture, Report, UnitSummary
+from probcomp.report import (
+    BudgetLine,
+    CodedFile,
+    CodedRow,
+    Histogram,
+    MaskPicture,
+    Prediction,
+    Report,
+    UnitSummary,
+)
 
 
 def make_report(hidden: tuple[int, int] = (60, 30)) -> Report:
@@ -50,7 +61,7 @@ def make_report(hidden: tuple[int, int] = (60, 30)) -> Report:
             small.get_parameter(name).mul_(kept)
             inclusion.append(Histogram.of(name, probability))
             regularity.append(compare_with_magnitude(name, mask, weight))
-            pictures.append(MaskPicture.of(name, mask, magnitude_mask(weight, mask)))
+            pictures.append(MaskPicture.of(name, mask, magnitude_mask(weight, mask), probability))
     train_again(small, data)
     before, after = predict(dense, data.test), predict(small, data.test)
     sizes = size_of(dense, macs=64 * 60), size_of(small, macs=64 * 20)
@@ -70,6 +81,8 @@ def make_report(hidden: tuple[int, int] = (60, 30)) -> Report:
         nll=compare_nll(before, after),
         reliability=(reliability("dense", before), reliability("compressed", after)),
         packed=(PackedLayer("fc1", "blocks", 0.1, 0.12, 128, 2.5, True),),
+        prediction=Prediction(0.05, {"fc1": 0.04, "fc2": 0.01}, {"fc1": 2.5, "fc2": 0.8}),
+        coded=coded_file(small, compare_accuracy(before, after)),
         latency=measure_latency(dense, small, (data.test[0][:128],), repeats=12),
         regularity=tuple(regularity),
         pictures=tuple(pictures),
@@ -92,6 +105,14 @@ def make_report(hidden: tuple[int, int] = (60, 30)) -> Report:
         machine={"processor": "test", "threads": "1"},
         created="2026-01-01T00:00:00+00:00",
     )
+
+
+def coded_file(model: nn.Module, accuracy: Comparison) -> CodedFile:
+    size = coded_size(quantise(model, 0.1).model)
+    rows = tuple(
+        CodedRow(t.name, t.shape, t.nonzero, t.distinct, dict(t.bits)) for t in size.tensors
+    )
+    return CodedFile(size.bytes, 20_000, dict(size.bits), rows, 0.01, 0.012, accuracy)
 
 
 def cut(layer: nn.Linear, keep: torch.Tensor, dim: int) -> nn.Linear:

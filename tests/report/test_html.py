@@ -1,6 +1,8 @@
 import re
 from html.parser import HTMLParser
 
+import pytest
+
 from probcomp.evaluation import Size
 from probcomp.report import Report, html, render_page, words, write_page
 
@@ -99,3 +101,23 @@ def test_long_reports_say_what_they_leave_out(report, monkeypatch) -> None:
 def test_writes_a_file(tmp_path) -> None:
     write_page(MINIMAL, tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == render_page(MINIMAL)
+
+
+def test_scores_are_not_called_probabilities(report, page) -> None:
+    assert "inclusion score" in page
+    assert "probability" not in page
+    calibrated = render_page(report.replace(calibrated=True))
+    assert "inclusion probability" in calibrated
+    assert "inclusion score" not in calibrated
+
+
+def test_the_file_and_the_prediction_have_their_sections(report, page) -> None:
+    text = Page(page).text.replace("\u00a0", " ")
+    assert words.coded_sentence(report).replace("\u00a0", " ") in text
+    assert words.prediction_sentence(report) in text
+    shares = html._shares(report)
+    assert sum(share for *_, share in shares) == pytest.approx(1)
+    assert [row.name for row in report.coded.tensors] == [
+        row.name for row in map(html._cost, report.coded.tensors)
+    ]
+    assert "What does the file hold?" not in render_page(report.replace(coded=None))

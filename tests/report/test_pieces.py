@@ -51,10 +51,10 @@ def test_units_are_ranked_and_thinned() -> None:
     keep = probability > 0.7
     found = UnitSummary.of("mlp", "neuron", probability, keep)
     assert (found.size, found.kept) == (2000, int(keep.sum()))
-    assert len(found.probability) == UNIT_POINTS
-    assert list(found.probability) == sorted(found.probability, reverse=True)
-    assert found.probability[0] == pytest.approx(probability.max().item(), abs=1e-6)
-    assert found.probability[-1] == pytest.approx(probability.min().item(), abs=1e-6)
+    assert len(found.inclusion) == UNIT_POINTS
+    assert list(found.inclusion) == sorted(found.inclusion, reverse=True)
+    assert found.inclusion[0] == pytest.approx(probability.max().item(), abs=1e-6)
+    assert found.inclusion[-1] == pytest.approx(probability.min().item(), abs=1e-6)
     with pytest.raises(InputError, match="one shape"):
         UnitSummary.of("mlp", "neuron", probability, keep[:5])
 
@@ -62,3 +62,12 @@ def test_units_are_ranked_and_thinned() -> None:
 def test_masks_of_two_shapes_are_refused() -> None:
     with pytest.raises(InputError, match="one shape"):
         MaskPicture.of("w", torch.ones(2, 3), torch.ones(3, 2))
+
+
+def test_scores_are_averaged_like_masks() -> None:
+    score = torch.rand(30, 40, generator=torch.Generator().manual_seed(0))
+    picture = MaskPicture.of("w", score > 0.5, None, score)
+    assert np.abs(picture.pixels("inclusion") - score.double().numpy()).max() <= 0.5 / 255
+    assert picture.shape == (30, 40)
+    with pytest.raises(InputError, match=r"must lie in \[0, 1\]"):
+        MaskPicture.of("w", score > 0.5, None, 2 * score)

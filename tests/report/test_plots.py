@@ -1,5 +1,6 @@
 import base64
 import io
+import re
 import xml.etree.ElementTree as ElementTree
 
 import matplotlib as mpl
@@ -9,7 +10,7 @@ import torch
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from probcomp.report import Histogram, MaskPicture, plots
+from probcomp.report import Histogram, MaskPicture, Prediction, plots
 from probcomp.report.style import MAGNITUDE, OURS
 
 
@@ -63,21 +64,57 @@ def test_history_draws_odd_values(values) -> None:
     assert len(plots.plot_history({"nll": values})) == 1
 
 
+def shown(picture: MaskPicture, which: str) -> np.ndarray:
+    """The pixels of the image inside the drawing, [rows, columns, 3]."""
+    source = plots.plot_mask(picture, which).source
+    svg = base64.b64decode(source.partition(",")[2]).decode()
+    data = re.search(r"data:image/png;base64,\s*([^\"]+)", svg)
+    assert data is not None
+    return imread(io.BytesIO(base64.b64decode(data[1])))[:, :, :3]
+
+
 @pytest.mark.parametrize(("which", "colour"), [("ours", OURS), ("magnitude", MAGNITUDE)])
 def test_mask_pixels(which, colour) -> None:
     mask = torch.eye(3).bool()
-    picture = MaskPicture.of("w", mask, mask.flip(1))
-    source = plots.draw_mask(picture, which).source
-    image = imread(io.BytesIO(base64.b64decode(source.partition(",")[2])))[:, :, :3]
-    shown = np.abs(image - np.array(to_rgb(colour))).max(2) < 0.01
-    assert np.array_equal(shown, (mask if which == "ours" else mask.flip(1)).numpy())
+    image = shown(MaskPicture.of("w", mask, mask.flip(1)), which)
+    found = np.abs(image - np.array(to_rgb(colour))).max(2) < 0.02
+    assert np.array_equal(found, (mask if which == "ours" else mask.flip(1)).numpy())
 
 
-def test_tall_masks_are_laid_down_and_say_so() -> None:
+def test_tall_masks_are_laid_down() -> None:
     mask = torch.zeros(9, 2, dtype=torch.bool)
     mask[8, 0] = True
-    drawn = plots.draw_mask(MaskPicture.of("w", mask))
-    image = imread(io.BytesIO(base64.b64decode(drawn.source.partition(",")[2])))
+    image = shown(MaskPicture.of("w", mask), "ours")
     assert image.shape[:2] == (2, 9)
     assert image[0, 8, 0] < 0.5 < image[1, 8, 0]
-    assert "on its side" in drawn.note
+
+
+def test_scores_are_darker_where_they_are_higher() -> None:
+    score = torch.tensor([[0.0, 0.3, 0.6, 1.0]])
+    light = shown(MaskPicture.of("w", score > 0.5, None, score), "inclusion")[0].sum(1)
+    assert list(light) == sorted(light, reverse=True)
+    assert light[0] - light[3] > 1.5
+
+
+def test_axes_are_named_after_what_they_count() -> None:
+    assert plots.axis_names((300, 64)) == ("output", "input")
+    assert plots.axis_names((8, 3, 5, 5)) == ("output channel", "input channel × kernel position")
+
+
+def test_the_name_of_the_scores_is_on_every_picture(report) -> None:
+    for name in ("inclusion score", "inclusion probability"):
+        drawn = [
+            plots.plot_inclusion(report.inclusion[0], name),
+            plots.plot_units(report.units[0], name),
+        ]
+        assert plots.plot_mask(report.pictures[0], "inclusion", name).title == name
+        assert all(d.source != plots.plot_history(report.history)[0].source for d in drawn)
+
+
+def test_predictions_stand_beside_what_was_measured(report) -> None:
+    both, axes, heat = plots.plot_prediction(report.prediction, report.nll.difference, "sample")
+    assert "360 held-out samples" in both.note
+    assert axes.title == "Predicted for each axis alone"
+    assert "no correction" in heat.note
+    bare = Prediction(-0.1, {}, {})
+    assert len(plots.plot_prediction(bare, report.nll.difference, "token")) == 1

@@ -54,7 +54,8 @@ def test_numbers_as_words(function, value, text) -> None:
 def test_headline_states_both_accuracies() -> None:
     text = words.headline(REPORT.replace(accuracy=comparison(-0.003, -0.012, 0.006)))
     assert text == ("10.0× fewer non-zero parameters at 97.2\u00a0% accuracy (dense: 97.5\u00a0%).")
-    assert "nats per sample" in words.headline(REPORT.replace(nll=comparison(0, -1, 1)))
+    text = words.headline(REPORT.replace(nll=comparison(0, -1, 1)))
+    assert "at a negative log-likelihood of 0.972 nats per sample (dense: 0.975)." in text
     assert words.headline(REPORT) == "10.0× fewer non-zero parameters."
 
 
@@ -67,7 +68,9 @@ def test_explanation_says_when_a_difference_is_within_noise() -> None:
 
 
 def test_explanation_names_how_the_saving_was_made() -> None:
-    assert "Whole units were cut out" in words.explanation(REPORT)
+    text = words.explanation(REPORT)
+    assert "Whole units were cut out" in text
+    assert "hold 15,000 numbers (3.33× fewer); 10,000 of these are zeros." in text
     same = REPORT.replace(compressed=Size(50_000, 5_000, 22_000))
     assert "No whole unit was cut out" in words.explanation(same)
     full = REPORT.replace(compressed=Size(5_000, 5_000, 20_000))
@@ -81,7 +84,10 @@ def test_explanation_names_how_the_saving_was_made() -> None:
             BudgetLine("params", 0.1, 0.0998),
             "Asked for at most 10.0\u00a0% of the parameters, got 9.98\u00a0%.",
         ),
-        (BudgetLine("bits", 80_000, 79_000), "Asked for at most 80,000 bits, got 79,000."),
+        (
+            BudgetLine("bits", 80_000, 79_000),
+            "Asked for at most 80,000 bits of the coded file, got 79,000.",
+        ),
         (
             BudgetLine("latency_ms", 2, 1.5, note="Rounded up."),
             "Asked for 2 ms, got 1.5 ms (Rounded up).",
@@ -112,3 +118,32 @@ def test_the_headline_names_the_unit_of_the_loss(report) -> None:
     assert report.nll is not None
     text = words.headline(report.replace(accuracy=None, nll_unit="token"))
     assert "nats per token" in text
+
+
+def test_outputs_that_imitate_the_dense_model_are_told_by_their_cosine() -> None:
+    cosine = Estimate(0.931, 0.92, 0.94, 0.95, "Student t", 64)
+    report = REPORT.replace(nll=comparison(0, -1, 1), cosine=cosine)
+    assert words.headline(report).endswith("a mean cosine of 0.931 to those of the dense model.")
+    assert "nats" not in words.headline(report)
+    assert "Over 64 held-out samples the mean cosine is 0.9310" in words.explanation(report)
+
+
+def test_only_what_is_calibrated_is_called_a_probability() -> None:
+    assert words.inclusion(REPORT) == "inclusion score"
+    assert words.inclusion(REPORT.replace(calibrated=True)) == "inclusion probability"
+
+
+def test_a_file_is_told_by_its_size_and_what_is_lost(report) -> None:
+    text = words.coded_sentence(report).replace("\u00a0", " ")
+    coded = report.coded
+    assert f"{words.size(coded.bytes)} against 20 kB".replace("\u00a0", " ") in text
+    assert words.percent(coded.accuracy.compressed.value).replace("\u00a0", " ") in text
+    assert words.coded_sentence(REPORT) == ""
+
+
+def test_a_prediction_stands_beside_the_measurement(report) -> None:
+    text = words.prediction_sentence(report)
+    assert "predicted before the refit: 0.05 nats per sample" in text
+    assert f"held-out data: {report.nll.difference.value:.3g}" in text
+    assert "0.8 to 2.5" in text
+    assert words.prediction_sentence(REPORT) == ""
