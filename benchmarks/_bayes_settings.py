@@ -1,7 +1,7 @@
 """What is run: networks, data, and each method at a few operating points.
 
-Every method starts from the same dense network and gets the same number of epochs, the refit
-included where it has one; what differs is its own rule, or the budget.
+Every method starts from the same dense network and gets the same number of epochs, a refit of what
+stays included; what differs is its own rule, or the budget.
 """
 
 import dataclasses
@@ -27,7 +27,6 @@ from probcomp.inference.baselines import (
     SpikeSlabConfig,
     VIBConfig,
 )
-from probcomp.inference.baselines.bayesian_compression import GHS_DEFAULT
 from probcomp.inference.training import TurboConfig
 from probcomp.models import LeNet5, LeNet300100, ResNetCIFAR
 from probcomp.models.train import train
@@ -47,24 +46,27 @@ class Epochs:
 
 
 EPOCHS = {
-    "lenet-300-100": Epochs(6, 6),
-    "lenet-5-caffe": Epochs(3, 10),
+    "lenet-300-100": Epochs(6, 32),
+    "lenet-5-caffe": Epochs(3, 20),
     "resnet-20": Epochs(20, 8),
 }
-"""Few, so that the whole comparison is an evening of one core; publications train for hundreds."""
+"""Chosen on 10,000 images held out of the training set. On LeNet-300-100 the divergence of BC-GHS
+is flat from 12 epochs on (14,300 nats; 14,900 after 24 with a slower start) and the error falls
+from 2.7 to 2.5 % before a refit. On LeNet-5-Caffe, what an afternoon of one core allows."""
 
 Point = tuple[str, str | None, Callable[[int], Any]]
 """Label, budget, and the settings for a number of epochs."""
 
 
-def schedule(base: Any, refit: bool = False) -> Callable[[int], Any]:
+def schedule(base: Any) -> Callable[[int], Any]:
     """The settings of a baseline with the epochs of the benchmark.
 
-    A refit that the publication has, or that a budget of ours calls for, takes a quarter of them.
+    A quarter of them are a refit of what stays, as Turbo-VBI has one. The publications have none,
+    but without it all of them end above the error of the dense network.
     """
 
     def make(epochs: int) -> Any:
-        last = max(epochs // 4, 1) if refit else 0
+        last = max(epochs // 4, 1)
         return dataclasses.replace(
             base, epochs=max(epochs - last, 1), refit_epochs=last, batch_size=BATCH_SIZE
         )
@@ -81,12 +83,15 @@ def staged(epochs: int) -> IterativeConfig:
 
 
 def turbo(**changes: Any) -> Callable[[int], Any]:
-    """Turbo-VBI: three quarters of the epochs in rounds, one quarter in the refit."""
+    """Turbo-VBI: five eighths of the epochs in rounds, the rest in the refit.
+
+    What is left of a network is cheap to train, so its refit is longer than that of the others.
+    """
 
     def make(epochs: int) -> TurboConfig:
         # 256 samples a batch on 60,000: 235 batches an epoch.
         steps, rounds = 235 * epochs, TurboConfig().rounds
-        refit = steps // 4
+        refit = 3 * steps // 8
         return TurboConfig(
             steps=max((steps - refit) // rounds, 1), refit_steps=max(refit, 1), **changes
         )
@@ -107,11 +112,6 @@ POINTS: dict[str, list[Point]] = {
         ("own", None, turbo()),
     ],
     "turbo-vbi, coupling 0": [("2 %", "params=0.02", turbo(coupling=0.0))],
-    "turbo-vbi, learnt coupling": [("2 %", "params=0.02", turbo(learn="coupling"))],
-    "turbo-vbi, tempered": [("2 %", "params=0.02", turbo(temperature=3.0))],
-    "turbo-vbi, tempered, coupling 0": [
-        ("2 %", "params=0.02", turbo(temperature=3.0, coupling=0.0))
-    ],
     "magnitude": [
         ("1 %", "params=0.01", nothing),
         ("2 %", "params=0.02", nothing),
@@ -120,23 +120,26 @@ POINTS: dict[str, list[Point]] = {
     "iterative-magnitude": [("1 %", "params=0.01", staged), ("2 %", "params=0.02", staged)],
     "obd-staged": [("2 %", "params=0.02", staged)],
     "obs-staged": [("2 %", "params=0.02", staged)],
-    "pdp": [("2 %", "params=0.02", schedule(PDPConfig(), refit=True))],
+    "pdp": [("2 %", "params=0.02", schedule(PDPConfig()))],
     "sparse-vd": [("own", None, schedule(SparseVDConfig()))],
     "bc-gnj": [
         ("own", None, schedule(GroupConfig())),
-        ("2 %", "params=0.02", schedule(GroupConfig(), refit=True)),
+        ("2 %", "params=0.02", schedule(GroupConfig())),
     ],
     "bc-ghs": [
-        ("own", None, schedule(GHS_DEFAULT)),
-        ("2 %", "params=0.02", schedule(GHS_DEFAULT, refit=True)),
+        ("own", None, schedule(GroupConfig())),
+        ("2 %", "params=0.02", schedule(GroupConfig())),
     ],
     "l0": [
         ("own", None, schedule(L0Config())),
-        ("2 %", "params=0.02", schedule(L0Config(), refit=True)),
+        ("2 %", "params=0.02", schedule(L0Config())),
     ],
     "sbp": [("own", None, schedule(SBPConfig()))],
     "vibnet": [("own", None, schedule(VIBConfig()))],
-    "spike-slab-vb": [("own", None, schedule(SpikeSlabConfig()))],
+    "spike-slab-vb": [
+        ("own", None, schedule(SpikeSlabConfig())),
+        ("odds -7", None, schedule(SpikeSlabConfig(log_odds=-7.0))),
+    ],
 }
 
 
@@ -191,8 +194,13 @@ def dense(
     model = fresh(network)
     if path.is_file():
         model.load_state_dict(read_tensors(path))
-        return model.eval()
+        return fast(network, model.eval())
     batches = Batches(data.train, BATCH_SIZE, seed)
     train(model, batches, epochs=epochs, lr=2e-3, weight_decay=1e-2, seed=seed)
     write_tensors(path, model.state_dict())
-    return model.eval()
+    return fast(network, model.eval())
+
+
+def fast(network: str, model: nn.Module) -> nn.Module:
+    """Channels last in memory for convolutions: an epoch takes 14 s instead of 23 on one core."""
+    return model if network == "lenet-300-100" else model.to(memory_format=torch.channels_last)

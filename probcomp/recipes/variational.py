@@ -23,7 +23,6 @@ from probcomp.inference.baselines import (
     spike_slab,
     vibnet,
 )
-from probcomp.inference.baselines.bayesian_compression import GHS_DEFAULT
 from probcomp.recipes.job import Job, Outcome
 from probcomp.recipes.methods import Method
 from probcomp.recipes.pricing import limit_of
@@ -144,7 +143,7 @@ BC_GHS = method(
     "Bayesian compression, horseshoe scales on groups",
     "Louizos, Ullrich and Welling (2017), NeurIPS",
     bc_ghs,
-    GHS_DEFAULT,
+    GroupConfig(),
     prior="half-Cauchy scale for each unit and each layer, Gaussian weights",
     evidence="log-mode of the scale's posterior",
     inference="variational, local reparameterisation",

@@ -15,12 +15,15 @@ A scale for each group of weights that read one unit, and weights that are Gauss
     log-normal; a group goes when its log-mode is below a threshold.
 
 Departures: the thresholds of the publication were set by hand for each layer after a look at the
-histogram; here one default serves all layers. Biases have no posterior. The scales act on
-activations, which is the same product. Training starts from a pretrained network.
+histogram; here each is the highest at which the training loss stays (`thresholds.by_loss`), unless
+one number is given. Biases have no posterior. The scales act on activations, which is the same
+product. Training starts from a pretrained network, each group written as its root mean square
+times weights of order one: where the scales start at 1, weights far below their prior's width have
+to travel first, and few groups leave within dozens of epochs.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,9 +50,13 @@ from probcomp.inference.baselines.preparing import (
     working_copy,
 )
 from probcomp.inference.baselines.readout import Pruned, cut
+from probcomp.inference.baselines.thresholds import by_loss
 from probcomp.inference.training.layers import from_bayesian
 
 TINY = 1e-8
+
+LEAST_SCALE = 1e-2
+"""Smallest scale that a group starts with, over the root mean square of its layer's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +65,21 @@ class GroupConfig(Schedule):
 
     Attributes:
         threshold: BC-GNJ: groups with ``ln alpha`` above this go. BC-GHS: groups whose negative
-            log-mode is above this go.
+            log-mode is above this go. ``None`` reads one for each place off the training loss.
+        tolerance: By how much those may raise the mean training loss, nats for each sample.
         log_variance: Log of the initial posterior variance of weights.
         scale_log_variance: Log of the initial posterior variance of the scales (BC-GNJ), or of
             their logs (BC-GHS).
-        clip_variance: Largest posterior variance of a weight in the first layer; the authors clip
-            it there, where the noise of all pixels adds up.
+        clip_variance: Largest posterior variance of a weight in the first layer, the scale it
+            starts with included; the authors clip it there, where the noise of all pixels adds up.
         tau: Scale of the global half-Cauchy (BC-GHS).
     """
 
-    threshold: float = -1.0
+    learning_rate: float = 3e-3
+    noise_rate: float = 2e-2
+    warm_up: float = 0.5
+    threshold: float | None = None
+    tolerance: float = 0.01
     log_variance: float = -9.0
     scale_log_variance: float = -9.0
     clip_variance: float = 0.04
@@ -79,9 +91,16 @@ class JeffreysGate(Gate):
 
     def __init__(self, place: Place, config: GroupConfig) -> None:
         super().__init__(place)
-        self.threshold = -config.threshold
+        self.threshold = -(config.threshold or 0.0)
+        # z over the scale it starts at: Adam's steps are then relative for any size of weights.
+        self.unit: Tensor
+        self.register_buffer("unit", torch.ones(place.size))
         self.location = nn.Parameter(torch.ones(place.size))
         self.log_sigma = nn.Parameter(torch.full((place.size,), 0.5 * config.scale_log_variance))
+
+    def start(self, scales: Tensor) -> None:
+        """Start at these scales, [size]; the prior does not see them."""
+        self.unit.copy_(scales)
 
     def log_alpha(self) -> Tensor:
         """``ln(sigma^2 / mu^2)``, [size]."""
@@ -89,13 +108,13 @@ class JeffreysGate(Gate):
 
     def draw(self, rows: int, generator: torch.Generator) -> Tensor:
         noise = torch.randn(rows, self.place.size, generator=generator)
-        return self.location + noise * torch.exp(self.log_sigma)
+        return self.unit * (self.location + noise * torch.exp(self.log_sigma))
 
     def mean(self) -> Tensor:
-        return self.location.detach()
+        return (self.unit * self.location).detach()
 
     def variance(self) -> Tensor:
-        return torch.exp(2 * self.log_sigma).detach()
+        return (self.unit.square() * torch.exp(2 * self.log_sigma)).detach()
 
     def divergence(self) -> Tensor:
         return log_uniform(self.log_alpha()).sum()
@@ -113,7 +132,7 @@ class HorseshoeGate(Gate):
 
     def __init__(self, place: Place, config: GroupConfig) -> None:
         super().__init__(place)
-        self.threshold = -config.threshold
+        self.threshold = -(config.threshold or 0.0)
         self.scale = config.tau**2
         spread = 0.5 * config.scale_log_variance
         start = math.log(self.scale)
@@ -121,6 +140,13 @@ class HorseshoeGate(Gate):
         self.shared_log_sigma = nn.Parameter(torch.full((2,), spread))
         self.local = nn.Parameter(torch.zeros(2, place.size))
         self.local_log_sigma = nn.Parameter(torch.full((2, place.size), spread))
+
+    @torch.no_grad()
+    def start(self, scales: Tensor) -> None:
+        """Start at these scales, [size]: their common part in the shared scale."""
+        logs = scales.log()
+        self.shared[1] += 2 * logs.mean()
+        self.local[0] += 2 * (logs - logs.mean())
 
     def log_moments(self) -> tuple[Tensor, Tensor]:
         """Mean and variance of ``ln z_i``, each [size]."""
@@ -158,6 +184,23 @@ class HorseshoeGate(Gate):
     def score(self) -> Tensor:
         mean, variance = self.log_moments()
         return (mean - variance).detach()  # log of the mode of a log-normal
+
+
+@torch.no_grad()
+def move_scales(model: nn.Module, gates: Sequence[Any]) -> None:
+    """Write each group as its root mean square times weights of order one, in place."""
+    for gate in gates:
+        place, total = gate.place, torch.zeros(gate.place.size)
+        weights: list[Any] = [model.get_submodule(r.layer).weight for r in place.readers]
+        for reader, weight in zip(place.readers, weights, strict=True):
+            here = reader.index >= 0
+            squares = weight.square().movedim(1, 0).flatten(1).sum(1)
+            total.index_add_(0, reader.index[here], squares[here])
+        root = (total / place.fan).sqrt()
+        root = root.clamp_min(LEAST_SCALE * float(root.square().mean().sqrt()) + TINY)
+        gate.start(root)
+        for reader, weight in zip(place.readers, weights, strict=True):
+            weight.div_(reader.spread(root, 1.0).reshape(1, -1, *[1] * (weight.dim() - 2)))
 
 
 class NormalWeights(WeightTerm):
@@ -208,10 +251,7 @@ def bc_ghs(setting: Setting, config: GroupConfig | None = None) -> Pruned:
     Raises:
         InputError, BudgetError, DivergenceError: As `sparse_vd`.
     """
-    return _fit(setting, config or GHS_DEFAULT, "bc-ghs", HorseshoeGate)
-
-
-GHS_DEFAULT = GroupConfig(threshold=2.0)
+    return _fit(setting, config or GroupConfig(), "bc-ghs", HorseshoeGate)
 
 
 def _fit(
@@ -223,8 +263,13 @@ def _fit(
     with seeded(setting.seed) as noise:
         model, names = working_copy(setting)
         gates = [family(place, config) for place in find_places(model, setting.units, names)]
+        move_scales(model, gates)
         layers = give_posterior(model, names, noise, config.log_variance)
-        term = NormalWeights(layers, {next(iter(layers)): config.clip_variance})
+        first = next(iter(layers))
+        # Of z w, at the scale that z starts with; relative to that scale it is far above 1.
+        before, after = (m.get_parameter(first).square().mean() for m in (setting.model, model))
+        limit = config.clip_variance * float((after / before).detach())
+        term = NormalWeights(layers, {first: limit})
         fit = Fit(model, setting.batches, setting.loss, config, noise, gates, [term])
         history = run(fit, setting, config)
         scores = {gate.place.name: gate.score() for gate in gates}
@@ -232,9 +277,14 @@ def _fit(
         from_bayesian(model)
         if fit.gating is not None:
             fit.gating.fold(model)
+        thresholds = {gate.place.name: gate.threshold for gate in gates}
+        if config.threshold is None:
+            thresholds = by_loss(
+                model, gates, scores, setting.batches, setting.loss, config.tolerance
+            )
         masks, keep, shift = cut(
             scores,
-            {gate.place.name: gate.threshold for gate in gates},
+            thresholds,
             decide_units(model, names, setting.units, gates),
             setting.limit,
         )
@@ -243,8 +293,8 @@ def _fit(
         refitted = finish(model, setting, config, masks, keep)
     meta = {
         "method": name,
-        "rule": f"score > {shift - config.threshold:.4g}",
-        "threshold": config.threshold - shift,
+        "rule": "score > threshold of its place",
+        "thresholds": {n: t + shift for n, t in thresholds.items()},
         "bits": bits,
         "refit_nll": refitted,
         "scores": {n: s.tolist() for n, s in scores.items()},

@@ -50,6 +50,7 @@ class SpikeSlabConfig(Schedule):
         refresh: Steps between evaluations of the divergence's gradient.
     """
 
+    warm_up: float = 0.5
     slab: float = 2.0
     log_odds: float | None = None
     temperature: float = 0.5

@@ -41,7 +41,8 @@ class VIBConfig(Schedule):
     """
 
     epochs: int = 25
-    kl_weight: float = 15.0
+    kl_weight: float = 30.0
+    warm_up: float = 0.5
     threshold: float = 0.0
     log_variance: float = -9.0
     multipliers: Mapping[str, float] = field(default_factory=dict)

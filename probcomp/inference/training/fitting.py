@@ -32,12 +32,9 @@ from probcomp.inference.training.permute import PERMUTABLE, permute_model, permu
 from probcomp.inference.training.readout import decide, unit_masks
 from probcomp.inference.training.refitting import apply_masks, refit
 from probcomp.inference.training.schedule import divergence_weight
-from probcomp.inference.training.steering import steer
+from probcomp.inference.training.steering import settle, steer
 from probcomp.inference.training.units import Slot, UnitGroup, slots
 from probcomp.inference.training.weights import BatchSource, Loss, Run, leave_out
-
-READING_SWEEPS = 20
-"""Sweeps that settle the beliefs once the price is taken off."""
 
 FINAL_TRIALS = 20
 """Prices tried before the decision; rounds use few, since the next one corrects them."""
@@ -70,6 +67,7 @@ class TurboResult:
         price: Price of a unit of cost, nats; negative where the budget is looser than what the
             posterior would keep by itself.
         converged: Whether the rounds ended because nothing moved any more.
+        messages_converged: Whether the messages that the probabilities are read from settled.
     """
 
     model: nn.Module
@@ -83,6 +81,7 @@ class TurboResult:
     expected: float
     price: float
     converged: bool
+    messages_converged: bool
 
 
 def fit(
@@ -206,9 +205,7 @@ def _finish(
         messages = steer(graph, sites, messages, run.target, sweeps=config.sweeps)
         decision = decide(graph, sites, messages, units, run.target)
     # A negative price spends a loose budget; it is no belief, so probabilities are read without it.
-    believed = messages
-    if messages.price < 0:
-        believed = steer(graph, sites, replace(messages, price=0.0), None, sweeps=READING_SWEEPS)
+    believed, agreed = settle(graph, sites, replace(messages, price=max(messages.price, 0.0)))
     posterior = _posterior(run, graph, sites, believed, seed)
     model = from_bayesian(run.model).eval()
     masks, keep = dict(decision.masks), dict(decision.keep)
@@ -235,6 +232,7 @@ def _finish(
         expected=expected_cost(graph, sites, believed) / graph.total,
         price=messages.price,
         converged=_settled(state, config),
+        messages_converged=agreed,
     )
 
 

@@ -19,10 +19,10 @@ it is loopy belief propagation (Kschischang, Frey and Loeliger 2001, eq. 5 and 6
 
 Notes:
     A negative price, where the budget is looser than the beliefs, is a subsidy on the weights of
-    units that are needed anyway. Gates do not feel it in the end: else units that nothing needs
-    would be kept to spend the budget. While the cost aimed at is still falling they do
-    (``subsidise``): evidence that is only forming must not remove units ahead of that schedule,
-    for the weights of a unit believed dead shrink, and it does not come back.
+    units that are needed anyway. Gates do not feel it in the end but stay as they are: else units
+    that nothing needs would be kept to spend the budget. While the cost aimed at is still falling
+    they do (``subsidise``): evidence that is only forming must not remove units ahead of that
+    schedule, for the weights of a unit believed dead shrink, and it does not come back.
 
     Where both sides of a weight belong to the same unit (the diagonal of a square matrix in a
     residual stream) the two gates are one variable counted as two. Its share of the weights is one
@@ -46,7 +46,7 @@ CLIP = 30.0
 GATE_CLIP = 2 * CLIP
 """Limit on a gate's log-odds before its own message is taken out."""
 
-INNER_SWEEPS = 20
+INNER_SWEEPS = 5
 INNER_TOLERANCE = 1e-3
 """Sweeps inside a lattice for each sweep of the graph. They start from the last ones, and gates
 change in between, so more would be spent on numbers about to move."""
@@ -170,62 +170,79 @@ def sweep(
         evidence: Parameter name to evidence of its sites, nats.
         messages: Where to start.
         price: Price of a unit of cost, nats.
-        subsidise: Whether gates feel a negative price as well.
+        subsidise: Whether gates feel a negative price; otherwise they stay as they are under one.
 
     Returns:
         New messages; ``change`` is the largest change of a unit's or weight's probability.
     """
-    units = {name: value.clone() for name, value in messages.units.items()}
-    gate_price = price if subsidise else max(price, 0.0)
-    # The gates' totals are rebuilt from the messages, so that the price of what only gates
-    # remove is always the current one and rounding does not build up.
-    for name, gates_field in graph.fields.items():
-        units[name] = gates_field.clone()
-    for entry in graph.gated.values():
-        _charge(entry, messages.units, units, gate_price)
-    for name, matrix in graph.matrices.items():
-        for slot, message in zip(matrix.slots, messages.matrices[name].slots, strict=True):
-            units[slot.group] += slot.gather(message, len(units[slot.group]))
+    hold = price < 0 and not subsidise
+    units = dict(messages.units) if hold else _totals(graph, messages, price)
     matrices, change = {}, 0.0
     for name, matrix in graph.matrices.items():
         old = messages.matrices[name]
         l = (evidence[name] - price * matrix.cost).clamp(-CLIP, CLIP)
-        felt = (evidence[name] - gate_price * matrix.cost).clamp(-CLIP, CLIP)
-        new = _matrix(graph, matrix, l, felt, old, units)
+        new = _matrix(graph, matrix, l, old, units, hold)
         matrices[name] = new
         moved = torch.sigmoid(new.psi + l) - torch.sigmoid(old.psi + l)
         change = max(change, float(moved.abs().max()))
     return Messages(units, matrices, price, change)
 
 
+def _totals(graph: Graph, messages: Messages, price: float) -> dict[str, Tensor]:
+    """Log-odds of the units, rebuilt from all that is said to them.
+
+    So the price of what only gates remove is always the current one, and rounding does not build
+    up.
+    """
+    units = {name: field.clone() for name, field in graph.fields.items()}
+    for entry in graph.gated.values():
+        _charge(entry, messages.units, units, price)
+    for name, matrix in graph.matrices.items():
+        for slot, message in zip(matrix.slots, messages.matrices[name].slots, strict=True):
+            units[slot.group] += slot.gather(message, len(units[slot.group]))
+    return units
+
+
 def _matrix(
     graph: Graph,
     matrix: Matrix,
     l: Tensor,
-    felt: Tensor,
     old: MatrixMessages,
     units: dict[str, Tensor],
+    hold: bool,
 ) -> MatrixMessages:
-    """Update one matrix, and ``units`` in place with its new messages.
-
-    Supports see the evidence ``l``, gates ``felt``, which differs by a negative price.
-    """
+    """Update one matrix, and ``units`` in place with its new messages unless they are held."""
     cavities = _cavities(matrix, units, old.slots)
     upward = _mix(_sum(cavities), l) if cavities else l
     sites = matrix.sites
     result = _solve(matrix.prior, sites.to_lattice(upward), old.state)
     prior = sites.from_lattice(result.log_odds) - upward
+    fresh = old.slots
+    if not hold:
+        fresh = _to_gates(graph, matrix, l, prior, cavities, old.slots, units)
+        cavities = _cavities(matrix, units, fresh)
+    psi = _extrinsic(prior, cavities)
+    return MatrixMessages(prior, fresh, psi, result.state, result.converged)
+
+
+def _to_gates(
+    graph: Graph,
+    matrix: Matrix,
+    l: Tensor,
+    prior: Tensor,
+    cavities: list[Tensor],
+    old: tuple[Tensor, ...],
+    units: dict[str, Tensor],
+) -> tuple[Tensor, ...]:
+    """What each weight's factor says to each of its gates; ``units`` follow in place."""
     log_r = torch.nn.functional.logsigmoid(prior)
     fresh = []
-    for k, (slot, message) in enumerate(zip(matrix.slots, old.slots, strict=True)):
+    for k, (slot, message) in enumerate(zip(matrix.slots, old, strict=True)):
         others = [c for j, c in enumerate(cavities) if j != k]
-        target = _mix(_sum([log_r, *others]), felt)
-        new = torch.lerp(target, message, graph.damping)
+        new = torch.lerp(_mix(_sum([log_r, *others]), l), message, graph.damping)
         units[slot.group] += slot.gather(new - message, len(units[slot.group]))
         fresh.append(new)
-    cavities = _cavities(matrix, units, tuple(fresh))
-    psi = _extrinsic(prior, cavities)
-    return MatrixMessages(prior, tuple(fresh), psi, result.state, result.converged)
+    return tuple(fresh)
 
 
 def _solve(prior: Any, log_odds: Tensor, state: Any) -> Marginals:

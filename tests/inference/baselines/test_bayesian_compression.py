@@ -11,9 +11,11 @@ from probcomp.inference.baselines.bayesian_compression import (
     HorseshoeGate,
     JeffreysGate,
     NormalWeights,
+    move_scales,
     weight_variance,
 )
-from probcomp.inference.baselines.places import Place, Reader
+from probcomp.inference.baselines.places import Place, Reader, find_places
+from probcomp.inference.baselines.preparing import working_copy
 from tests.inference.baselines.networks import SHORT, setting
 
 DRAWS = 200_000
@@ -109,3 +111,21 @@ def test_the_first_layers_variance_is_clipped_and_bits_are_recorded() -> None:
     assert set(found.meta["bits"]) == {"0.weight", "2.weight"}
     assert all(0 <= b["significand"] <= 23 for b in found.meta["bits"].values())
     assert set(found.meta["scores"]) == {"0.inputs", "hidden"}
+
+
+@pytest.mark.parametrize("make", [JeffreysGate, HorseshoeGate])
+def test_moving_scales_out_of_the_weights_leaves_the_product(make) -> None:
+    given = setting(4)
+    model, names = working_copy(given)
+    dense = {n: model.get_parameter(f"{n}.weight").detach().clone() for n in names}
+    gates = [make(place, GroupConfig()) for place in find_places(model, given.units, names)]
+    move_scales(model, gates)
+    for gate in gates:
+        for reader in gate.place.readers:
+            weight = model.get_parameter(f"{reader.layer}.weight").detach()
+            # The mean of a log-normal is above its median by the variance at the start.
+            product = weight * reader.spread(gate.mean(), 1.0)
+            torch.testing.assert_close(product, dense[reader.layer], rtol=1e-3, atol=1e-7)
+            used = dense[reader.layer].abs().sum(0) > 0
+            one = weight.square().mean(0)[used]
+            torch.testing.assert_close(one, torch.ones_like(one), rtol=1e-3, atol=1e-3)

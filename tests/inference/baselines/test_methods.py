@@ -25,8 +25,8 @@ from tests.inference.baselines.networks import SHORT, accuracy, limit, setting
 
 METHODS = {
     "sparse-vd": (sparse_vd, SparseVDConfig(**SHORT)),
-    "bc-gnj": (bc_gnj, GroupConfig(**SHORT, threshold=-1.0)),
-    "bc-ghs": (bc_ghs, GroupConfig(**(SHORT | {"noise_rate": 0.1}), threshold=0.5)),
+    "bc-gnj": (bc_gnj, GroupConfig(**SHORT)),
+    "bc-ghs": (bc_ghs, GroupConfig(**SHORT)),
     "l0": (l0, L0Config(**SHORT, price=0.5)),
     "sbp": (sbp, SBPConfig(**SHORT, kl_weight=3.0)),
     "vibnet": (vibnet, VIBConfig(**SHORT, kl_weight=3.0)),

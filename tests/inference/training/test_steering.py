@@ -3,7 +3,7 @@ import torch
 
 from probcomp.inference.training.gates import Graph, Matrix, expected_cost, start
 from probcomp.inference.training.sites import Sites
-from probcomp.inference.training.steering import LOWEST, TOLERANCE, steer
+from probcomp.inference.training.steering import LOWEST, TOLERANCE, settle, steer
 from probcomp.inference.training.units import Slot
 from probcomp.priors import Independent, Lattice
 
@@ -65,3 +65,35 @@ def test_the_price_stops_at_the_ceiling() -> None:
     assert messages.price == 0
     free = steer(graph, {"w": l}, start(graph), None)
     assert torch.equal(messages.units["row"] > 0, free.units["row"] > 0)
+
+
+def mixed_rows() -> tuple[Graph, torch.Tensor]:
+    """Needed rows most of whose weights say they are zero: filled, they would close their gates."""
+    l = torch.full((8, 60), -3.0)
+    l[:, :12] = 5.0
+    slot = Slot("row", 0, torch.arange(8))
+    matrix = Matrix(Sites((8, 60)), Lattice(-0.5, 1.0), (slot,), torch.ones(8, 60))
+    return Graph({"w": matrix}, {}, {"row": torch.zeros(8)}), l
+
+
+def test_a_subsidy_that_fills_units_does_not_close_their_gates() -> None:
+    graph, l = mixed_rows()
+    messages = start(graph)
+    for _ in range(3):  # rounds: a second one starts where the first one ended
+        messages = steer(graph, {"w": l}, messages, 0.999 * graph.total, trials=6)
+        assert messages.price < -2
+        assert bool((messages.units["row"] > 5).all())
+    assert expected_cost(graph, {"w": l}, messages) > 0.98 * graph.total
+    _, converged = settle(graph, {"w": l}, messages)
+    assert converged
+
+
+def test_settling_reaches_a_fixed_point_or_says_that_it_did_not() -> None:
+    graph, l = rows_graph()
+    messages, converged = settle(graph, {"w": l}, start(graph))
+    assert converged
+    again, _ = settle(graph, {"w": l}, messages)
+    before, after = (torch.sigmoid(m.units["row"]) for m in (messages, again))
+    assert torch.allclose(before, after, atol=2e-3)
+    _, converged = settle(graph, {"w": l}, start(graph), sweeps=1)
+    assert not converged
