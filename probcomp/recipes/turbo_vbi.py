@@ -58,10 +58,9 @@ def run(job: Job) -> Outcome:
         on_step=on_step,
     )
     warnings = [HONESTY, *starved(job, result.keep)]
-    if not all(info.bp_converged for info in result.history[-3:]):
+    if not result.messages_converged:
         warnings.append(
-            "Message passing over the supports did not fully converge in the last rounds; the "
-            "probabilities are approximate."
+            "Message passing over the supports did not settle; the probabilities are approximate."
         )
     if result.price < 0:
         warnings.append(
