@@ -14,7 +14,7 @@ from probcomp.allocation import Budget
 from probcomp.allocation.counts import weight_macs
 from probcomp.data.batches import Batches
 from probcomp.evidence import Readout, readouts
-from probcomp.evidence.prefix import bias_place
+from probcomp.evidence.watch import bias_places
 from probcomp.recipes.compress import UNIT_KINDS, removable
 from probcomp.recipes.job import Job, Outcome
 from probcomp.recipes.methods import METHODS
@@ -146,11 +146,8 @@ def obs_with_our_refit(job: Job) -> Outcome:
     nothing = torch.zeros(0)
     judged = {n: Judged(axes[n], tuple(r), nothing.long(), nothing) for n, r in reads.items()}
     example = next(calibration_batches(job.train, 2))
-    places = {
-        r.parameter: bias_place(job.model, r.matrix, example, job.task.run)
-        for group in reads.values()
-        for r in group
-    }
+    matrices = {r.parameter: r.matrix for group in reads.values() for r in group}
+    places = bias_places(job.model, matrices, example, job.task.run)
     model = silence(job.structure, job.model, decided.keep)
     refit_sequential(job, config, judged, decided.keep, model, places, lambda text: None)
     return replace(decided, model=model)

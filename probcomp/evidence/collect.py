@@ -31,6 +31,9 @@ from probcomp.errors import InputError
 from probcomp.evidence.matrices import Matrix
 from probcomp.storage import read_tensors, write_tensors
 
+PANEL = 256
+"""Columns of a panel of a symmetric product."""
+
 Run = Callable[[nn.Module, Any], Any]
 """``run(model, batch) -> outputs``."""
 Probe = Callable[[Any, Any], Sequence[Tensor]]
@@ -48,6 +51,7 @@ class Statistics:
         samples: Samples they came from.
         fisher: ``sum_t sum_r g g^T``, [do, do], float64; ``None`` without probes.
         probes: Probes a sample behind ``fisher``.
+        probed: Rows behind ``fisher``; ``None`` for all of them.
     """
 
     gram: Tensor
@@ -56,10 +60,11 @@ class Statistics:
     samples: int
     fisher: Tensor | None = None
     probes: int = 0
+    probed: int | None = None
 
     @property
     def metric(self) -> Tensor | None:
-        """``G = F / (count * probes)``, [do, do]: nats per squared unit of output, for one row.
+        """``G = F / (probed * probes)``, [do, do]: nats per squared unit of output, for one row.
 
         ``1/2 tr(G dW A dW^T)`` is the loss increase of the calibration data in nats, under the
         Kronecker approximation that gradients and inputs are independent and rows do not interact
@@ -67,13 +72,15 @@ class Statistics:
         """
         if self.fisher is None:
             return None
-        return self.fisher / max(1, self.count * self.probes)
+        probed = self.count if self.probed is None else self.probed
+        return self.fisher / max(1, probed * self.probes)
 
     def __add__(self, other: "Statistics") -> "Statistics":
         """Statistics of both sets of samples together."""
         if self.probes != other.probes:
             raise InputError(f"cannot add statistics of {self.probes} and {other.probes} probes")
         both = self.fisher is not None and other.fisher is not None
+        probed = [s.count if s.probed is None else s.probed for s in (self, other)]
         return Statistics(
             self.gram + other.gram,
             self.sum + other.sum,
@@ -81,6 +88,7 @@ class Statistics:
             self.samples + other.samples,
             self.fisher + other.fisher if both else None,  # type: ignore[operator]
             self.probes,
+            sum(probed),
         )
 
 
@@ -91,6 +99,7 @@ def collect(
     run: Run,
     *,
     probe: Probe | None = None,
+    every: int = 1,
     on_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, Statistics]:
     """Statistics of several read-outs, in one pass.
@@ -101,6 +110,7 @@ def collect(
         batches: Dicts with an optional ``attention_mask``, or tuples.
         run: Runs the model on a batch.
         probe: With it, output gradients are collected too, one backward pass for each scalar.
+        every: Only every n-th batch is probed; output gradients need fewer samples than inputs.
         on_batch: Called after each batch.
 
     Raises:
@@ -114,14 +124,17 @@ def collect(
     with evaluating(model):
         try:
             for sum_ in sums.values():
-                hook = _hook(sum_, state, probe is not None)
-                handles.append(modules[sum_.matrix.module].register_forward_hook(hook))
-            for batch in batches:
-                state.start(batch)
+                hook = _hook(sum_, state)
+                module = modules[sum_.matrix.module]
+                # Before other hooks, which then see the output that goes on.
+                handles.append(module.register_forward_hook(hook, prepend=True))
+            for number, batch in enumerate(batches):
+                probed = probe is not None and number % every == 0
+                state.start(batch, probed)
                 samples += batch_size(batch)
-                with torch.set_grad_enabled(probe is not None):
+                with torch.set_grad_enabled(probed):
                     outputs = run(model, batch)
-                if probe is not None:
+                if probe is not None and probed:
                     _backward(probe(outputs, batch), state)
                 on_batch()
         finally:
@@ -173,15 +186,30 @@ def at_least_single(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
+def symmetric_product(rows: Tensor) -> Tensor:
+    """``X^T X`` [d, d] of rows [n, d]; wide ones in panels, of which only one half is computed."""
+    width = rows.shape[1]
+    if width < 2 * PANEL:
+        return rows.T @ rows
+    gram = rows.new_empty(width, width)
+    for first in range(0, width, PANEL):
+        last = min(first + PANEL, width)
+        block = rows[:, first:last].T @ rows[:, :last]
+        gram[first:last, :last] = block
+        gram[:first, first:last] = block[:, :first].T
+    return gram
+
+
 class _State:
     """What the hooks of one pass share."""
 
     def __init__(self) -> None:
         self.batch: Any = None
+        self.probed = False
         self.leaves: list[tuple[_Sums, Tensor]] = []
 
-    def start(self, batch: Any) -> None:
-        self.batch = batch
+    def start(self, batch: Any, probed: bool) -> None:
+        self.batch, self.probed = batch, probed
         self.leaves.clear()
 
 
@@ -193,7 +221,7 @@ class _Sums:
         self.gram: Tensor | None = None
         self.sum: Tensor | None = None
         self.fisher: Tensor | None = None
-        self.count = self.probes = 0
+        self.count = self.probes = self.gradients = 0
 
     def add(self, rows: Tensor, batch: Any) -> None:
         mask = row_mask(batch, rows)
@@ -201,7 +229,7 @@ class _Sums:
         kept = at_least_single(kept)
         self.count += len(kept)
         # Products of a batch in the model's own precision, float32 at least; sums in float64.
-        gram, total = (kept.T @ kept).double().cpu(), kept.double().sum(0).cpu()
+        gram, total = symmetric_product(kept).double().cpu(), kept.sum(0, dtype=torch.float64).cpu()
         self.gram = gram if self.gram is None else self.gram.add_(gram)
         self.sum = total if self.sum is None else self.sum.add_(total)
 
@@ -209,7 +237,8 @@ class _Sums:
         mask = row_mask(batch, rows)
         kept = rows.flatten(0, 1) if mask is None else rows[mask]
         kept = at_least_single(kept)
-        outer = (kept.T @ kept).double().cpu()
+        self.gradients += len(kept)
+        outer = symmetric_product(kept).double().cpu()
         self.fisher = outer if self.fisher is None else self.fisher.add_(outer)
 
     def result(self, name: str, samples: int) -> Statistics:
@@ -220,10 +249,13 @@ class _Sums:
             )
         if not torch.isfinite(self.gram).all():
             raise InputError(f"the inputs of {self.matrix.module} are not finite")
-        return Statistics(self.gram, self.sum, self.count, samples, self.fisher, self.probes)
+        probed = self.gradients // max(1, self.probes)
+        return Statistics(
+            self.gram, self.sum, self.count, samples, self.fisher, self.probes, probed
+        )
 
 
-def _hook(sums: _Sums, state: _State, gradients: bool) -> Callable[..., Any]:
+def _hook(sums: _Sums, state: _State) -> Callable[..., Any]:
     def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
         if not inputs:
             raise InputError(
@@ -231,7 +263,7 @@ def _hook(sums: _Sums, state: _State, gradients: bool) -> Callable[..., Any]:
                 "call it with its input as the first positional argument"
             )
         sums.add(sums.matrix.rows(module, inputs[0].detach()), state.batch)
-        if not gradients:
+        if not state.probed:
             return None
         # A leaf that adds nothing: the gradient at it is the gradient at the output, and no
         # gradient at a weight is ever computed.
@@ -258,7 +290,7 @@ class Store(Mapping[str, Statistics]):
 
     def __init__(self, folder: Path | None = None) -> None:
         self._held: dict[str, Statistics] = {}
-        self._files: dict[str, tuple[Path, int, int, int]] = {}
+        self._files: dict[str, tuple[Path, int, int, int, int | None]] = {}
         self._folder = folder
 
     def put(self, name: str, statistics: Statistics) -> None:
@@ -270,16 +302,16 @@ class Store(Mapping[str, Statistics]):
         if statistics.fisher is not None:
             tensors["fisher"] = statistics.fisher
         write_tensors(path, {key: value.float() for key, value in tensors.items()})
-        counts = (statistics.count, statistics.samples, statistics.probes)
+        counts = (statistics.count, statistics.samples, statistics.probes, statistics.probed)
         self._files[name] = (path, *counts)
 
     def __getitem__(self, name: str) -> Statistics:
         if name in self._held:
             return self._held[name]
-        path, count, samples, probes = self._files[name]
+        path, count, samples, probes, probed = self._files[name]
         tensors = {key: value.double() for key, value in read_tensors(path).items()}
         fisher = tensors.get("fisher")
-        return Statistics(tensors["gram"], tensors["sum"], count, samples, fisher, probes)
+        return Statistics(tensors["gram"], tensors["sum"], count, samples, fisher, probes, probed)
 
     def __iter__(self) -> Iterator[str]:
         return iter((*self._held, *self._files))
@@ -326,6 +358,7 @@ def collect_within(
     run: Run,
     *,
     probe: Probe | None = None,
+    every: int = 1,
     limit: int | None = None,
     on_batch: Callable[[], None] = lambda: None,
 ) -> Iterator[Store]:
@@ -355,7 +388,9 @@ def collect_within(
         store = Store(folder)
         for part in parts:
             chosen = {name: matrices[name] for name in part}
-            found = collect(model, chosen, batches(), run, probe=probe, on_batch=on_batch)
+            found = collect(
+                model, chosen, batches(), run, probe=probe, every=every, on_batch=on_batch
+            )
             while found:
                 name, statistics = found.popitem()
                 store.put(name, statistics)

@@ -55,12 +55,13 @@ def add_across(statistics: Mapping[str, Statistics]) -> dict[str, Statistics]:
 
 
 def _added(own: Statistics) -> Statistics:
-    counts = torch.tensor([own.count, own.samples], dtype=torch.int64)
+    probed = own.count if own.probed is None else own.probed
+    counts = torch.tensor([own.count, own.samples, probed], dtype=torch.int64)
     _reduce(counts)
     fisher = None if own.fisher is None else _reduce(own.fisher.clone())
     return dataclasses.replace(
         own, gram=_reduce(own.gram.clone()), sum=_reduce(own.sum.clone()),
-        count=int(counts[0]), samples=int(counts[1]), fisher=fisher,
+        count=int(counts[0]), samples=int(counts[1]), fisher=fisher, probed=int(counts[2]),
     )  # fmt: skip
 
 

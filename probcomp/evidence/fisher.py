@@ -118,11 +118,18 @@ class Categorical:
         return len(outputs) if self.soft else len(self._flat(outputs, targets)[1])
 
     def probe(self, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
-        """The log-likelihood of classes drawn from the outputs themselves."""
+        r"""With signs ``e`` and probabilities ``p``, :math:`z_c = \sqrt{p_c} e_c - p_c
+        \sum_k \sqrt{p_k} e_k` has the Fisher matrix ``diag(p) - p p^T`` as its covariance.
+
+        Classes drawn from ``p`` would give the same mean, but all of it from the few draws that
+        are improbable.
+        """
         logits = outputs if self.soft else self._flat(outputs, targets)[0]
         logits = logits / self.softness
-        drawn = torch.multinomial(logits.detach().float().softmax(-1), 1, generator=generator)
-        return F.cross_entropy(logits, drawn[:, 0], reduction="sum")
+        p = logits.detach().softmax(-1)
+        signs = torch.randint(2, p.shape, generator=generator).to(p) * 2 - 1
+        signed = p.sqrt() * signs
+        return (logits * (signed - p * signed.sum(-1, keepdim=True))).sum()
 
     def _flat(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and labels of the units: positions that count, one a row."""

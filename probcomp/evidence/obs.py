@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from probcomp.errors import InputError
+from probcomp.evidence.surgeon import tables
 from probcomp.inference.quadratic import Quadratic
-from probcomp.inference.quadratic.likelihood import cholesky
 
 DAMPING = 0.01
 """Added to the diagonal of the Hessian, over its mean (the published value)."""
@@ -64,9 +64,7 @@ def saliency(quadratic: Quadratic, columns: Tensor) -> Tensor:
         quadratic: Weight and Gram matrix of a read-out; its jitter is the damping.
         columns: Columns of each unit, ``[G, k]``.
     """
-    return _saliency(
-        quadratic.weight, torch.cholesky_inverse(cholesky(quadratic.precision)), columns
-    )
+    return tables(quadratic, columns).scores(len(columns))
 
 
 def eliminate(
@@ -75,7 +73,7 @@ def eliminate(
     """Remove units of one axis greedily.
 
     Each removal takes one update of the inverse, ``k di^2`` operations, and one of the weights,
-    ``k do di``.
+    ``k do di``; for units of one column in blocks (`probcomp.evidence.surgeon`).
 
     Args:
         factors: For each read-out of the axis its quadratic and the columns ``[G, k]`` of the
@@ -93,60 +91,16 @@ def eliminate(
     wanted = units - 1 if removals is None else removals
     if not 0 <= wanted <= units:
         raise InputError(f"removals must be between 0 and {units}, got {wanted}")
-    parts = [
-        [q.weight.clone(), torch.cholesky_inverse(cholesky(q.precision)), columns]
-        for q, columns in factors
-    ]
+    parts = [tables(q, columns) for q, columns in factors]
     energy = sum(0.5 * float((q.linear * q.weight).sum()) for q, _ in factors)
-    gone = torch.zeros(units, dtype=torch.bool)
     order, cost = [], []
     for _ in range(wanted):
-        total = sum(_saliency(w, inverse, columns, ~gone) for w, inverse, columns in parts)
-        unit = int(total.argmin())  # type: ignore[union-attr]
+        total = torch.stack([part.scores(units) for part in parts]).sum(0)
+        unit = int(total.argmin())
         order.append(unit)
-        cost.append(float(total[unit]))  # type: ignore[index]
-        gone[unit] = True
-        for w, inverse, columns in parts:
-            _remove(w, inverse, columns[unit])
+        cost.append(float(total[unit]))
+        for part in parts:
+            part.remove(unit)
     return Elimination(
         torch.tensor(order, dtype=torch.int64), torch.tensor(cost, dtype=torch.float64), energy
     )
-
-
-def _saliency(
-    weight: Tensor, inverse: Tensor, columns: Tensor, present: Tensor | None = None
-) -> Tensor:
-    """``rho``, infinite for units that are not there."""
-    if columns.shape[1] == 1:
-        flat = columns[:, 0]
-        square = weight.square().sum(0)[flat]
-        diagonal = inverse.diagonal()[flat]
-        if present is not None:  # the inverse is zero where a unit went
-            diagonal = torch.where(present, diagonal, 1.0)
-        rho = 0.5 * square / diagonal
-    else:
-        which = columns if present is None else columns[present]
-        block = inverse[which[:, :, None], which[:, None, :]]
-        rows = weight[:, which].movedim(0, 2)  # [G, k, do]
-        whitened = torch.linalg.solve_triangular(cholesky(block), rows, upper=False)
-        rho = 0.5 * whitened.square().sum((1, 2))
-        if present is not None:
-            rho = weight.new_full(present.shape, torch.inf).masked_scatter(present, rho)
-    return rho if present is None else rho.masked_fill(~present, torch.inf)
-
-
-def _remove(weight: Tensor, inverse: Tensor, columns: Tensor) -> None:
-    """One step of the surgeon, in place."""
-    if len(columns) == 1:
-        j = int(columns)
-        line = inverse[j] / inverse[j, j]
-        column = inverse[:, j].clone()
-        weight.addr_(weight[:, j].clone(), line, alpha=-1)
-        inverse.addr_(column, line, alpha=-1)
-    else:
-        lines = torch.cholesky_solve(inverse[columns], cholesky(inverse[columns][:, columns]))
-        weight.addmm_(weight[:, columns].clone(), lines, alpha=-1)
-        inverse.addmm_(inverse[:, columns].clone(), lines, alpha=-1)
-    weight[:, columns] = 0
-    inverse[columns] = 0
-    inverse[:, columns] = 0

@@ -14,6 +14,8 @@ from probcomp.recipes.task import Tensors
 from probcomp.structure import Axis
 
 REFITS = ("sequential", "dense", "none")
+SHARE, LEAST = 16, 8
+"""One sample in so many is kept back to measure removals; of few, this many or a quarter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +27,12 @@ class PostConfig:
         limit: Most bytes of statistics held at a time; None for no limit.
         probes: Draws a sample for the Fisher matrices at the outputs; 0 for none (plain
             reconstruction errors).
+        every: Every n-th batch is probed for them; a backward pass costs two forward ones.
         softness: Softness of a classifier, see `probcomp.evidence.fisher.Categorical`.
         damping: Pull of selections and sampled removals towards the dense weights, over the mean
             diagonal of each Gram matrix; by default its inputs over the rows it has seen.
-        measured: Calibration samples that are kept back from the statistics and used to measure
-            sampled removals; at most a quarter of them.
+        measured: Most calibration samples that are kept back from the statistics, to measure
+            sampled removals on; one in `SHARE`, where that is fewer.
         rounds: Rounds of measuring one removal of each axis; the first at equal shares, the
             others at the allocation found so far. 0 trusts the predictions.
         refit: ``sequential`` refits read-outs in order on the pruned prefix, ``dense`` from the
@@ -42,6 +45,7 @@ class PostConfig:
     batch_size: int = 16
     limit: int | None = None
     probes: int = 1
+    every: int = 3
     softness: float = 4.0
     damping: float | None = None
     measured: int = 64
@@ -52,7 +56,14 @@ class PostConfig:
 
     def __post_init__(self) -> None:
         wrong: list[str] = []
-        least = {"batch_size": 1, "measured": 1, "iterations": 1, "probes": 0, "rounds": 0}
+        least = {
+            "batch_size": 1,
+            "measured": 1,
+            "iterations": 1,
+            "every": 1,
+            "probes": 0,
+            "rounds": 0,
+        }
         wrong += [
             f"{name} must be at least {bound}, got {getattr(self, name)}"
             for name, bound in (least | ({} if self.damping is None else {"damping": 0})).items()
@@ -67,18 +78,18 @@ class PostConfig:
 
 
 def parts_of(samples: Tensors, config: PostConfig) -> tuple[Tensors, Tensors]:
-    """Samples for statistics, and samples for measuring; the latter at most a quarter.
+    """Samples for statistics, and samples for measuring.
 
     The latter are spread evenly over the data, which may be sorted.
     """
     tensors = list(samples.values()) if isinstance(samples, Mapping) else list(samples)
     count = len(tensors[0])
-    tried = min(config.measured, count // 4) if config.rounds else 0
-    if config.rounds and tried < 1:
+    tried = min(config.measured, max(count // SHARE, min(LEAST, count // 4)))
+    if tried < 1:
         raise InputError(f"{count} calibration samples are too few; give at least 4, better 128")
 
     kept_back = torch.zeros(count, dtype=torch.bool)
-    kept_back[torch.arange(tried) * count // max(1, tried)] = True
+    kept_back[torch.arange(tried) * count // tried] = True
 
     def part(chosen: Tensor) -> Tensors:
         parts = [t[chosen.to(t.device)] for t in tensors]
@@ -104,7 +115,7 @@ class Steps:
         reads: int,
     ) -> None:
         count = batch_size(fitted if isinstance(fitted, Mapping) else tuple(fitted))
-        batches = -(-count // config.batch_size)
+        batches = -(-count // config.batch_size) + 1
         walk = reads if config.refit == "sequential" else 0
         self.total = batches + len(axes) * (2 + config.rounds) + walk + 2
         self.at, self.on_step = 0, on_step

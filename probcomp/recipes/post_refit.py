@@ -1,16 +1,19 @@
 """Read-outs refitted to what stays: from dense statistics, or in order on the pruned prefix."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from probcomp.evidence import Readout, Statistics
-from probcomp.evidence.prefix import BiasPlace, call_order, prefix_moments
+from probcomp.evidence.lockstep import Targets, walk
+from probcomp.evidence.prefix import prefix_moments
+from probcomp.evidence.watch import BiasPlace, OutOfStep, call_order
 from probcomp.recipes.job import Job
 from probcomp.recipes.post_config import PostConfig, calibration_batches
 from probcomp.recipes.post_units import Judged, dense_refit, kept_columns
-from probcomp.recovery.ridge import fit
+from probcomp.recovery.ridge import Moments, fit
 
 
 def _columns(
@@ -75,26 +78,46 @@ def refit_sequential(
     model: nn.Module,
     places: Mapping[str, BiasPlace | None],
     step: Callable[[str], None],
+    targets: Targets | None = None,
 ) -> None:
-    """Walk the read-outs in the order of the forward pass; each sees the final prefix."""
+    """Walk the read-outs in the order of the forward pass; each sees the final prefix.
+
+    With recorded targets in one pass of all batches in step; otherwise, and from the point where
+    batches get out of step, with a pass of both models for each read-out.
+    """
     columns = _columns(job, judged, keep)
     matrices = {name: read.matrix for name, (read, _) in columns.items()}
+    settled: set[str] = set()
+
+    def settle(name: str, moments: tuple[Moments, Moments]) -> None:
+        read, kept = columns[name]
+        result = fit(moments, bias=places[name] is not None)
+        present = read.matrix.of(model.get_parameter(name).detach()).double()
+        new = torch.zeros_like(present)
+        new[:, kept] = present[:, kept] + result.change
+        _write(model, read, new, result.bias, places[name])
+        settled.add(name)
+        step(f"refitting {read.module}")
+
+    if targets is not None:
+        with contextlib.suppress(OutOfStep):
+            stay = {name: kept for name, (_, kept) in columns.items()}
+            walk(model, targets, stay, job.task.run, settle)
+            return
     example = next(calibration_batches(job.train, 2))
     for name in call_order(job.model, matrices, example, job.task.run):
         read, kept = columns[name]
-        if bool(kept.any()):
-            moments = prefix_moments(
-                job.model,
-                model,
-                read.matrix,
-                kept,
-                calibration_batches(job.train, config.batch_size),
-                job.task.run,
-                residual=config.residual,
+        if name not in settled and bool(kept.any()):
+            batches = calibration_batches(job.train, config.batch_size)
+            settle(
+                name,
+                prefix_moments(
+                    job.model,
+                    model,
+                    read.matrix,
+                    kept,
+                    batches,
+                    job.task.run,
+                    residual=config.residual,
+                ),
             )
-            result = fit(moments, bias=places[name] is not None)
-            dense = read.matrix.of(job.model.get_parameter(name).detach()).double()
-            new = torch.zeros_like(dense)
-            new[:, kept] = dense[:, kept] + result.change
-            _write(model, read, new, result.bias, places[name])
-        step(f"refitting {read.module}")

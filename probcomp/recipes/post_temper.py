@@ -7,8 +7,8 @@ measured on samples that the adjustment did not see. Predictions :math:`q` and m
 
 .. math:: \ln L = \alpha + \rho \ln q
 
-(:math:`\rho = 1` until two sizes of removal have been tried). The temperature at ``q`` is ``q /
-L``.
+between the two sizes of removal that were tried, and in proportion or steeper outside of them. The
+temperature at ``q`` is ``q / L``.
 """
 
 import copy
@@ -23,12 +23,14 @@ from torch import Tensor, nn
 from probcomp.evidence import Statistics
 from probcomp.evidence.collect import batch_size
 from probcomp.evidence.fisher import Likelihood
-from probcomp.evidence.prefix import BiasPlace
+from probcomp.evidence.watch import BiasPlace
 from probcomp.recipes.post_units import Judged, dense_refit, kept_columns
 from probcomp.recipes.task import Task
 
-POWERS = (0.5, 2.0)
-"""Range of the exponent: 1 is a quadratic loss, below it saturates."""
+STEEPEST = 2.0
+"""Largest power beyond the removals that were tried; 1 is a quadratic loss."""
+CLOSE = 1.2
+"""Removals whose predictions differ by less than this factor do not give a power."""
 SMALLEST = 1e-9
 """Nats; predictions below it have the temperature of this."""
 LUCKY = 0.01
@@ -48,32 +50,45 @@ class Tempering:
             self.predicted.append(predicted)
             self.measured.append(measured if measured > 0 else LUCKY * predicted)
 
-    @property
-    def law(self) -> tuple[float, float]:
-        """``alpha`` and ``rho`` through the last two points, or the last one."""
-        if not self.predicted:
-            return 0.0, 1.0
-        q, found = (list(map(math.log, v)) for v in (self.predicted, self.measured))
-        power = 1.0
-        if len(q) > 1 and abs(q[-1] - q[-2]) > 0.2:
-            power = min(max((found[-1] - found[-2]) / (q[-1] - q[-2]), POWERS[0]), POWERS[1])
-        return found[-1] - power * q[-1], power
+    def _law(self, predicted: float) -> tuple[float, float]:
+        """The loss at a predicted one, and the power with which it grows there.
+
+        Between two tried removals the power is that of the line through them, in logarithms.
+        Outside of what was tried nothing is believed that would make a removal cheaper than in
+        proportion: no saturation beyond, and no faster fall before.
+        """
+        points = sorted(zip(self.predicted[-2:], self.measured[-2:]))
+        if not points or predicted <= 0:
+            return max(predicted, 0.0), 1.0
+        (q, loss), last = points[0], points[-1]
+        chord = 1.0
+        if last[0] > CLOSE * q:
+            chord = math.log(max(last[1], loss) / loss) / math.log(last[0] / q)
+        if predicted <= q or last[0] <= CLOSE * q:
+            return loss * predicted / q, 1.0
+        if predicted >= last[0]:
+            power = min(max(chord, 1.0), STEEPEST)
+            return max(last[1], loss) * (predicted / last[0]) ** power, power
+        return loss * (predicted / q) ** chord, chord
 
     def __call__(self, predicted: Tensor) -> Tensor:
         """The loss that is expected to be measured where ``predicted`` is predicted."""
-        alpha, power = self.law
-        return predicted.clamp_min(0).pow(power) * math.exp(alpha)
+        return predicted.new_tensor([self._law(float(q))[0] for q in predicted.flatten()]).view(
+            predicted.shape
+        )
+
+    def worth(self, predicted: float) -> float:
+        """What one more predicted nat is worth there: the slope of the curve."""
+        loss, power = self._law(max(predicted, SMALLEST))
+        return max(loss * power / max(predicted, SMALLEST), SMALLEST)
 
     def temperature(self, predicted: float) -> float:
-        """``q / L`` at a predicted loss; 1 where nothing was tried."""
-        if not self.predicted:
-            return 1.0
-        expected = float(self(torch.tensor(max(predicted, SMALLEST), dtype=torch.float64)))
-        return max(predicted, SMALLEST) / max(expected, SMALLEST)
+        """Predicted over expected nats at a predicted loss; 1 where nothing was tried."""
+        return max(predicted, SMALLEST) / max(self._law(max(predicted, SMALLEST))[0], SMALLEST)
 
 
 class Meter:
-    """Measures what the dense model loses when some read-outs are replaced.
+    """Measures what the dense model loses when some read-outs are replaced, by running it.
 
     With a likelihood that is known, the loss increase is the divergence of the outputs from the
     dense ones: the increase on targets of the dense model's own prediction, free of their noise.
@@ -86,13 +101,17 @@ class Meter:
         likelihood: Likelihood | None,
         batches: Sequence[Any],
         places: Mapping[str, BiasPlace | None],
+        dense: Sequence[Tensor] | None = None,
     ) -> None:
         self.model, self.task, self.likelihood = copy.deepcopy(model).eval(), task, likelihood
         self.batches, self.places = list(batches), places
         self.tensors: dict[str, Tensor] = dict(self.model.named_parameters(remove_duplicate=False))
         self.tensors |= dict(self.model.named_buffers())
-        with torch.no_grad():
-            self.dense = [self._measured(batch) for batch in self.batches]
+        self.units = sum(units_of(task, batch) for batch in self.batches)
+        if dense is None:
+            with torch.no_grad():
+                dense = [self._measured(batch) for batch in self.batches]
+        self.dense = list(dense)
 
     def _measured(self, batch: Any) -> Tensor:
         """The outputs, or without a known likelihood the loss."""

@@ -6,28 +6,30 @@ that decision (`probcomp.recipes.post_posterior`), not validated as calibrated p
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from probcomp.allocation.curves import Allocation, allocate
+from probcomp.allocation.curves import Allocation
 from probcomp.errors import BudgetError, InputError
-from probcomp.evidence import Readout, Statistics, collect_within, readouts, unread
+from probcomp.evidence import Readout, Statistics, readouts, unread
 from probcomp.evidence.fisher import Categorical
-from probcomp.evidence.prefix import BiasPlace, bias_place
+from probcomp.evidence.watch import bias_places
 from probcomp.inference import Posterior
 from probcomp.inference.posterior import UnitPosterior
 from probcomp.recipes.job import Forecast, Job, Outcome
-from probcomp.recipes.likelihoods import likelihood_of, probe_of
+from probcomp.recipes.likelihoods import likelihood_of
 from probcomp.recipes.methods import Method
+from probcomp.recipes.post_allocate import Context, temper, temper_together
 from probcomp.recipes.post_config import PostConfig as PostConfig
 from probcomp.recipes.post_config import Steps, calibration_batches, parts_of
+from probcomp.recipes.post_evidence import dense_evidence
 from probcomp.recipes.post_posterior import believe
 from probcomp.recipes.post_refit import refit_dense, refit_sequential
-from probcomp.recipes.post_temper import Meter, Tempering, removal, units_of
+from probcomp.recipes.post_temper import Tempering, units_of
 from probcomp.recipes.post_units import Judged, factors, judge
 from probcomp.recipes.task import Task
 from probcomp.recipes.units import Spending
@@ -37,25 +39,6 @@ SCORES = (
     "Units were chosen by elimination with measured tempering; their probabilities are inclusion "
     "scores around that decision, not validated as calibrated probabilities."
 )
-
-
-@dataclass(frozen=True)
-class Context:
-    """What all stages need.
-
-    Attributes:
-        job: The job.
-        config: The settings.
-        places: Read-out parameter to the tensor that takes up its mean error.
-    """
-
-    job: Job
-    config: PostConfig
-    places: Mapping[str, BiasPlace | None]
-
-    def centred(self, parameter: str) -> bool:
-        """Whether something takes up the mean error of a read-out."""
-        return self.places[parameter] is not None
 
 
 def run(job: Job) -> Outcome:
@@ -75,7 +58,7 @@ def run(job: Job) -> Outcome:
         )
     axes, reads, notes = _readable(job)
     spending = _spending(job, axes)
-    fitted, tried = parts_of(job.train, config)
+    fitted, _ = parts_of(job.train, config)
     likelihood = likelihood_of(job.task, job.model, next(calibration_batches(fitted, 2)))
     if isinstance(likelihood, Categorical) and likelihood.unit == "sample":
         likelihood = replace(likelihood, softness=config.softness)
@@ -89,24 +72,12 @@ def run(job: Job) -> Outcome:
     step = Steps(job.on_step, fitted, config, axes, len({r.parameter for r in _all(reads)}))
     matrices = {r.parameter: r.matrix for r in _all(reads)}
     example = next(calibration_batches(fitted, 2))
-    places = {n: bias_place(job.model, m, example, task.run) for n, m in matrices.items()}
+    places = bias_places(job.model, matrices, example, task.run)
     context = Context(job, config, places)
-    generator = torch.Generator()
-
-    def batches() -> Iterator[Any]:
-        generator.manual_seed(job.seed)  # every pass draws the same probes
-        return calibration_batches(fitted, config.batch_size)
-
-    with collect_within(
-        job.model,
-        matrices,
-        batches,
-        task.run,
-        probe=probe_of(task, likelihood, config.probes, generator),
-        limit=config.limit,
-        on_batch=lambda: step("reading the calibration data"),
-    ) as seen:
-        judged: dict[str, Judged] = {}
+    with dense_evidence(
+        job, task, likelihood, config, matrices, places, lambda: step("reading the data")
+    ) as found_out:
+        seen, judged = found_out.statistics, {}
         for axis in axes:
             judged[axis.name] = judge(
                 job.model,
@@ -118,21 +89,17 @@ def run(job: Job) -> Outcome:
                 centred=context.centred,
             )
             step(f"judging {axis.name}")
-        meter = None
-        if config.rounds:
-            kept_back = list(calibration_batches(tried, config.batch_size))
-            meter = Meter(job.model, task, likelihood, kept_back, places)
-        tempering, found = _allocate(context, judged, seen, spending, meter, step)
+        tempering, found = temper(context, judged, found_out, spending, step)
         keep = {name: judged[name].keep(m) for name, m in found.removed.items()}
-        joint = _joint(context, judged, seen, tempering, found, meter)
+        joint = temper_together(context, judged, found_out, tempering, found)
         step("measuring removals of all axes")
         units = _posterior(context, judged, seen, tempering, found, keep, total_units, step)
         model = silence(job.structure, job.model, _whole(job, keep))
         if config.refit == "dense":
             refit_dense(job, config, judged, seen, keep, model, places)
     if config.refit == "sequential":
-        refit_sequential(job, config, judged, keep, model, places, step)
-    model = silence(job.structure, model, _whole(job, keep))  # refits fill rows of removed units
+        refit_sequential(job, config, judged, keep, model, places, step, found_out.targets)
+    model = silence(job.structure, model, _whole(job, keep))
     forecast = _forecast(judged, tempering, joint, found, task)
     step.done()
     return Outcome(
@@ -182,84 +149,8 @@ def _spending(job: Job, axes: tuple[Axis, ...]) -> Spending:
     return spending
 
 
-def _allocate(
-    context: "Context",
-    judged: Mapping[str, Judged],
-    seen: Mapping[str, Statistics],
-    spending: Spending,
-    meter: Meter | None,
-    step: Steps,
-) -> tuple[dict[str, Tempering], Allocation]:
-    """Temper each axis by measured removals, and divide the budget by one price."""
-    job, config = context.job, context.config
-    tempering = {name: Tempering() for name in judged}
-    sizes = {name: j.axis.size for name, j in judged.items()}
-
-    def solved() -> Allocation:
-        curves = {name: tempering[name](j.loss) for name, j in judged.items()}
-        return allocate(curves, sizes, spending.cost, spending.allowed)
-
-    removed = _equal_shares(judged, spending)
-    for _ in range(config.rounds):
-        assert meter is not None
-        for name, j in judged.items():
-            gone = min(max(removed[name], 1), len(j.order))
-            if gone:
-                changes = removal(job.model, j, j.keep(gone), seen, config.damping, context.centred)
-                tempering[name].add(float(j.loss[gone]), meter.increase(changes))
-            step(f"measuring removals of {name}")
-        removed = dict(solved().removed)
-    return tempering, solved()
-
-
-def _joint(
-    context: Context,
-    judged: Mapping[str, Judged],
-    seen: Mapping[str, Statistics],
-    tempering: Mapping[str, Tempering],
-    found: Allocation,
-    meter: Meter | None,
-) -> Tempering:
-    """What the sum over axes is worth when all of them lose units: half of the plan, and all."""
-    joint = Tempering()
-    if meter is None:
-        return joint
-    if isinstance(meter.likelihood, Categorical):
-        meter.likelihood = replace(meter.likelihood, softness=1.0)  # in nats of the real loss
-    for share in (0.5, 1.0):
-        changes: dict[str, Any] = {}
-        expected = 0.0
-        for name, j in judged.items():
-            gone = round(share * found.removed[name])
-            expected += float(tempering[name](j.loss[gone]))
-            changes |= removal(
-                context.job.model,
-                j,
-                j.keep(gone),
-                seen,
-                context.config.damping,
-                context.centred,
-            )
-        joint.add(expected, meter.increase(changes))
-    return joint
-
-
-def _equal_shares(judged: Mapping[str, Judged], spending: Spending) -> dict[str, int]:
-    """The same share of every axis, as little as the budget asks for."""
-
-    def at(share: float) -> dict[str, int]:
-        return {n: min(round(share * j.axis.size), len(j.order)) for n, j in judged.items()}
-
-    low, high = 0.0, 1.0
-    for _ in range(30):
-        middle = 0.5 * (low + high)
-        left = {n: judged[n].axis.size - m for n, m in at(middle).items()}
-        low, high = (low, middle) if spending.cost(left) <= spending.allowed else (middle, high)
-    return at(high)
-
-
 def _posterior(
-    context: "Context",
+    context: Context,
     judged: Mapping[str, Judged],
     seen: Mapping[str, Statistics],
     tempering: Mapping[str, Tempering],
@@ -274,7 +165,7 @@ def _posterior(
     for name, j in judged.items():
         predicted = float(j.loss[found.removed[name]])
         # The slope of the tempered curve is what a further unit costs.
-        warmth = tempering[name].temperature(predicted) / tempering[name].law[1]
+        warmth = 1 / tempering[name].worth(predicted)
         parts = factors(job.model, j.reads, seen, damping=config.damping, centred=context.centred)
         cooled = [replace(f, quadratic=f.quadratic.tempered(warmth)) for f in parts]
         belief = believe(

@@ -52,15 +52,19 @@ class Spending:
         price = dict.fromkeys(sizes, 1.0) if budget.unit == "params" else dict(job.uses)
         known = job.structure.holder_terms
         aliases = job.structure.program.aliases
-        terms, idle = [], 0.0
+        chosen = tuple(axes or job.units)
+        gone = {axis.var: 0 for axis in chosen if axis.var is not None}
+        terms: dict[tuple, float] = {}  # tensors of the same sizes are counted together
+        idle = 0.0
         for name, value in price.items():
             dims = known.get(aliases.get(name, name))
-            if dims is None:
+            if dims is None or all(size_after(t, gone) == size_after(t, {}) for t in dims):
                 idle += value * sizes[name]
             else:
-                terms.append((value, dims))
+                terms[tuple(dims)] = terms.get(tuple(dims), 0.0) + value
         dense = sum(value * sizes[name] for name, value in price.items())
-        return cls(tuple(axes or job.units), dense, budget.amount(dense), idle, tuple(terms))
+        merged = tuple((value, dims) for dims, value in terms.items())
+        return cls(chosen, dense, budget.amount(dense), idle, merged)
 
     def cost(self, counts: Mapping[str, int]) -> float:
         """Cost with ``counts`` units of each axis; axes not named stay whole."""

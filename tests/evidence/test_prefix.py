@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from probcomp.errors import InputError
 from probcomp.evidence import Matrix
-from probcomp.evidence.prefix import BiasPlace, bias_place, call_order, prefix_moments
+from probcomp.evidence.prefix import prefix_moments
+from probcomp.evidence.watch import BiasPlace, bias_places, call_order
 from probcomp.recovery.ridge import Moments, fit
 
 EXACT = 1e-9  # float64 sums in another order
@@ -116,8 +117,8 @@ def test_a_batch_norm_between_output_and_stream_is_undone() -> None:
     pruned.load_state_dict(dense.state_dict())
     x = torch.randn(4, 2, 5, 5, dtype=torch.float64)
     matrix = Matrix("conv2", "conv", 9)
-    place = bias_place(dense, matrix, (x[:2],), run)
-    assert place == BiasPlace("bn.running_mean", -1)
+    places = bias_places(dense, {"conv2.weight": matrix}, (x[:2],), run)
+    assert places == {"conv2.weight": BiasPlace("bn.running_mean", -1)}
     # Dense and pruned get different inputs here, so that the streams differ.
     shift = 0.2
 
@@ -138,10 +139,12 @@ def test_a_batch_norm_between_output_and_stream_is_undone() -> None:
 
 def test_places_of_a_bias() -> None:
     dense, _, x = pair()
-    assert bias_place(dense, Matrix("down2", "linear"), (x,), run) == BiasPlace("down2.bias")
+    matrices = {"down2.weight": Matrix("down2", "linear")}
+    assert bias_places(dense, matrices, (x,), run) == {"down2.weight": BiasPlace("down2.bias")}
     net = Convolutions().double().eval()
     images = torch.randn(2, 2, 5, 5, dtype=torch.float64)
-    assert bias_place(net, Matrix("last", "conv", 1), (images,), run) is None
+    last = {"last.weight": Matrix("last", "conv", 1)}
+    assert bias_places(net, last, (images,), run) == {"last.weight": None}
 
 
 def test_order_is_that_of_the_forward_pass() -> None:
@@ -152,7 +155,7 @@ def test_order_is_that_of_the_forward_pass() -> None:
 
 def test_a_module_that_is_never_called_is_named() -> None:
     dense, pruned, x = pair()
-    dense.spare = nn.Linear(2, 2)  # type: ignore[assignment]
+    dense.spare = pruned.spare = nn.Linear(2, 2)  # type: ignore[assignment]
     with pytest.raises(InputError, match="spare was never called"):
         prefix_moments(dense, pruned, Matrix("spare", "linear"), torch.ones(2).bool(), [(x,)], run)
 

@@ -1,0 +1,210 @@
+r"""All batches walk through a model together, and stop at each read-out.
+
+The batches' forward passes run in threads of their own, one at a time and in a fixed order: a
+thread goes on until its read-out has arrived (`probcomp.evidence.watch`) and hands back. When every
+batch is there, the read-out's weights are settled from what all of them saw, its outputs are
+computed anew, and all go on. So read-outs are refitted in order on the pruned prefix in a single
+pass. What is alive of a forward pass is held for all batches at once.
+
+The targets of that refit come from the dense model, recorded in one pass before (`Targets`): with
+the dense output ``y``, the stream ``r`` that it is added to, the batch norm's scale ``c`` in
+between, and primes for the pruned model,
+
+.. math:: y_t - y'_t + (r_t - r'_t) / c
+
+is what the read-out, with its dense weights on the kept inputs, leaves to be made up for.
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probcomp.errors import InputError
+from probcomp.evidence.collect import Run, at_least_single, batch_size, evaluating
+from probcomp.evidence.matrices import Matrix
+from probcomp.evidence.prefix import add_moments, live_rows, no_moments, through
+from probcomp.evidence.watch import Arrival, OutOfStep, Watch, watched
+from probcomp.recovery.ridge import Moments
+
+
+def stream(arrival: Arrival, matrix: Matrix) -> Tensor:
+    """``y + r / c`` of an arrival, [batch, positions, do]."""
+    output = at_least_single(matrix.outputs(arrival.output.detach()))
+    if arrival.residual is None:
+        return output
+    other = at_least_single(matrix.outputs(arrival.residual.detach()))
+    return output + through(other, arrival.scale)
+
+
+class Targets:
+    """What the dense model's read-outs give out, by batch; recorded while passes run.
+
+    Args:
+        matrices: The read-outs.
+        residual: Whether the stream that outputs are added to belongs to the target.
+    """
+
+    def __init__(self, matrices: Mapping[str, Matrix], *, residual: bool = True) -> None:
+        self.matrices, self.residual = matrices, residual
+        self.batches: list[Any] = []
+        self.values: list[dict[str, Tensor]] = []
+        self.complete = True
+
+    def recording(self, watching: Callable[[Callable[[Arrival], None]], Watch], run: Run) -> Run:
+        """``run``, with what it shows recorded."""
+
+        def recorded(model: nn.Module, batch: Any) -> Any:
+            values: dict[str, Tensor] = {}
+
+            def arrive(arrival: Arrival) -> None:
+                values[arrival.name] = stream(arrival, self.matrices[arrival.name])
+
+            self.batches.append(batch)
+            self.values.append(values)
+            with watching(arrive) as watch:
+                watch.lost = self._give_up
+                outputs = run(model, batch)
+            watch.ended(outputs)
+            if not self.complete:
+                self.values.clear()
+            return outputs
+
+        return recorded
+
+    def _give_up(self, name: str) -> None:
+        self.complete = False
+
+
+class Walker:
+    """A forward pass in a thread of its own, which goes on only when told to."""
+
+    def __init__(self, work: Callable[["Walker"], None]) -> None:
+        self.at: Arrival | None = None
+        self._error: BaseException | None = None
+        self._go, self._back = threading.Semaphore(0), threading.Semaphore(0)
+        self._cancelled = False
+        self._grad = torch.is_grad_enabled()
+        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+        self._thread.start()
+
+    def resume(self) -> Arrival | None:
+        """Run until the next arrival; ``None`` at the end. Errors of the pass are raised here."""
+        self.at = None
+        self._go.release()
+        self._back.acquire()
+        if self._error is not None:
+            raise self._error
+        return self.at
+
+    def stop(self, arrival: Arrival) -> None:
+        """From within: hand back, and wait."""
+        self.at = arrival
+        self._back.release()
+        self._go.acquire()
+        if self._cancelled:
+            raise _Cancelled
+
+    def cancel(self) -> None:
+        """End a pass that has not run to its end."""
+        if self._thread.is_alive():
+            self._cancelled = True
+            self._go.release()
+            self._thread.join()
+
+    def _run(self, work: Callable[["Walker"], None]) -> None:
+        self._go.acquire()
+        try:
+            if not self._cancelled:
+                with torch.set_grad_enabled(self._grad):  # a mode of the thread
+                    work(self)
+        except _Cancelled:
+            pass
+        except BaseException as error:  # raised again by `resume`
+            self._error = error
+        self._back.release()
+
+
+class _Cancelled(BaseException):
+    """The walk was given up."""
+
+
+def walk(
+    pruned: nn.Module,
+    targets: Targets,
+    kept: Mapping[str, Tensor],
+    run: Run,
+    settle: Callable[[str, tuple[Moments, Moments]], None],
+) -> None:
+    """Settle every read-out in the order of the forward pass, each on the prefix before it.
+
+    Args:
+        pruned: The model with removed units at zero; `settle` changes its read-outs.
+        targets: What the dense model gave out, on the same batches.
+        kept: Read-out parameter to the columns that stay, boolean [di]. Those without any pass.
+        run: Runs the model on a batch.
+        settle: Given a name and the moments of kept inputs and target, for even and odd samples,
+            writes the read-out's final weights.
+
+    Raises:
+        OutOfStep: Batches stop at different read-outs. What was settled until then is final.
+        InputError: No batch, or a read-out that no batch reached.
+    """
+    matrices = targets.matrices
+    if not targets.complete:
+        raise OutOfStep("the dense model")
+    with (
+        evaluating(pruned),
+        torch.no_grad(),
+        watched(pruned, matrices, residual=targets.residual) as watching,
+    ):
+
+        def work(batch: Any) -> Callable[[Walker], None]:
+            def forward(walker: Walker) -> None:
+                def arrive(arrival: Arrival) -> None:
+                    walker.stop(arrival)
+                    arrival.again()
+
+                with watching(arrive) as watch:
+                    outputs = run(pruned, batch)
+                watch.ended(outputs)
+
+            return forward
+
+        walkers = [Walker(work(batch)) for batch in targets.batches]
+        try:
+            settled: set[str] = set()
+            while True:
+                arrivals = [walker.resume() for walker in walkers]
+                there = [a for a in arrivals if a is not None]
+                if len({a.name for a in there}) > 1 or len(there) not in (0, len(arrivals)):
+                    raise OutOfStep(", ".join(sorted({a.name for a in there})))
+                if not there:
+                    break
+                name = there[0].name
+                if bool(kept[name].any()):
+                    settle(name, _moments(name, there, targets, kept[name]))
+                settled.add(name)
+        finally:
+            for walker in walkers:
+                walker.cancel()
+    if missing := sorted(set(matrices) - settled):
+        raise InputError(f"{', '.join(missing)}: no rows reached these read-outs")
+
+
+def _moments(
+    name: str, arrivals: Sequence[Arrival], targets: Targets, kept: Tensor
+) -> tuple[Moments, Moments]:
+    matrix, module = targets.matrices[name], arrivals[0].module
+    weight = at_least_single(matrix.of(module.get_parameter("weight").detach()))
+    live = live_rows(matrix, module, kept)
+    folds = [no_moments(int(kept.sum()), weight) for _ in range(2)]
+    offset = 0
+    for arrival, batch, values in zip(arrivals, targets.batches, targets.values, strict=True):
+        rows = at_least_single(matrix.rows(module, arrival.inputs[0]))[..., kept]
+        target = (values.pop(name) - stream(arrival, matrix)) * live
+        add_moments(folds, rows, target, batch, offset)
+        offset += batch_size(batch)
+    return folds[0], folds[1]

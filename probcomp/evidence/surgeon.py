@@ -1,0 +1,119 @@
+r"""Tables of Optimal Brain Surgeon for units of one column each, updated in blocks.
+
+Removing column ``j`` changes the inverse ``H`` and the products ``Q = W^T W`` by low-rank terms,
+
+.. math:: H \leftarrow H - h_j \ell^\top, \qquad Q \leftarrow Q - \ell a^\top - a \ell^\top, \qquad
+          \ell = h_j / h_{jj}, \quad a = q_j - \tfrac12 q_{jj} \ell
+
+and a score needs the diagonals alone, ``rho_j = q_jj / (2 h_jj)``. So single rows and the diagonals
+are brought up to date at every removal, and the tables once in `BLOCK` of them, by matrix products
+over the columns that are left. The arithmetic is that of the plain updates; a layer of 1,536 units
+takes a tenth of the time, which the memory's speed had bound.
+"""
+
+import torch
+from torch import Tensor
+
+from probcomp.inference.quadratic import Quadratic
+from probcomp.inference.quadratic.likelihood import cholesky
+
+BLOCK = 64
+
+
+class SingleColumns:
+    """Scores of the units of one read-out; `remove` takes one out.
+
+    Args:
+        quadratic: The read-out's likelihood.
+        columns: The column of each unit, ``[G]``.
+    """
+
+    def __init__(self, quadratic: Quadratic, columns: Tensor) -> None:
+        inverse = torch.cholesky_inverse(cholesky(quadratic.precision))
+        weight = quadratic.weight
+        # Columns of no unit stay in the inverse all along; only rows that are asked for matter,
+        # so the tables need the units' columns alone.
+        self.inverse = inverse[columns][:, columns]
+        self.products = (weight.T @ weight)[columns][:, columns]
+        self.units = torch.arange(len(columns))  # of each row of the tables
+        self._start_block()
+
+    def _start_block(self) -> None:
+        size = len(self.units)
+        self.lines, self.halves = (self.inverse.new_empty(BLOCK, size) for _ in range(2))
+        self.whole = self.inverse.new_empty(BLOCK, size)
+        self.used = 0
+        self.place = {int(unit): row for row, unit in enumerate(self.units)}
+        self.there = torch.ones(size, dtype=torch.bool)
+        self.spread = self.inverse.diagonal().clone()
+        self.squares = self.products.diagonal().clone()
+
+    def scores(self, units: int) -> Tensor:
+        """``rho`` of each of so many units, infinite for those that went."""
+        rho = self.spread.new_full((units,), torch.inf)
+        return rho.index_copy_(0, self.units, 0.5 * self.squares / self.spread)
+
+    def remove(self, unit: int) -> None:
+        """Take out a unit that is there."""
+        j, b = self.place[unit], self.used
+        lines, halves, whole = self.lines[:b], self.halves[:b], self.whole[:b]
+        h = self.inverse[j] - lines[:, j] @ whole
+        line = h / h[j]
+        half = self.products[j] - lines[:, j] @ halves - halves[:, j] @ lines
+        half = torch.sub(half, line, alpha=0.5 * float(half[j]))
+        self.whole[b], self.lines[b], self.halves[b] = h, line, half
+        self.spread.addcmul_(h, line, value=-1)
+        self.squares.addcmul_(line, half, value=-2)
+        self.there[j] = False
+        self.spread[j], self.squares[j] = 1.0, torch.inf
+        self.used += 1
+        if self.used == BLOCK:
+            self._end_block()
+
+    def _end_block(self) -> None:
+        left = self.there.nonzero().flatten()
+        lines, halves, whole = (t[:, left] for t in (self.lines, self.halves, self.whole))
+        self.inverse = self.inverse[left][:, left].addmm_(lines.T, whole, alpha=-1)
+        cross = lines.T @ halves
+        self.products = self.products[left][:, left].sub_(cross).sub_(cross.T)
+        self.units = self.units[left]
+        self._start_block()
+
+
+class GroupedColumns:
+    """The same for units of several columns each, by the plain updates."""
+
+    def __init__(self, quadratic: Quadratic, columns: Tensor) -> None:
+        self.weight = quadratic.weight.clone()
+        self.inverse = torch.cholesky_inverse(cholesky(quadratic.precision))
+        self.columns = columns
+        self.there = torch.ones(len(columns), dtype=torch.bool)
+
+    def scores(self, units: int) -> Tensor:
+        """``rho`` of each of so many units, infinite for those that went."""
+        rho = self.weight.new_full((units,), torch.inf)
+        if not bool(self.there.any()):
+            return rho
+        which = self.columns[self.there]
+        block = self.inverse[which[:, :, None], which[:, None, :]]
+        rows = self.weight[:, which].movedim(0, 2)  # [G, k, do]
+        whitened = torch.linalg.solve_triangular(cholesky(block), rows, upper=False)
+        return rho.masked_scatter_(self.there, 0.5 * whitened.square().sum((1, 2)))
+
+    def remove(self, unit: int) -> None:
+        """Take out a unit that is there."""
+        at = self.columns[unit]
+        lines = torch.cholesky_solve(self.inverse[at], cholesky(self.inverse[at][:, at]))
+        self.weight.addmm_(self.weight[:, at].clone(), lines, alpha=-1)
+        self.inverse.addmm_(self.inverse[:, at].clone(), lines, alpha=-1)
+        self.weight[:, at] = 0
+        self.inverse[at] = 0
+        self.inverse[:, at] = 0
+        self.there[unit] = False
+
+
+def tables(quadratic: Quadratic, columns: Tensor) -> SingleColumns | GroupedColumns:
+    """The tables of a read-out, for the columns ``[G, k]`` of its units."""
+    if columns.shape[1] == 1:
+        return SingleColumns(quadratic, columns[:, 0])
+    return GroupedColumns(quadratic, columns)

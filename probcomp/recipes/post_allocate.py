@@ -1,0 +1,110 @@
+"""How many units of each axis go: curves tempered by tried removals, and one price for all."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from probcomp.allocation.curves import Allocation, allocate
+from probcomp.evidence import Statistics
+from probcomp.evidence.fisher import Categorical
+from probcomp.evidence.watch import BiasPlace
+from probcomp.recipes.job import Job
+from probcomp.recipes.post_config import PostConfig, Steps
+from probcomp.recipes.post_evidence import Evidence
+from probcomp.recipes.post_temper import Tempering, removal
+from probcomp.recipes.post_units import Judged
+from probcomp.recipes.units import Spending
+
+Changes = dict[str, tuple[Any, Tensor, Tensor | None]]
+"""Read-out parameter to how it is read, its new matrix, and what its bias gains."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all stages need.
+
+    Attributes:
+        job: The job.
+        config: The settings.
+        places: Read-out parameter to the tensor that takes up its mean error.
+    """
+
+    job: Job
+    config: PostConfig
+    places: Mapping[str, BiasPlace | None]
+
+    def centred(self, parameter: str) -> bool:
+        """Whether something takes up the mean error of a read-out."""
+        return self.places[parameter] is not None
+
+    def removal(self, judged: Judged, gone: int, seen: Mapping[str, Statistics]) -> Changes:
+        """The read-outs of an axis when the first units of its order go and the rest adjusts."""
+        keep = judged.keep(gone)
+        return removal(self.job.model, judged, keep, seen, self.config.damping, self.centred)
+
+
+def temper(
+    context: Context,
+    judged: Mapping[str, Judged],
+    evidence: Evidence,
+    spending: Spending,
+    step: Steps,
+) -> tuple[dict[str, Tempering], Allocation]:
+    """Temper each axis by measured removals, and divide the budget by one price."""
+    config = context.config
+    tempering = {name: Tempering() for name in judged}
+    sizes = {name: j.axis.size for name, j in judged.items()}
+
+    def solved() -> Allocation:
+        curves = {name: tempering[name](j.loss) for name, j in judged.items()}
+        return allocate(curves, sizes, spending.cost, spending.allowed)
+
+    removed = _equal_shares(judged, spending)
+    for _ in range(config.rounds):
+        for name, j in judged.items():
+            gone = min(max(removed[name], 1), len(j.order))
+            if gone:
+                new = context.removal(j, gone, evidence.statistics)
+                tempering[name].add(float(j.loss[gone]), evidence.meter.increase(new))
+            step(f"trying removals of {name}")
+        removed = dict(solved().removed)
+    return tempering, solved()
+
+
+def temper_together(
+    context: Context,
+    judged: Mapping[str, Judged],
+    evidence: Evidence,
+    tempering: Mapping[str, Tempering],
+    found: Allocation,
+) -> Tempering:
+    """What the sum over axes is worth when all of them lose units: the plan, measured."""
+    joint = Tempering()
+    meter = evidence.meter
+    if not context.config.rounds:
+        return joint
+    if isinstance(meter.likelihood, Categorical):
+        meter.likelihood = replace(meter.likelihood, softness=1.0)  # in nats of the real loss
+    changes: dict[str, Any] = {}
+    expected = 0.0
+    for name, j in judged.items():
+        expected += float(tempering[name](j.loss[found.removed[name]]))
+        changes |= context.removal(j, found.removed[name], evidence.statistics)
+    joint.add(expected, meter.increase(changes))
+    return joint
+
+
+def _equal_shares(judged: Mapping[str, Judged], spending: Spending) -> dict[str, int]:
+    """The same share of every axis, as little as the budget asks for."""
+
+    def at(share: float) -> dict[str, int]:
+        return {n: min(round(share * j.axis.size), len(j.order)) for n, j in judged.items()}
+
+    low, high = 0.0, 1.0
+    for _ in range(30):
+        middle = 0.5 * (low + high)
+        left = {n: judged[n].axis.size - m for n, m in at(middle).items()}
+        low, high = (low, middle) if spending.cost(left) <= spending.allowed else (middle, high)
+    return at(high)
