@@ -4,14 +4,18 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.nn.functional import pad
 
 from probcomp.errors import InputError
+from probcomp.kernels import cpp
 from probcomp.kernels.activations import activation_function
+from probcomp.kernels.derived import derived
+from probcomp.kernels.fast_dense import OWN_SIZE, frozen_linear
 
 
 class CompactMLP(NamedTuple):
-    """Dense weights over the kept neurons only; run them with the vendor's dense product."""
+    """Dense weights over the kept neurons only; call it to run them."""
 
     up: Tensor  # [n, K]
     up_bias: Tensor | None  # [n]
@@ -20,6 +24,47 @@ class CompactMLP(NamedTuple):
     gate: Tensor | None  # [n, K]
     gate_bias: Tensor | None  # [n]
     kept: Tensor  # int64: original neuron of each row, before padding
+    activation: str
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The MLP's output ``[..., D]`` for x ``[..., K]``, differentiable.
+
+        Without gradients, on a CPU, both layers are one call of the C++ kernel if it is built.
+        """
+        act = activation_function(self.activation)
+        held = (x, self.up, self.up_bias, self.down, self.down_bias, self.gate)
+        learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in held)
+        product = functional.linear if learns or self._watched(x) else frozen_linear
+        flat = x.reshape(-1, x.shape[-1])
+        if product is frozen_linear and self.gate is None and self._fits(flat):
+            y = cpp.run_chain(flat, self._chain())
+        else:
+            hidden = product(flat, self.up, self.up_bias)
+            if self.gate is None:
+                hidden = act(hidden)
+            else:
+                hidden = act(product(flat, self.gate, self.gate_bias)) * hidden
+            y = product(hidden, self.down, self.down_bias)
+        return y.view(*x.shape[:-1], self.down.shape[0])
+
+    def _watched(self, x: Tensor) -> bool:
+        return torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type)
+
+    def _fits(self, x: Tensor) -> bool:
+        fits = x.shape[0] > 0 and 0 < self.up.numel() <= OWN_SIZE and x.dtype == self.up.dtype
+        on_cpu = x.device.type == self.up.device.type == "cpu"
+        return fits and on_cpu and cpp.usable((cpp.PANEL, 1), x.dtype, x.device)
+
+    def _chain(self) -> cpp.Chain:
+        parts = (self.up_bias, self.down, self.down_bias)
+        state = tuple((id(t), t._version) for t in parts if t is not None and not t.is_inference())
+
+        def build() -> cpp.Chain:
+            layers = [cpp.dense_layer(self.up), cpp.dense_layer(self.down)]
+            chain = cpp.chain(layers, [self.up_bias, self.down_bias], [self.activation, "none"])
+            return chain._replace(held=(*chain.held, parts))  # so that no other takes their ids
+
+        return derived(self.up, ("mlp", state, self.activation), build)
 
 
 def compact_mlp(
@@ -94,6 +139,7 @@ def compact_mlp(
         gate=None if gate is None or gate_support is None else rows(gate, gate_support),
         gate_bias=entries(gate_bias),
         kept=kept,
+        activation=activation,
     )
 
 

@@ -1,10 +1,12 @@
 """Compaction of a pair of layers against the masked network, the bias fold included."""
 
+import shutil
+
 import pytest
 import torch
 
 from probcomp.errors import InputError
-from probcomp.kernels import compact_mlp
+from probcomp.kernels import compact_mlp, cpp
 from probcomp.kernels.activations import ACTIVATIONS
 from tests.kernels.supports import folded, generator
 
@@ -59,6 +61,7 @@ def test_the_compact_network_is_the_masked_network(gated, activation, biased) ->
     expected = run(parts, x, activation, masked=True)
     got = run(small._asdict(), x, activation, masked=False)
     assert (got - expected).abs().max() < EXACT
+    assert (small(x.view(3, 3, 10)).flatten(0, 1) - expected).abs().max() < EXACT
     assert small.up.shape[0] % 4 == 0
     assert small.kept.numel() < 24 - 5  # unread ones, and constant ones besides
 
@@ -71,6 +74,47 @@ def test_without_the_fold_the_output_would_be_wrong() -> None:
     shift = read @ ACTIVATIONS["gelu"](parts["up_bias"][constant])
     assert shift.norm() > 0.1
     assert torch.allclose(small.down_bias - parts["down_bias"], shift, atol=EXACT)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 17])
+@pytest.mark.parametrize("biased", [True, False])
+def test_both_layers_are_one_call_where_the_kernel_is_built(rows, biased, monkeypatch) -> None:
+    if shutil.which("g++") is None and shutil.which("c++") is None:
+        pytest.skip("no C++ compiler")
+    cpp.build()
+    parts = {k: v.float() if v.is_floating_point() else v for k, v in network(0, False).items()}
+    if not biased:
+        parts["up_bias"] = parts["down_bias"] = None
+    small = compact_mlp(**parts, activation="gelu")
+    calls = []
+    real = cpp.run_chain
+    monkeypatch.setattr(cpp, "run_chain", lambda x, c: calls.append(len(c.raw)) or real(x, c))
+    x = torch.randn(rows, 10, generator=generator(1))
+    expected = run(parts, x.double(), "gelu", masked=True).float()
+    assert torch.allclose(small(x), expected, atol=1e-5)
+    assert calls == ([2] if rows else [])
+    with torch.no_grad():
+        small.down.mul_(2.0)  # a write is seen
+    shift = 0 if small.down_bias is None else small.down_bias
+    assert torch.allclose(small(x), 2 * (expected - shift) + shift, atol=1e-5)
+    small.down.requires_grad_()
+    small(x).sum().backward()
+    assert small.down.grad is not None
+    assert len(calls) == (2 if rows else 0)
+
+
+def test_a_compact_network_compiles_and_exports() -> None:
+    small = compact_mlp(**network(0, gated=True), activation="silu")
+
+    class Net(torch.nn.Module):
+        def forward(self, x):
+            return small(x)
+
+    x = torch.randn(9, 10, generator=generator(1), dtype=torch.float64)
+    compiled = torch.compile(Net(), fullgraph=True, backend="aot_eager")
+    exported = torch.export.export(Net(), (x,)).module()
+    for net in (compiled, exported):
+        assert (net(x) - small(x)).abs().max() < EXACT
 
 
 def test_problems_are_collected_and_raised_once() -> None:

@@ -1,5 +1,6 @@
 """The C++ kernel on each instruction set that this machine has, and life without a compiler."""
 
+import dataclasses
 import shutil
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from probcomp.errors import InputError
 from probcomp.kernels import cpp, masked_linear, pack
+from probcomp.kernels.activations import ACTIVATIONS
 from tests.kernels.supports import block_support, generator, relative_error
 
 FLOAT32 = 2e-6
@@ -72,13 +74,72 @@ def test_the_kept_copy_follows_a_write_to_the_weight() -> None:
     assert relative_error(masked_linear(x, p, backend="cpp"), 2 * before) < FLOAT32
 
 
-def test_relu_is_applied_in_the_kernel() -> None:
-    p = pack(
-        torch.randn(64, 64), torch.ones(64, 64, dtype=torch.bool), block=(32, 32), format="blocks"
-    )
+@pytest.mark.parametrize("isa", [0, 1, 2])
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+def test_activations_are_applied_in_the_kernel(name: str, isa: int) -> None:
+    values = torch.cat([torch.linspace(-30, 30, 4001), torch.tensor([0.0, 1e4, -1e4, 1e-20])])
+    one = cpp.dense_layer(torch.ones(1, 1))
+    y = cpp.run_chain(values[:, None], cpp.chain([one], [None], [name]), isa).flatten()
+    expected = ACTIVATIONS[name](values.double())
+    assert (y - expected).abs().max() < 3e-6
+    assert ((y - expected).abs() <= 3e-6 * expected.abs() + 5e-7).all()
+    x = torch.tensor([[float("nan")], [float("inf")], [1.0]])
+    y = cpp.run_chain(x, cpp.chain([one], [None], [name]), isa).flatten()
+    assert y.isnan().tolist() == [True, False, False]
+    assert y[1] == float("inf")
+
+
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+def test_the_operator_passes_bias_and_activation_on(name: str) -> None:
+    bias = torch.randn(64)
+    p = pack(torch.randn(64, 64), torch.ones(64, 64, dtype=torch.bool), block=(32, 32),
+             format="blocks", bias=bias)  # fmt: skip
     x = torch.randn(9, 64)
-    y = masked_linear(x, p, activation="relu", backend="cpp")
-    assert torch.equal(y, torch.relu(masked_linear(x, p, backend="cpp")))
+    y = masked_linear(x, p, activation=name, backend="cpp")
+    expected = ACTIVATIONS[name](x @ p.dense().T + bias)
+    assert torch.allclose(y, expected, atol=1e-4)
+    other = dataclasses.replace(p, bias=bias + 1.0)  # the copy of the weight is kept, not this
+    assert torch.allclose(masked_linear(x, other, backend="cpp"), x @ p.dense().T + bias + 1.0,
+                          atol=1e-4)  # fmt: skip
+
+
+@pytest.mark.parametrize("isa", [0, 1, 2])
+def test_a_chain_gives_the_same_bits_for_any_batch_and_number_of_threads(isa: int) -> None:
+    """Many rows go through the chain in strips, few rows layer by layer: 2 threads use both."""
+    rng = generator(0)
+    sizes = [(300, 70), (96, 300), (600, 96), (10, 600)]
+    weights = [torch.randn(size, generator=rng) / size[1] ** 0.5 for size in sizes]
+    biases = [torch.randn(n, generator=rng) for n, _ in sizes]
+    layers = [cpp.dense_layer(weight) for weight in weights]
+    p = pack(weights[1], block_support((96, 300), (32, 32), 0.5), block=(32, 32), format="blocks")
+    layers[1] = cpp.block_layer(p.val, p.crow, p.col, p.row_order, 96, 320)  # reads 20 zeros more
+    acts = ["relu", "gelu", "silu", "none"]
+    chain = cpp.chain(layers, biases, acts)
+    x = torch.randn(150, 70, generator=rng)
+    expected = x
+    for weight, bias, act in zip([weights[0], p.dense(), *weights[2:]], biases, acts):
+        expected = ACTIVATIONS[act](expected @ weight.T + bias)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        both = cpp.run_chain(x, chain, isa)
+        few = cpp.run_chain(x[:17], chain, isa)
+        torch.set_num_threads(1)
+        alone = cpp.run_chain(x, chain, isa)
+    finally:
+        torch.set_num_threads(before)
+    assert relative_error(both, expected) < FLOAT32
+    assert torch.equal(both, alone)
+    assert torch.equal(both[:17], few)
+
+
+def test_inputs_of_any_stride_and_no_rows() -> None:
+    layer = cpp.dense_layer(torch.randn(5, 12))
+    chain = cpp.chain([layer], [torch.randn(10)[::2]], ["none"])
+    wide = torch.randn(7, 24)
+    for x in (wide[:, ::2], wide[:, :12], wide[:1, :12].expand(7, 12)):
+        assert torch.equal(cpp.run_chain(x, chain), cpp.run_chain(x.clone(), chain))
+    assert cpp.run_chain(wide[:0, :12], chain).shape == (0, 5)
 
 
 def test_without_a_compiler_the_request_says_what_to_install(monkeypatch, tmp_path) -> None:
