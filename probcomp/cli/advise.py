@@ -108,7 +108,7 @@ def advise(
         if task is not None:
             said, extra = _campaign(
                 task, pilots=pilots, density=density, at=at, store=(store, optuna),
-                engine=engine, jobs=jobs, method=prune, gain=gain / 100,
+                engine=engine, jobs=jobs, method=_rule(prune), gain=gain / 100,
                 confidence=confidence, stop_early=stop_early, seed=seed,
             )  # fmt: skip
         else:
@@ -137,6 +137,21 @@ def advise(
     if strict and said.action == "undecided":
         raise typer.Exit(UNDECIDED)
     return None
+
+
+def _rule(prune: str | None) -> str | None:
+    """The address of a pruning rule, if a method of the package was named."""
+    from probcomp.regime.pruning import RULES
+
+    if prune is None or prune in RULES or ":" in prune:
+        return prune
+    from probcomp.errors import unknown
+    from probcomp.recipes.methods import METHODS
+    from probcomp.recipes.pilot_masks import address
+
+    if prune not in METHODS:
+        raise unknown("pruning method", prune, [*RULES, *METHODS])
+    return address(prune)
 
 
 def _campaign(
@@ -177,7 +192,7 @@ def _array(
             record = run_line(plan, line, Store(store, optuna))
             said = {"pilot": record["key"], "status": record["status"]}
         else:
-            configs = grid_configs(str(task), method=prune)
+            configs = grid_configs(str(task), method=_rule(prune))
             write_plan(configs, plan)
             said = {"plan": str(plan), "lines": str(len(configs))}
     if json:

@@ -1,6 +1,7 @@
 """Masks of a pilot: which weights of a dense network are kept."""
 
-from collections.abc import Sequence
+import importlib
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -55,32 +56,41 @@ def _largest(size: Tensor, density: float) -> Tensor:
     return mask.view_as(size)
 
 
+Rule = Callable[[nn.Module, PilotTask, float, int], dict[str, Tensor]]
+"""``rule(model, task, density, seed)`` gives a boolean mask for each weight that it prunes."""
+
+
 def make_masks(
     model: nn.Module, task: PilotTask, density: float, method: str, seed: int
 ) -> dict[str, Tensor]:
-    """Masks by ``uniform`` or ``global`` magnitude, or by a compression method of the package.
+    """Masks by ``uniform`` or ``global`` magnitude, or by the `Rule` at ``module:name``.
 
-    A method of the package is given the budget that leaves ``density`` of the prunable weights if
-    everything else stays, and decides over all layers; the survivors keep their trained values.
+    A rule goes by its address, not as a function: pilots run in processes of their own and are
+    kept under a hash of what was asked for.
     """
-    weights = prunable_weights(model, task.prunable)
     if method in RULES:
-        return magnitude_masks(weights, density, method)
-    from probcomp.recipes import compress
-    from probcomp.recipes.methods import METHODS
+        return magnitude_masks(prunable_weights(model, task.prunable), density, method)
+    if ":" not in method:
+        raise InputError(
+            f"unknown pruning method {method!r}; known: {', '.join(RULES)}, or module:function. "
+            "Methods of the package are probcomp.recipes.pilot_masks:NAME."
+        )
+    masks = load_rule(method)(model, task, density, seed)
+    return {name: mask.bool() for name, mask in masks.items()}
 
-    if method not in METHODS:
-        raise unknown("pruning method", method, [*RULES, *METHODS])
-    from probcomp.allocation import Budget
 
-    total = sum(p.numel() for p in model.parameters())
-    inside = sum(w.numel() for w in weights.values())
-    share = (total - inside + density * inside) / total
-    result = compress(
-        model, task.train, budget=Budget(params=share), method=method, seed=seed,
-        test=task.test, kinds=(), progress=False,
-    )  # fmt: skip
-    return {name: mask.bool() for name, mask in result.masks.items()}
+def load_rule(address: str) -> Rule:
+    """The rule at ``module:name``.
+
+    Raises:
+        InputError: there is no such module, or nothing of that name in it.
+    """
+    module, _, name = address.partition(":")
+    try:
+        rule: Rule = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"no pruning rule {address!r}: {error}") from error
+    return rule
 
 
 def density_of(model: nn.Module, masks: dict[str, Tensor], task: PilotTask) -> float:

@@ -35,8 +35,8 @@ class PilotTask:
         knob: The knob, a field of the recipe.
         levels: Values the knob may take, at least two.
         densities: Shares of the prunable weights to keep at which pilots may be run.
-        prune: ``uniform`` (largest weights of each layer), ``global`` (of all layers), or a
-            method of the package.
+        prune: ``uniform`` (largest weights of each layer), ``global`` (of all layers), or the
+            address of a rule, ``module:function`` (`probcomp.regime.pruning.make_masks`).
         dense_seeds, retrain_seeds: Independent repetitions of a pilot; at least two of the latter,
             since connectivity is measured between them.
         augment: Changes a batch of training inputs; see `probcomp.regime.training.train`.

@@ -48,18 +48,27 @@ def test_densities_outside_the_unit_interval_are_refused(bad):
         magnitude_masks({"a": torch.ones(2, 2)}, bad, "uniform")
 
 
-def test_a_method_of_the_package_chooses_the_mask():
+def every_other(model, task, density, seed):
+    """A rule of one's own."""
+    return {
+        name: torch.arange(w.numel()).view_as(w) % 2 for name, w in prunable_weights(model).items()
+    }
+
+
+def test_a_rule_is_found_at_its_address_and_gives_booleans():
     task = tiny_task.task()
     model = task.fresh(0)
-    masks = make_masks(model, task, 0.4, "magnitude", seed=0)
-    assert all(masks[name].shape == model.get_parameter(name).shape for name in masks)
-    # It decides over all layers, so the density of the prunable ones is met roughly.
-    assert density_of(model, masks, task) == pytest.approx(0.4, abs=0.2)
+    masks = make_masks(model, task, 0.4, f"{__name__}:every_other", seed=0)
+    assert {mask.dtype for mask in masks.values()} == {torch.bool}
+    assert density_of(model, masks, task) == pytest.approx(0.5, abs=0.01)
 
 
-def test_unknown_methods_are_refused_with_the_known_ones():
+def test_unknown_rules_are_refused_with_the_known_ones():
     task = tiny_task.task()
     with pytest.raises(InputError, match=r"unknown pruning method.*uniform"):
         make_masks(task.fresh(0), task, 0.4, "by-feel", seed=0)
+    for address in ("nowhere_at_all:rule", f"{__name__}:nothing", ":"):
+        with pytest.raises(InputError, match="no pruning rule"):
+            make_masks(task.fresh(0), task, 0.4, address, seed=0)
     with pytest.raises(InputError, match="unknown pruning rule"):
         magnitude_masks({"a": torch.ones(2, 2)}, 0.4, "by-feel")
