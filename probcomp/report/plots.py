@@ -160,7 +160,7 @@ def plot_reliability(diagrams: Sequence[Reliability]) -> Picture:
         axes.set_ylim(0, 103)
         axes.set_xlabel("stated confidence, %")
         axes.set_ylabel("actually right, %")
-        axes.legend(loc="upper left")
+        axes.legend(loc="lower right")
     errors = ", ".join(f"{d.name} {percent(d.ece)}" for d in diagrams)
     note = f"On the dashed line, confidence is honest. Mean gap: {errors}. Dot area: samples."
     return Picture(target.source, "Is the confidence honest?", note)
@@ -187,7 +187,7 @@ def plot_prediction(prediction: Prediction, measured: Estimate, unit: str) -> li
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(f"loss increase, nats per {unit}")
     note = f"Bar: {chance(measured.level)} interval over {count(measured.n)} held-out samples."
-    pictures.append(Picture(target.source, "Predicted and measured loss increase", note))
+    pictures.append(Picture(target.source, "Predicted against measured", note))
     shares = dict(prediction.by_axis)
     if shares:
         pictures.append(
@@ -214,6 +214,8 @@ def _bars(values: Mapping[str, float], label: str, title: str) -> Picture:
 
 def _temperatures(heat: Mapping[str, float]) -> Picture:
     """Predicted over measured increase of each axis' sampled removal, on a logarithmic scale."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
     with canvas(height=0.75 + 0.22 * max(3, len(heat))) as target:
         axes = target.axes
         places = -np.arange(len(heat))
@@ -222,7 +224,10 @@ def _temperatures(heat: Mapping[str, float]) -> Picture:
         axes.set_xscale("log")
         low, high = min(0.5, *heat.values()), max(2.0, *heat.values())
         axes.set_xlim(low / 1.4, high * 1.4)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if high > 30 * low else (1, 2, 5)))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_ylim(places[-1] - 0.6, 0.6)
         axes.set_yticks(places, [_short(name) for name in heat], fontsize=7.5, color=INK)
         axes.set_xlabel("predicted over measured increase, log scale")
     note = "One sampled removal an axis; on the dashed line the curve needed no correction."

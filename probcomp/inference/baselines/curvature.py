@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from probcomp.errors import InputError
+from probcomp.inference.matrices import Matrix
 from probcomp.inference.training.weights import BatchSource, Loss
 
 Resample = Callable[[nn.Module, Any, torch.Generator], Any]
@@ -65,16 +65,17 @@ def curvatures(
     generator = generator or torch.Generator().manual_seed(0)
     gathered: dict[str, list[Tensor]] = {}
 
-    def watch(name: str) -> Any:
+    def watch(view: Matrix) -> Any:
         def after(module: Any, given: tuple[Any, ...], output: Tensor) -> None:
             if output.requires_grad:  # not while targets are drawn
                 x = given[0].detach()
-                output.register_hook(lambda g: _add(gathered, name, module, x, g.detach()))
+                output.register_hook(lambda g: _add(gathered, view, module, x, g.detach()))
 
         return after
 
     modules = {name: model.get_submodule(name) for name in layers}
-    handles = [m.register_forward_hook(watch(name)) for name, m in modules.items()]
+    views = {name: _view(name, module) for name, module in modules.items()}
+    handles = [m.register_forward_hook(watch(views[name])) for name, m in modules.items()]
     training = model.training
     model.eval()
     done = 0
@@ -134,34 +135,28 @@ def compensate(weight: Tensor, mask: Tensor, curvature: Curvature, damping: floa
     return new.reshape(weight.shape)
 
 
-def _patches(module: Any, x: Tensor) -> Tensor:
-    """What each output position of a convolution reads, [batch, di, positions]."""
-    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    # The module's own padding in the order of F.pad; it knows "same" and every mode.
-    x = F.pad(x, module._reversed_padding_repeated_twice, mode=mode)
-    kernel, dilation, stride = module.kernel_size, module.dilation, module.stride
-    if isinstance(module, nn.Conv1d):
-        x, kernel, dilation, stride = x[:, :, None], (1, *kernel), (1, *dilation), (1, *stride)
-    return F.unfold(x, kernel, dilation, 0, stride)
-
-
-def _add(gathered: dict[str, list[Tensor]], name: str, module: Any, x: Tensor, g: Tensor) -> None:
-    if isinstance(module, nn.Conv1d | nn.Conv2d):
-        if module.groups != 1:
-            raise InputError(
-                f"curvature of layer {name!r} is not known: it is a convolution in "
-                f"{module.groups} groups; use another method, or magnitude"
-            )
-        x = _patches(module, x)  # [batch, di, positions]
-        positions = x.shape[-1]
-        x, g = x.transpose(1, 2).flatten(0, 1), g.flatten(2).transpose(1, 2).flatten(0, 1)
-    else:
-        positions = x.shape[1:-1].numel()
-        x, g = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+def _add(
+    gathered: dict[str, list[Tensor]], view: Matrix, module: Any, x: Tensor, g: Tensor
+) -> None:
+    """Add a batch's rows: of inputs [batch, positions, di], of output gradients alike."""
+    inputs, gradients = view.rows(module, x), view.outputs(g)
+    positions = inputs.shape[1]
+    inputs, gradients = inputs.flatten(0, 1), gradients.flatten(0, 1)
     # A summed over positions, G averaged over them: each position is counted once.
-    pair = [x.T @ x, g.T @ g / positions]
-    old = gathered.get(name)
-    gathered[name] = pair if old is None else [a + b for a, b in zip(old, pair, strict=True)]
+    pair = [inputs.T @ inputs, gradients.T @ gradients / positions]
+    old = gathered.get(view.module)
+    gathered[view.module] = pair if old is None else [a + b for a, b in zip(old, pair, strict=True)]
+
+
+def _view(name: str, module: nn.Module) -> Matrix:
+    if not isinstance(module, nn.Conv1d | nn.Conv2d):
+        return Matrix(name, "linear")
+    if module.groups != 1:
+        raise InputError(
+            f"curvature of layer {name!r} is not known: it is a convolution in {module.groups} "
+            "groups; use another method, or magnitude"
+        )
+    return Matrix(name, "conv", module.weight[0, 0].numel())
 
 
 def _damp(factor: Tensor, damping: float) -> Tensor:
