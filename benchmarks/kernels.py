@@ -3,9 +3,12 @@
 The network is an MLP, K -> H -> K with GELU, float32. Every variant runs once in each round, in
 turn, so load on the machine meets all of them; a ratio is taken within a round and the median over
 rounds is reported with its 20 and 80 % quantiles. The best dense product is the faster of MKL
-(``F.linear``) and oneDNN prepacked, each measured here. Inputs are random, never zeros.
+(``F.linear``) and oneDNN prepacked, each measured here; our own dense product in C++ is a row of
+the table. Inputs are random, never zeros. "auto" is what `masked_linear` chooses, "library" what it
+chooses where no compiler is.
 
     python benchmarks/kernels.py --threads 2 --out benchmarks/results/kernels_cpu.json
+    python benchmarks/kernels.py --threads 2 --rounds 5 --tune probcomp/kernels/tables
 """
 
 import argparse
@@ -16,14 +19,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from probcomp.errors import InputError
-from probcomp.kernels import PackedWeight, compact_mlp, cpp, masked_linear, pack
-from probcomp.kernels.fast_dense import frozen_linear, onednn_linear
+from probcomp.kernels import PackedWeight, compact_mlp, cpp, masked_linear, pack, tune
+from probcomp.kernels.dispatch import choose, forget_choices
+from probcomp.kernels.fast_dense import onednn_linear
+from probcomp.kernels.tuning import problem_of
 from probcomp.storage import write_json
 
 Run = Callable[[Tensor], Tensor]
@@ -54,6 +60,26 @@ def packed_pair(up: PackedWeight, down: PackedWeight, backend: str) -> Run:
     return run
 
 
+def library_pair(up: PackedWeight, down: PackedWeight) -> Run:
+    """The whole MLP as `masked_linear` would run it had the C++ kernel not been built."""
+    chosen: dict[int, list[str]] = {}
+
+    def choices(m: int) -> list[str]:
+        if m not in chosen:
+            with mock.patch.object(cpp, "available", return_value=False):
+                forget_choices()
+                chosen[m] = [choose(problem_of(packed, m)).backend for packed in (up, down)]
+            forget_choices()
+        return chosen[m]
+
+    def run(x: Tensor) -> Tensor:
+        first, second = choices(x.shape[0])
+        hidden = masked_linear(x, up, activation="gelu", backend=first)
+        return masked_linear(hidden, down, backend=second)
+
+    return run
+
+
 def variants(k: int, h: int, density: float, seed: int) -> Cases:
     """Each variant: how it runs, its dense twin as a reference, and its stored density."""
     rng = torch.Generator().manual_seed(seed)
@@ -75,11 +101,13 @@ def variants(k: int, h: int, density: float, seed: int) -> Cases:
         multiple=16,
     )
     twin = dense_pair(up * keep[:, None], down * keep, functional.linear)
-    found["compact"] = (
-        dense_pair(small.up, small.down, frozen_linear),
-        twin,
-        small.up.shape[0] / h,
-    )
+    share = small.up.shape[0] / h
+    found["compact"] = (small, twin, share)
+    found["compact oneDNN"] = (dense_pair(small.up, small.down, onednn_linear), twin, share)
+    if cpp.available():
+        layers = [cpp.dense_layer(up), cpp.dense_layer(down)]
+        whole = cpp.chain(layers, [None, None], ["gelu", "none"])
+        found["dense C++"] = (lambda x: cpp.run_chain(x, whole), mkl, 1.0)
     shapes = {"32x32": (32, 32), "64x64": (64, 64), "256x64": (256, 64)}
     for name, block in shapes.items():
         supports = [
@@ -88,10 +116,10 @@ def variants(k: int, h: int, density: float, seed: int) -> Cases:
         ]
         pair = [pack(w, s, block=block, format="blocks") for w, s in zip((up, down), supports)]
         twin = dense_pair(up * supports[0], down * supports[1], functional.linear)
-        backends = ["panels"] if block[0] >= 128 else ["gather"]
-        for backend in [*backends, *(["cpp"] if cpp.available() else []), "auto"]:
+        for backend in ["panels", *(["cpp"] if cpp.available() else []), "auto"]:
             run = packed_pair(pair[0], pair[1], backend)
             found[f"{backend} {name}"] = (run, twin, pair[0].density)
+        found[f"library {name}"] = (library_pair(pair[0], pair[1]), twin, pair[0].density)
     return found
 
 
@@ -146,6 +174,18 @@ def table(arguments: argparse.Namespace) -> list[dict]:
     return rows
 
 
+def tuned(arguments: argparse.Namespace) -> Path:
+    """Time every backend for common shapes on this machine, and write the table of winners."""
+    weights = []
+    for shape in ((384, 384), (768, 768), (3072, 768)):
+        weight = torch.randn(*shape, generator=torch.Generator().manual_seed(arguments.seed))
+        for block in ((16, 16), (32, 32), (64, 32), (128, 32)):
+            for density in (0.1, 0.2, 0.3, 0.5):
+                support = blocks_of(shape, block, density, arguments.seed + 1)
+                weights.append(pack(weight, support, block=block, format="blocks"))
+    return tune(weights, folder=arguments.tune, rounds=arguments.rounds)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--inputs", type=int, default=768)
@@ -156,11 +196,15 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-build", action="store_true", help="do not compile the C++ kernel")
+    parser.add_argument("--tune", type=Path, metavar="FOLDER", help="write a table of winners")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if not arguments.no_build:
         cpp.build()
+    if arguments.tune:
+        print(tuned(arguments))
+        return 0
     rows = table(arguments)
     if arguments.out:
         machine = {

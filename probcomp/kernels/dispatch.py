@@ -111,8 +111,8 @@ def _decide(problem: Problem, deterministic: bool, threads: int) -> Choice:
     # Another winner is another order of summation: with deterministic algorithms asked for, only
     # the fixed rule decides.
     if not deterministic:
-        entry = tables.lookup(problem)
-        if entry is not None and entry.winner in able:
+        entry = tables.lookup(problem, able)
+        if entry is not None:
             choice = Choice(entry.winner, f"table: {entry.source}")
     choice = choice or _rule(problem, able, threads)
     shape, rows = "x".join(map(str, problem.shape)), problem.rows or "over 1024"

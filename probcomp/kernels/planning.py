@@ -81,13 +81,13 @@ def plan(
         problem = problem_of(packed, rows, where)
         choice = choose(problem)
         times: dict[str, float] = {}
-        entry = tables.lookup(problem._replace(rows=m_bucket(rows)))
+        entry = tables.lookup(problem._replace(rows=m_bucket(rows)), candidates(problem))
         if measure:
             times = time_backends(packed, rows)
             best = min(times, key=lambda name: times[name])
             note = "fastest here" if best == choice.backend else f"{best} is fastest here"
             choice = choice._replace(reason=f"{choice.reason}; {note}")
-        elif entry is not None and entry.winner in candidates(problem):
+        elif entry is not None:
             times = entry.microseconds
         found.append(PlanRow(rows, choice.backend, choice.reason, times))
     return Plan(

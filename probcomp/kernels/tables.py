@@ -1,9 +1,15 @@
-"""Measured winners, one JSON file a device: those shipped, and the user's own in a cache."""
+"""Measured winners, one JSON file a device: those shipped, and the user's own in a cache.
+
+Where a choice is looked up: the user's table for this device, the shipped one for it, then a table
+of a relative (the same architecture, and one thread or several as here), of which only a clear win
+is believed. Where none has the case, the caller's rule decides.
+"""
 
 import functools
 import math
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,9 +21,10 @@ from probcomp.storage import read_json, write_json
 if TYPE_CHECKING:
     from probcomp.kernels.dispatch import Problem
 
-TABLE_VERSION = 1
+TABLE_VERSION = 2
 DENSITIES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 NEAREST = 4.0  # a neighbour may differ in N K by this factor; beyond it the rule is safer
+CLEAR = 1.25  # times as fast as dense that a winner on a relative must be
 _SHIPPED = Path(__file__).parent / "tables"
 
 
@@ -29,39 +36,68 @@ class Entry(NamedTuple):
     source: str
 
 
+class Device(NamedTuple):
+    """A device as tables name it."""
+
+    slug: str  # its model, for a CPU with the threads that PyTorch uses
+    family: str  # its architecture, for a CPU with one thread or several
+
+
 def density_bucket(density: float) -> float:
     """The nearest density of a table, by ratio."""
     return min(DENSITIES, key=lambda value: abs(math.log(value / max(density, 1e-6))))
 
 
-def device_slug(device_type: str, index: int = 0) -> str:
-    """A file name for a device: its model, and for a CPU the threads that PyTorch uses."""
-    return _slug(device_type, index, torch.get_num_threads())
+def device_name(device_type: str, index: int = 0) -> Device:
+    """The names of a device of this machine, by which its table is found."""
+    return _name(device_type, index, torch.get_num_threads())
 
 
 @functools.cache
-def _slug(device_type: str, index: int, threads: int) -> str:
+def _name(device_type: str, index: int, threads: int) -> Device:
     if device_type == "cuda" and not torch.cuda.is_available():
-        name = "no cuda device"  # planning for one elsewhere: no table, so the rule decides
+        name = family = "no cuda device"  # planning for one elsewhere: the rule decides
     elif device_type == "cuda":
-        name = torch.cuda.get_device_name(index)
+        # A kernel of another minor release of the compiler is another kernel.
+        compiler = f"triton {_triton()}"
+        properties: Any = torch.cuda.get_device_properties(index)
+        arch = getattr(properties, "gcnArchName", "") or f"sm_{properties.major}{properties.minor}"
+        name, family = f"{torch.cuda.get_device_name(index)} {compiler}", f"{arch} {compiler}"
     else:
         capability = torch.backends.cpu.get_cpu_capability()
-        name = f"{_cpu_model()} {capability} {threads} threads"
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+        cpu = _cpu()
+        name = f"{cpu['model name']} {cpu['cpu family']} {cpu['model']} {capability} {threads}"
+        name += " thread" if threads == 1 else " threads"
+        many = "one thread" if threads == 1 else "several threads"
+        family = f"{cpu['vendor_id']} {cpu['cpu family']} {capability} {many}"
+    return Device(_slug(name), _slug(family))
 
 
-def _cpu_model() -> str:
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def _triton() -> str:
+    from importlib import metadata
+
+    try:
+        return ".".join(metadata.version("triton").split(".")[:2])
+    except metadata.PackageNotFoundError:
+        return "none"
+
+
+def _cpu() -> dict[str, str]:
+    wanted = ("model name", "vendor_id", "cpu family", "model")
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         import platform
 
-        return platform.processor() or platform.machine()
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    wanted = ("model name", "cpu family", "model")
+        name = platform.processor() or platform.machine()
+        return {"model name": name, "vendor_id": name, "cpu family": "", "model": ""}
+    fields = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
     found = {key.strip(): value.strip() for key, value in fields.items()}
-    return " ".join(found.get(key, "") for key in wanted)
+    return {key: found.get(key, "") for key in wanted}
 
 
 def case_key(
@@ -78,12 +114,21 @@ def user_folder() -> Path:
     return base / "probcomp" / "tables"
 
 
-def save_table(folder: Path, slug: str, meta: dict[str, Any], cases: dict[str, Any]) -> Path:
-    """Write a table; ``cases`` maps `case_key` to ``{"NxK": {backend: microseconds}}``."""
-    path = folder / f"{slug}.json"
-    write_json(path, {"version": TABLE_VERSION, "device": slug, "meta": meta, "cases": cases})
-    _read.cache_clear()
+def save_table(
+    folder: Path, device: Device, meta: dict[str, Any], cases: dict[str, dict[str, Any]]
+) -> Path:
+    """Write a table; ``cases`` maps `case_key` to ``{"NxK": {"us": {backend: microseconds}}}``."""
+    path = folder / f"{device.slug}.json"
+    content = {"version": TABLE_VERSION, **device._asdict(), "meta": meta, "cases": cases}
+    write_json(path, content)
+    forget_tables()
     return path
+
+
+def forget_tables() -> None:
+    """Read the files again at the next look-up."""
+    _read.cache_clear()
+    _relatives.cache_clear()
 
 
 @functools.cache
@@ -96,29 +141,63 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def lookup(problem: "Problem") -> Entry | None:
-    """The entry of a problem: its own shape, or the nearest shape measured; the user's table first.
+@functools.cache
+def _relatives(folder: Path, device: Device) -> tuple[dict[str, Any], ...]:
+    """Tables of other devices of a family, in the order of their names."""
+    paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
+    tables = [_read(path) for path in paths if path.stem != device.slug]
+    return tuple(table for table in tables if table["family"] == device.family)
+
+
+def lookup(problem: "Problem", able: Collection[str] | None = None) -> Entry | None:
+    """The entry of a problem: its own shape, or the nearest one measured.
 
     Every bucket of M is its own case, so a neighbour never lends a winner across batch sizes.
+
+    Args:
+        problem: With ``rows`` a bucket.
+        able: Backends that can run here; the winner is one of them. All by default.
     """
     # Without frozen weights the derived copies that a table's winner relies on are not kept.
     if not problem.frozen:
         return None
-    slug = device_slug(problem.device.type, problem.device.index or 0)
-    key = case_key(
-        problem.kind, problem.dtype, problem.block, problem.rows, density_bucket(problem.density)
-    )
-    size = problem.shape[0] * problem.shape[1]
-    for folder, label in ((user_folder(), "measured here"), (_SHIPPED, "shipped")):
-        shapes = _read(folder / f"{slug}.json").get("cases", {}).get(key, {})
-        best, distance = None, math.log(NEAREST)
-        for name, times in shapes.items():
-            n, k = map(int, name.split("x"))
-            apart = abs(math.log(n * k / size)) + (0.0 if (n, k) == problem.shape else 1e-6)
-            if apart <= distance + 1e-6:
-                best, distance = (name, times), apart
-        if best is not None:
-            name, times = best
-            winner = min(times, key=times.get)
-            return Entry(winner, times, f"{label}, {name}")
+    device = device_name(problem.device.type, problem.device.index or 0)
+    folders = ((user_folder(), "measured here"), (_SHIPPED, "shipped"))
+    for folder, label in folders:
+        entry = _entry(_read(folder / f"{device.slug}.json"), problem, able, label)
+        if entry is not None:
+            return entry
+    for folder, _ in folders:
+        for table in _relatives(folder, device):
+            entry = _entry(table, problem, able, f"measured on {table['slug']}")
+            if entry is not None:
+                return _clear(entry)
     return None
+
+
+def _clear(entry: Entry) -> Entry:
+    """The entry of a relative, with dense as the winner unless another is far ahead."""
+    wins = entry.microseconds["dense"] >= CLEAR * entry.microseconds[entry.winner]
+    return entry if wins else entry._replace(winner="dense")
+
+
+def _entry(
+    table: dict[str, Any], problem: "Problem", able: Collection[str] | None, label: str
+) -> Entry | None:
+    bucket = density_bucket(problem.density)
+    key = case_key(problem.kind, problem.dtype, problem.block, problem.rows, bucket)
+    shapes = table.get("cases", {}).get(key, {})
+    size = problem.shape[0] * problem.shape[1]
+    best, distance = None, math.log(NEAREST)
+    for name in shapes:
+        n, k = map(int, name.split("x"))
+        apart = abs(math.log(n * k / size)) + (0.0 if (n, k) == problem.shape else 1e-6)
+        if apart <= distance + 1e-6:
+            best, distance = name, apart
+    if best is None:
+        return None
+    times: dict[str, float] = shapes[best]["us"]
+    here = [name for name in times if able is None or name.split("/")[0] in able]
+    if "dense" not in here:
+        return None
+    return Entry(min(here, key=times.__getitem__), times, f"{label}, {best}")

@@ -1,9 +1,11 @@
 """Our own tuner: every backend timed in turn on this machine, dense among them, winners kept."""
 
 import platform
+import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -45,24 +47,32 @@ def time_backends(
     Raises:
         InputError: A backend's result differs from dense by more than its dtype allows.
     """
+    return {name: _lower_quartile(v) for name, v in _measure(packed, rows, rounds, seed)[0].items()}
+
+
+def _measure(
+    packed: PackedWeight, rows: int, rounds: int, seed: int = 0
+) -> tuple[dict[str, list[float]], float]:
+    """Microseconds of each backend in each round, and the largest error against dense."""
     able = candidates(problem_of(packed, rows))
     rng = torch.Generator(device="cpu").manual_seed(seed)
     x = torch.randn(rows, packed.shape[1], generator=rng).to(packed.device, packed.weight_dtype)
     spent: dict[str, list[float]] = {name: [] for name in able}
     with torch.inference_mode():
         expected = masked_linear(x, packed, backend="dense").double()
-        repeats = {}
+        repeats, worst = {}, 0.0
         for name in able:
             got = masked_linear(x, packed, backend=name).double()
             error = float((got - expected).norm() / expected.norm().clamp_min(1e-30))
             if not error <= TOLERANCE[packed.weight_dtype]:
                 raise InputError(f"backend {name!r} is off by {error:.1e} against dense: not timed")
+            worst = max(worst, error)
             once = _seconds(packed, x, name, 1)
             repeats[name] = max(1, min(200, int(SLICE / max(once, 1e-7))))
         for _ in range(rounds):
             for name in able:
-                spent[name].append(_seconds(packed, x, name, repeats[name]))
-    return {name: 1e6 * _lower_quartile(values) for name, values in spent.items()}
+                spent[name].append(1e6 * _seconds(packed, x, name, repeats[name]))
+    return spent, worst
 
 
 def _lower_quartile(values: list[float]) -> float:
@@ -84,6 +94,16 @@ def _seconds(packed: PackedWeight, x: torch.Tensor, backend: str, repeats: int) 
 
 def _nothing() -> None:
     """A CPU has nothing to wait for."""
+
+
+def _case(spent: dict[str, list[float]], error: float) -> dict[str, Any]:
+    """What a table keeps: the lower quartile decides, its neighbours tell the noise."""
+    return {
+        "us": {name: round(_lower_quartile(values), 2) for name, values in spent.items()},
+        "median": {name: round(statistics.median(v), 2) for name, v in spent.items()},
+        "p80": {name: round(sorted(v)[(4 * len(v)) // 5], 2) for name, v in spent.items()},
+        "error": float(f"{error:.1e}"),
+    }
 
 
 def tune(
@@ -116,9 +136,10 @@ def tune(
         raise InputError(f"tune needs weights on one device, got {len(devices)} devices")
     device = devices.pop()
     folder = tables.user_folder() if folder is None else folder
-    slug = tables.device_slug(device.type, device.index or 0)
-    path = folder / f"{slug}.json"
-    cases = read_json(path)["cases"] if path.is_file() else {}
+    named = tables.device_name(device.type, device.index or 0)
+    path = folder / f"{named.slug}.json"
+    before = read_json(path) if path.is_file() else {}
+    cases = before["cases"] if before.get("version") == tables.TABLE_VERSION else {}
     for packed in weights:
         for rows in M:
             if rows < 1:
@@ -126,8 +147,9 @@ def tune(
             problem = problem_of(packed, m_bucket(rows))
             bucket = tables.density_bucket(problem.density)
             key = tables.case_key(problem.kind, problem.dtype, problem.block, problem.rows, bucket)
-            times = time_backends(packed, rows, rounds=rounds)
-            cases.setdefault(key, {})["x".join(map(str, packed.shape))] = times
+            cases.setdefault(key, {})["x".join(map(str, packed.shape))] = _case(
+                *_measure(packed, rows, rounds)
+            )
     meta = {
         "torch": torch.__version__,
         "cpp": cpp.instruction_set(),
@@ -135,6 +157,6 @@ def tune(
         "date": time.strftime("%Y-%m-%d"),
         "buckets": list(M_BUCKETS),
     }
-    written = tables.save_table(folder, slug, meta, cases)
+    written = tables.save_table(folder, named, meta, cases)
     forget_choices()
     return written

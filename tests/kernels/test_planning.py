@@ -14,10 +14,10 @@ from tests.kernels.supports import block_support, generator
 def own_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(tables, "_SHIPPED", tmp_path / "shipped")
-    tables._read.cache_clear()
+    tables.forget_tables()
     forget_choices()
     yield
-    tables._read.cache_clear()
+    tables.forget_tables()
     forget_choices()
 
 

@@ -1,13 +1,15 @@
 """Tables of measured winners: keys, neighbours, files."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from probcomp.errors import InputError
 from probcomp.kernels import dispatch, tables
 from probcomp.kernels.dispatch import Problem, choose
-from probcomp.kernels.tables import case_key, density_bucket, device_slug, lookup, save_table
-from probcomp.storage import write_json
+from probcomp.kernels.tables import case_key, density_bucket, device_name, lookup, save_table
+from probcomp.storage import read_json, write_json
 
 CPU = torch.device("cpu")
 
@@ -20,16 +22,16 @@ def problem(shape=(256, 256), rows=16, density=0.3):
 def folder(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(tables, "_SHIPPED", tmp_path / "shipped")
-    tables._read.cache_clear()
+    tables.forget_tables()
     dispatch.forget_choices()
     yield tables.user_folder()
-    tables._read.cache_clear()
+    tables.forget_tables()
     dispatch.forget_choices()
 
 
-def write(folder, rows, times, density=0.3, shape="256x256"):
+def write(folder, rows, times, density=0.3, shape="256x256", device=None):
     key = case_key("blocks", torch.float32, (32, 32), rows, density)
-    save_table(folder, device_slug("cpu"), {}, {key: {shape: times}})
+    save_table(folder, device or device_name("cpu"), {}, {key: {shape: {"us": times}}})
     dispatch.forget_choices()
 
 
@@ -72,6 +74,78 @@ def test_deterministic_algorithms_leave_only_the_rule(folder) -> None:
 
 
 def test_a_table_of_another_version_is_refused(folder) -> None:
-    write_json(folder / f"{device_slug('cpu')}.json", {"version": 99})
+    write_json(folder / f"{device_name('cpu').slug}.json", {"version": 99})
     with pytest.raises(InputError, match="tune again"):
         lookup(problem())
+
+
+def test_a_relatives_clear_win_is_believed_and_a_narrow_one_is_not(folder) -> None:
+    here = device_name("cpu")
+    cousin = here._replace(slug="cousin")
+    write(tables._SHIPPED, 16, {"dense": 10.0, "gather": 5.0}, device=cousin)
+    assert lookup(problem()).winner == "gather"
+    assert "measured on cousin" in choose(problem()).reason
+    write(tables._SHIPPED, 16, {"dense": 10.0, "gather": 9.0}, device=cousin)
+    assert lookup(problem()).winner == "dense"
+    write(tables._SHIPPED, 16, {"dense": 10.0, "gather": 5.0},
+          device=cousin._replace(family="other"))  # fmt: skip
+    assert lookup(problem()) is None
+    assert "break-even" in choose(problem()).reason
+
+
+def test_this_device_comes_before_a_relative_of_the_users(folder) -> None:
+    write(folder, 16, {"dense": 10.0, "gather": 5.0},
+          device=device_name("cpu")._replace(slug="cousin"))  # fmt: skip
+    write(tables._SHIPPED, 16, {"dense": 1.0, "gather": 5.0})
+    entry = lookup(problem())
+    assert entry.winner == "dense"
+    assert entry.source.startswith("shipped")
+
+
+def test_the_winner_is_one_that_runs_here(folder) -> None:
+    write(folder, 16, {"dense": 10.0, "gather": 5.0, "cpp": 1.0})
+    assert lookup(problem()).winner == "cpp"
+    assert lookup(problem(), ("dense", "gather")).winner == "gather"
+    assert lookup(problem(), ("dense",)).winner == "dense"
+
+
+def test_threads_and_families_have_names_of_their_own() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = device_name("cpu")
+        torch.set_num_threads(2)
+        two = device_name("cpu")
+    finally:
+        torch.set_num_threads(before)
+    assert one.slug != two.slug
+    assert one.family.removesuffix("-one-thread") == two.family.removesuffix("-several-threads")
+
+
+def test_the_shipped_tables_are_whole_and_dense_is_in_every_case() -> None:
+    folder = Path(tables.__file__).parent / "tables"
+    paths = sorted(folder.glob("*.json"))
+    assert paths
+    for path in paths:
+        table = read_json(path)
+        assert table["version"] == tables.TABLE_VERSION
+        assert table["slug"] == path.stem
+        assert {"torch", "date", "buckets"} <= set(table["meta"])
+        for shapes in table["cases"].values():
+            for case in shapes.values():
+                assert case["us"]["dense"] > 0
+                assert case["us"].keys() == case["median"].keys() == case["p80"].keys()
+                assert case["error"] < 1e-3
+
+
+def test_the_wheel_holds_the_tables_and_the_sources() -> None:
+    """Package data are found beside the modules, so they must be in every build."""
+    root = Path(tables.__file__).parents[2]
+    if not (root / "pyproject.toml").is_file():
+        pytest.skip("an installed package: it was built from a wheel")
+    hatchling = pytest.importorskip("hatchling.builders.wheel")
+    builder = hatchling.WheelBuilder(str(root))
+    built = {Path(file.distribution_path).as_posix() for file in builder.recurse_included_files()}
+    wanted = [*(root / "probcomp/kernels/tables").glob("*.json"),
+              *(root / "probcomp/kernels/csrc").iterdir()]  # fmt: skip
+    assert {path.relative_to(root).as_posix() for path in wanted} <= built
