@@ -17,6 +17,7 @@ from probcomp.coding.range_coder import (
     get_number,
     put_number,
 )
+from probcomp.errors import InputError
 
 LONGEST_PERIOD = 64
 """Widest image row that is looked for in the columns of a matrix."""
@@ -56,7 +57,7 @@ def put_mask(coder: RangeEncoder, kept: np.ndarray, cell: int, width: int = 0) -
 
 
 def get_mask(coder: RangeDecoder, rows: int, columns: int, cell: int) -> np.ndarray:
-    """Read what `put_mask` wrote."""
+    """Read what `put_mask` wrote; `InputError` where nothing could have written it."""
     alive_rows = get_line(coder, rows)
     alive_columns = get_line(coder, columns)
     kept = np.zeros((rows, columns), bool)
@@ -68,6 +69,8 @@ def get_mask(coder: RangeDecoder, rows: int, columns: int, cell: int) -> np.ndar
     if form == 0:
         inner = np.ones((height, width), bool)
     elif form == 1:
+        if width % cell:
+            raise InputError("the coded stream does not decode: half a kernel")
         inner = np.repeat(_get_matrix(coder, height, width // cell), cell, axis=1)
     else:
         inner = _get_matrix(coder, height, width)
