@@ -1,5 +1,7 @@
 """The JAX product and its gradient against the float64 masked product and PyTorch's gradient."""
 
+import importlib.util
+
 import jax
 import numpy as np
 import pytest
@@ -59,3 +61,31 @@ def test_bad_input_is_refused() -> None:
         to_jax(pack(torch.ones(3, 3), torch.ones(3, 3, dtype=torch.bool)))
     with pytest.raises(InputError, match="convert to bfloat16 in JAX"):
         to_jax(example().to(dtype=torch.bfloat16))
+
+
+def test_the_triton_kernels_need_a_gpu_and_say_what_is_missing() -> None:
+    blocks, x = to_jax(example()), np.zeros((2, 70), np.float32)
+    if jax.default_backend() == "gpu" and importlib.util.find_spec("jax_triton"):
+        pytest.skip("this machine can run them")
+    with pytest.raises(InputError, match=r"jax_triton is not installed|not on a GPU"):
+        masked_linear(x, blocks, backend="triton")
+    with pytest.raises(InputError, match="unknown JAX backend"):
+        masked_linear(x, blocks, backend="cuda")
+
+
+@pytest.mark.gpu
+def test_the_triton_kernels_agree_with_xla_on_a_gpu() -> None:
+    pytest.importorskip("jax_triton", reason="jax_triton is not installed")
+    if jax.default_backend() != "gpu":
+        pytest.skip("JAX sees no GPU")
+    blocks = to_jax(example())
+    x = torch.randn(33, 70, generator=generator(3)).numpy()
+
+    def loss(x, val, backend):
+        return (masked_linear(x, blocks._replace(val=val), backend=backend) ** 2).sum()
+
+    run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)), static_argnums=2)
+    ours, theirs = (jax.tree.leaves(run(x, blocks.val, name)) for name in ("triton", "xla"))
+    for one, other in zip(ours, theirs):
+        scale = np.abs(np.asarray(other)).max()
+        assert np.abs(np.asarray(one) - np.asarray(other)).max() < 2e-3 * scale

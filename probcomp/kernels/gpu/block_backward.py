@@ -20,8 +20,7 @@ PROGRAMS = 264  # two for each of 132 multiprocessors: fewer leave a large GPU i
 
 @triton.jit
 def block_backward_input(
-    g_ptr, val_ptr, ccol_ptr, trow_ptr, perm_ptr, dx_ptr,
-    M, K, stride_g, stride_x,
+    g_ptr, val_ptr, ccol_ptr, trow_ptr, perm_ptr, M, K, stride_g, stride_x, dx_ptr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, ACC: tl.constexpr, UPCAST: tl.constexpr,
     PREC: tl.constexpr,
 ):  # fmt: skip
@@ -49,8 +48,7 @@ def block_backward_input(
 
 @triton.jit
 def block_backward_weight(
-    g_ptr, x_ptr, erow_ptr, col_ptr, dval_ptr,
-    M, STEP, blocks, stride_g, stride_x,
+    g_ptr, x_ptr, erow_ptr, col_ptr, M, STEP, blocks, stride_g, stride_x, dval_ptr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, ACC: tl.constexpr, UPCAST: tl.constexpr,
     PREC: tl.constexpr,
 ):  # fmt: skip
@@ -79,6 +77,18 @@ def block_backward_weight(
     tl.store(p_d, acc.to(dval_ptr.dtype.element_ty))
 
 
+def input_tile(rows: int, bk: int) -> int:
+    """Rows of a tile of dx."""
+    return 16 if rows <= 16 else 64 if rows < 128 or bk < 64 else 128
+
+
+def weight_split(rows: int, nnz: int, block: tuple[int, int]) -> tuple[int, int, int]:
+    """Rows of a step, programs that share a block's rows, and rows of one of them."""
+    bm = 32 if max(block) >= 128 else 64
+    parts = max(1, min(next_power(PROGRAMS // nnz), triton.cdiv(rows, 4 * bm)))
+    return bm, parts, triton.cdiv(triton.cdiv(rows, parts), bm) * bm
+
+
 def launch_input(
     grad: Tensor, val: Tensor, ccol: Tensor, trow: Tensor, perm: Tensor, rows: int, k: int
 ) -> Tensor:
@@ -87,9 +97,9 @@ def launch_input(
     _, bn, bk = val.shape
     g = rows_of(grad, rows * bn)
     dx = output(grad, grad.shape[0], k)
-    bm = 16 if g.shape[0] <= 16 else 64 if g.shape[0] < 128 or bk < 64 else 128
+    bm = input_tile(g.shape[0], bk)
     block_backward_input[(triton.cdiv(g.shape[0], bm), ccol.shape[0] - 1)](
-        g, val, ccol, trow, perm, dx, g.shape[0], k, g.stride(0), dx.stride(0),
+        g, val, ccol, trow, perm, g.shape[0], k, g.stride(0), dx.stride(0), dx,
         BM=bm, BN=bn, BK=bk, **accuracy(grad), **options(4, 5),
     )  # fmt: skip
     return finish(dx, grad)
@@ -109,13 +119,11 @@ def launch_weight(
     if nnz == 0:
         return grad.new_empty(0, bn, bk)
     g, x = rows_of(grad, rows * bn), rows_of(x, columns * bk)
-    bm = 32 if max(bn, bk) >= 128 else 64
-    parts = max(1, min(next_power(PROGRAMS // nnz), triton.cdiv(m, 4 * bm)))
-    step = triton.cdiv(triton.cdiv(m, parts), bm) * bm
+    bm, parts, step = weight_split(m, nnz, (bn, bk))
     held = grad.dtype if parts == 1 else torch.promote_types(grad.dtype, torch.float32)
     out = output(grad, parts, nnz, bn, bk, dtype=held)
     block_backward_weight[(nnz, parts)](
-        g, x, erow, col, out, m, step, nnz, g.stride(0), x.stride(0),
+        g, x, erow, col, m, step, nnz, g.stride(0), x.stride(0), out,
         BM=bm, BN=bn, BK=bk, **accuracy(grad), **options(4, 3),
     )  # fmt: skip
     return finish(out[0] if parts == 1 else out.sum(0), grad)

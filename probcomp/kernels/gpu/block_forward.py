@@ -28,8 +28,8 @@ LONG_ROW = 4.0  # a block row this many times longer than the mean is cut into p
 
 @triton.jit
 def block_forward(
-    x_ptr, val_ptr, lo_ptr, hi_ptr, row_ptr, col_ptr, scale_ptr, bias_ptr, y_ptr, part_ptr,
-    M, N, stride_x, stride_y,
+    x_ptr, val_ptr, lo_ptr, hi_ptr, row_ptr, col_ptr, scale_ptr, bias_ptr,
+    M, N, stride_x, stride_y, y_ptr, part_ptr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, ACT: tl.constexpr, BIAS: tl.constexpr,
     SCALE: tl.constexpr, SPLIT: tl.constexpr, ACC: tl.constexpr, UPCAST: tl.constexpr,
     PREC: tl.constexpr,
@@ -162,7 +162,7 @@ def launch(
     tiles = triton.cdiv(m, bm)
     block_forward[(tiles, count)](
         x, val, work["lo"], work["hi"], work["row"], col, val if scale is None else scale,
-        y if bias is None else bias, y, part, m, n, x.stride(0), y.stride(0),
+        y if bias is None else bias, m, n, x.stride(0), y.stride(0), y, part,
         BM=bm, BN=bn, BK=bk, ACT=code, BIAS=biased, SCALE=scale is not None, SPLIT=split,
         **kind, **options(warps, stages),
     )  # fmt: skip
