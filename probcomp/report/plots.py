@@ -1,5 +1,6 @@
 """The pictures of a report. Each takes a part of the record and returns a `Picture`."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -190,9 +191,7 @@ def plot_prediction(prediction: Prediction, measured: Estimate, unit: str) -> li
     pictures.append(Picture(target.source, "Predicted against measured", note))
     shares = dict(prediction.by_axis)
     if shares:
-        pictures.append(
-            _bars(shares, f"predicted increase, nats per {unit}", "Predicted for each axis alone")
-        )
+        pictures.append(_bars(shares, f"nats per {unit}", "Predicted for each axis alone"))
     if prediction.temperatures:
         heat = {n: t for n, t in prediction.temperatures.items() if t > 0 and math.isfinite(t)}
         pictures.append(_temperatures(heat))
@@ -205,7 +204,7 @@ def _bars(values: Mapping[str, float], label: str, title: str) -> Picture:
         axes = target.axes
         places = -np.arange(len(values))
         axes.barh(places, list(values.values()), 0.65, color=OURS, alpha=0.85)
-        axes.set_yticks(places, [_short(name) for name in values], fontsize=7.5, color=INK)
+        axes.set_yticks(places, short_names(list(values)), fontsize=7.5, color=INK)
         axes.locator_params(axis="x", nbins=5)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(label)
@@ -228,15 +227,29 @@ def _temperatures(heat: Mapping[str, float]) -> Picture:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_ylim(places[-1] - 0.6, 0.6)
-        axes.set_yticks(places, [_short(name) for name in heat], fontsize=7.5, color=INK)
-        axes.set_xlabel("predicted over measured increase, log scale")
+        axes.set_yticks(places, short_names(list(heat)), fontsize=7.5, color=INK)
+        axes.set_xlabel("predicted / measured, log scale")
     note = "One sampled removal an axis; on the dashed line the curve needed no correction."
     return Picture(target.source, "How far off each curve was", note)
 
 
-def _short(name: str, longest: int = 26) -> str:
-    """The end of a long name, which tells layers apart."""
-    return name if len(name) <= longest else f"…{name[1 - longest :]}"
+def short_names(names: Sequence[str], longest: int = 20) -> list[str]:
+    """Names for narrow places: without what all begin with, and with the middle left out.
+
+    ``encoder.layer.0.attention.self.query.head`` beside other layers becomes ``0 … query.head``.
+    """
+    parts = [name.split(".") for name in names]
+    common = 0
+    if len(parts) > 1:
+        columns = zip(*(p[:-1] for p in parts))  # the last part always stays
+        common = sum(1 for _ in itertools.takewhile(lambda c: len(set(c)) == 1, columns))
+    short = []
+    for rest in (p[common:] for p in parts):
+        name = ".".join(rest)
+        if len(name) > longest and len(rest) > 3:
+            name = f"{rest[0]} … {'.'.join(rest[-2:])}"
+        short.append(name)
+    return short if len(set(short)) == len(set(names)) else list(names)
 
 
 def plot_mask(picture: MaskPicture, which: str = "ours", name: str = "inclusion score") -> Picture:

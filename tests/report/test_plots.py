@@ -118,3 +118,13 @@ def test_predictions_stand_beside_what_was_measured(report) -> None:
     assert "no correction" in heat.note
     bare = Prediction(-0.1, {}, {})
     assert len(plots.plot_prediction(bare, report.nll.difference, "token")) == 1
+
+
+def test_long_names_keep_what_tells_them_apart() -> None:
+    names = [f"encoder.layer.{i}.attention.self.query.head" for i in range(3)]
+    assert plots.short_names(names) == [f"{i} … query.head" for i in range(3)]
+    assert plots.short_names(["fc1.neuron", "fc2.neuron"]) == ["fc1.neuron", "fc2.neuron"]
+    assert plots.short_names(["a.b.c.d.e.f.g.h.i.j.k.l"]) == ["a … k.l"]
+    twins = ["a.long.middle.name.of.x.y", "a.long.middle.names.of.x.y"]
+    assert len(set(plots.short_names(twins))) == 2
+    assert plots.short_names([]) == []
