@@ -17,12 +17,12 @@ from probcomp.kernels import cpp, tables
 VARIABLE = "PROBCOMP_KERNEL_BACKEND"
 BACKENDS = ("auto", "dense", "gather", "panels", "cpp", "triton")
 M_BUCKETS = (1, 16, 64, 256, 1024)
-# Smallest height of a block: break-even density at one row, on one thread, and on several.
+# Smallest height of a block: break-even density at one row; on one thread up to 64 rows; else.
 PANELS = {
     0: (0.0, 0.0, 0.0), 16: (0.15, 0.3, 0.1), 32: (0.35, 0.4, 0.2), 64: (0.4, 0.4, 0.26),
     128: (0.45, 0.5, 0.4),
 }  # fmt: skip
-SMALL = 2**17  # weights of a layer below which a few calls of the vendor's library cost too much
+SMALL = 2**19  # weights of a layer below which a few calls of the vendor's library cost too much
 _log = logging.getLogger("probcomp.kernels")
 
 
@@ -138,7 +138,7 @@ def break_even(problem: Problem, backend: str, threads: int = 2) -> float:
         return 0.0
     if backend == "panels":
         at_one, alone, several = PANELS[max((t for t in PANELS if t <= tall), default=0)]
-        return at_one if rows <= 1 else alone if threads == 1 else several
+        return at_one if rows <= 1 else alone if threads == 1 and rows <= 64 else several
     if backend == "gather":
         if problem.device.type != "cpu" or tall < 32:
             return 0.0

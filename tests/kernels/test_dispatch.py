@@ -1,13 +1,17 @@
 """The choice of a backend: request, environment, table, rule."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from probcomp.errors import InputError
 from probcomp.kernels import cpp, dispatch
 from probcomp.kernels.dispatch import Problem, candidates, choose, m_bucket
+from probcomp.storage import read_json
 
 CPU = torch.device("cpu")
+SHIPPED = Path(dispatch.__file__).parent / "tables"
 
 
 def problem(density=0.1, rows=16, block=(64, 32), kind="blocks", device=CPU, frozen=True, **other):
@@ -97,3 +101,29 @@ def test_the_environment_is_obeyed_and_an_argument_beats_it(monkeypatch) -> None
 def test_a_backend_that_cannot_run_is_refused() -> None:
     with pytest.raises(InputError, match="can run: dense"):
         choose(problem(kind="nm"), "panels")
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_rule_is_not_slower_than_dense_in_any_case_that_was_measured(compiled: bool) -> None:
+    """The tables that ship are the rule's evidence: it may miss a gain, not make a loss."""
+    able = ("dense", "gather", "panels", *(["cpp"] if compiled else []))
+    found = 0
+    for path in SHIPPED.glob("*.json"):
+        threads = 1 if path.stem.endswith("1-thread") else 2
+        for key, shapes in read_json(path)["cases"].items():
+            kind, _, block, rows, density = key.split("|")
+            for shape, case in shapes.items():
+                asked = Problem(
+                    kind, CPU, torch.float32, _sides(shape), _sides(block), float(density[1:]),
+                    int(rows[1:]), True,
+                )  # fmt: skip
+                times = case["us"]
+                chosen = dispatch._rule(asked, able, threads).backend
+                assert times[chosen] <= 1.02 * times["dense"], (path.name, key, shape)
+                found += chosen != "dense"
+    assert found > 100  # a rule that always says dense would pass without this
+
+
+def _sides(text: str) -> tuple[int, int]:
+    n, k = text.split("x")
+    return int(n), int(k)
