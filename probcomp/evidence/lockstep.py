@@ -10,13 +10,15 @@ The targets of that refit come from the dense model, recorded in one pass before
 the dense output ``y``, the stream ``r`` that it is added to, the batch norm's scale ``c`` in
 between, and primes for the pruned model,
 
-.. math:: y_t - y'_t + (r_t - r'_t) / c
+.. math:: y_t + (r_t - r'_t) / c - W_K x'_{tK}
 
-is what the read-out, with its dense weights on the kept inputs, leaves to be made up for.
+is what the read-out, with its dense weights on the kept inputs, leaves to be made up for. The last
+term comes from sums alone, so linear read-outs are not run before they are settled.
 """
 
+import contextlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,11 +34,14 @@ from probcomp.recovery.ridge import Moments
 
 def stream(arrival: Arrival, matrix: Matrix) -> Tensor:
     """``y + r / c`` of an arrival, [batch, positions, do]."""
-    output = at_least_single(matrix.outputs(arrival.output.detach()))
+    return at_least_single(matrix.outputs(arrival.output.detach())) + offset(arrival, matrix)
+
+
+def offset(arrival: Arrival, matrix: Matrix) -> Tensor | float:
+    """``r / c`` of an arrival; zero where its output is added to nothing."""
     if arrival.residual is None:
-        return output
-    other = at_least_single(matrix.outputs(arrival.residual.detach()))
-    return output + through(other, arrival.scale)
+        return 0.0
+    return through(at_least_single(matrix.outputs(arrival.residual.detach())), arrival.scale)
 
 
 class Targets:
@@ -159,6 +164,7 @@ def walk(
         evaluating(pruned),
         torch.no_grad(),
         watched(pruned, matrices, residual=targets.residual) as watching,
+        _idle(pruned.get_submodule(m.module) for m in matrices.values()),
     ):
 
         def work(batch: Any) -> Callable[[Walker], None]:
@@ -199,12 +205,31 @@ def _moments(
 ) -> tuple[Moments, Moments]:
     matrix, module = targets.matrices[name], arrivals[0].module
     weight = at_least_single(matrix.of(module.get_parameter("weight").detach()))
+    bias = module.bias.detach() if isinstance(module.bias, Tensor) else 0.0
     live = live_rows(matrix, module, kept)
     folds = [no_moments(int(kept.sum()), weight) for _ in range(2)]
-    offset = 0
+    first = 0
     for arrival, batch, values in zip(arrivals, targets.batches, targets.values, strict=True):
         rows = at_least_single(matrix.rows(module, arrival.inputs[0]))[..., kept]
-        target = (values.pop(name) - stream(arrival, matrix)) * live
-        add_moments(folds, rows, target, batch, offset)
-        offset += batch_size(batch)
-    return folds[0], folds[1]
+        wanted = (values.pop(name) - offset(arrival, matrix) - bias) * live
+        add_moments(folds, rows, wanted, batch, first)
+        first += batch_size(batch)
+    inner = (weight[:, kept] * live[:, None]).double()
+    return folds[0].beyond(inner), folds[1].beyond(inner)
+
+
+@contextlib.contextmanager
+def _idle(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Linear layers whose outputs are placeholders: `Arrival.again` fills them in."""
+
+    def blank(module: nn.Linear) -> Callable[[Tensor], Tensor]:
+        return lambda x: x.new_empty(*x.shape[:-1], module.out_features)
+
+    chosen = [m for m in modules if type(m) is nn.Linear and "forward" not in vars(m)]
+    for module in chosen:
+        module.forward = blank(module)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module in chosen:
+            del module.forward

@@ -95,7 +95,9 @@ def eliminate(
     energy = sum(0.5 * float((q.linear * q.weight).sum()) for q, _ in factors)
     order, cost = [], []
     for _ in range(wanted):
-        total = torch.stack([part.scores(units) for part in parts]).sum(0)
+        total = parts[0].scores(units)
+        for part in parts[1:]:
+            total = total + part.scores(units)
         unit = int(total.argmin())
         order.append(unit)
         cost.append(float(total[unit]))

@@ -1,20 +1,21 @@
 """How many units of each axis go: curves tempered by tried removals, and one price for all."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
 from probcomp.allocation.curves import Allocation, allocate
-from probcomp.evidence import Statistics
+from probcomp.evidence import Readout, Statistics
 from probcomp.evidence.fisher import Categorical
 from probcomp.evidence.watch import BiasPlace
+from probcomp.inference.quadratic import Quadratic
 from probcomp.recipes.job import Job
 from probcomp.recipes.post_config import PostConfig, Steps
 from probcomp.recipes.post_evidence import Evidence
-from probcomp.recipes.post_temper import Tempering, removal
-from probcomp.recipes.post_units import Judged
+from probcomp.recipes.post_temper import Tempering
+from probcomp.recipes.post_units import Judged, dense_quadratic, dense_refit, kept_columns
 from probcomp.recipes.units import Spending
 
 Changes = dict[str, tuple[Any, Tensor, Tensor | None]]
@@ -34,6 +35,7 @@ class Context:
     job: Job
     config: PostConfig
     places: Mapping[str, BiasPlace | None]
+    _known: dict[str, Quadratic] = field(default_factory=dict)
 
     def centred(self, parameter: str) -> bool:
         """Whether something takes up the mean error of a read-out."""
@@ -41,8 +43,29 @@ class Context:
 
     def removal(self, judged: Judged, gone: int, seen: Mapping[str, Statistics]) -> Changes:
         """The read-outs of an axis when the first units of its order go and the rest adjusts."""
-        keep = judged.keep(gone)
-        return removal(self.job.model, judged, keep, seen, self.config.damping, self.centred)
+        keep, changes = judged.keep(gone), {}
+        for read in judged.reads:
+            statistics, centred = seen[read.parameter], self.centred(read.parameter)
+            columns = kept_columns(read, keep, len(statistics.gram))
+            quadratic = self._quadratic(read, statistics)
+            new, gain = dense_refit(quadratic, statistics, columns, centred=centred)
+            changes[read.parameter] = (read.matrix, new, gain)
+        return changes
+
+    def _quadratic(self, read: Readout, statistics: Statistics) -> Quadratic:
+        """Kept from one removal to the next, unless memory is limited."""
+        found = self._known.get(read.parameter)
+        if found is None:
+            found = dense_quadratic(
+                self.job.model,
+                read,
+                statistics,
+                damping=self.config.damping,
+                centred=self.centred(read.parameter),
+            )
+            if self.config.limit is None:
+                self._known[read.parameter] = found
+        return found
 
 
 def temper(
@@ -62,10 +85,11 @@ def temper(
         return allocate(curves, sizes, spending.cost, spending.allowed)
 
     removed = _equal_shares(judged, spending)
-    for _ in range(config.rounds):
+    for number in range(config.rounds):
         for name, j in judged.items():
             gone = min(max(removed[name], 1), len(j.order))
-            if gone:
+            near = number and tempering[name].near(float(j.loss[gone]))
+            if gone and not near:
                 new = context.removal(j, gone, evidence.statistics)
                 tempering[name].add(float(j.loss[gone]), evidence.meter.increase(new))
             step(f"trying removals of {name}")

@@ -31,10 +31,12 @@ class PostConfig:
         softness: Softness of a classifier, see `probcomp.evidence.fisher.Categorical`.
         damping: Pull of selections and sampled removals towards the dense weights, over the mean
             diagonal of each Gram matrix; by default its inputs over the rows it has seen.
+        correlations: Whether units are judged by what the others can make up for; off for
+            comparisons only.
         measured: Most calibration samples that are kept back from the statistics, to measure
             sampled removals on; one in `SHARE`, where that is fewer.
         rounds: Rounds of measuring one removal of each axis; the first at equal shares, the
-            others at the allocation found so far. 0 trusts the predictions.
+            others at the allocation found so far, where it is another. 0 trusts the predictions.
         refit: ``sequential`` refits read-outs in order on the pruned prefix, ``dense`` from the
             dense statistics, ``none`` leaves them.
         residual: Whether a refit also makes up for what earlier blocks left undone.
@@ -45,14 +47,15 @@ class PostConfig:
     batch_size: int = 16
     limit: int | None = None
     probes: int = 1
-    every: int = 3
+    every: int = 4
     softness: float = 4.0
     damping: float | None = None
     measured: int = 64
+    correlations: bool = True
     rounds: int = 2
     refit: str = "sequential"
     residual: bool = True
-    iterations: int = 2
+    iterations: int = 1
 
     def __post_init__(self) -> None:
         wrong: list[str] = []

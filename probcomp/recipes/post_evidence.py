@@ -90,11 +90,10 @@ def dense_evidence(
                     on_batch=on_batch,
                 )
             )
-            with evaluating(job.model), torch.no_grad():
-                outputs = [run(job.model, batch) for batch in kept_back]
+            if targets is not None:
+                with evaluating(job.model), torch.no_grad():
+                    for batch in kept_back:
+                        run(job.model, batch)
+        meter = Meter(job.model, task, likelihood, kept_back, places)
         on_batch()
-        dense = None
-        if likelihood is not None:
-            dense = [task.output(o, b) for o, b in zip(outputs, kept_back, strict=True)]
-        meter = Meter(job.model, task, likelihood, kept_back, places, dense)
         yield Evidence(store, meter, targets)

@@ -12,7 +12,7 @@ from probcomp.evidence.prefix import prefix_moments
 from probcomp.evidence.watch import BiasPlace, OutOfStep, call_order
 from probcomp.recipes.job import Job
 from probcomp.recipes.post_config import PostConfig, calibration_batches
-from probcomp.recipes.post_units import Judged, dense_refit, kept_columns
+from probcomp.recipes.post_units import Judged, dense_quadratic, dense_refit, kept_columns
 from probcomp.recovery.ridge import Moments, fit
 
 
@@ -59,14 +59,11 @@ def refit_dense(
 ) -> None:
     for name, (read, columns) in _columns(job, judged, keep).items():
         if not bool(columns.all()):
-            new, gain = dense_refit(
-                job.model,
-                read,
-                seen[name],
-                columns,
-                damping=config.damping,
-                centred=places[name] is not None,
+            centred = places[name] is not None
+            quadratic = dense_quadratic(
+                job.model, read, seen[name], damping=config.damping, centred=centred
             )
+            new, gain = dense_refit(quadratic, seen[name], columns, centred=centred)
             _write(model, read, new, gain, places[name])
 
 
@@ -88,10 +85,13 @@ def refit_sequential(
     columns = _columns(job, judged, keep)
     matrices = {name: read.matrix for name, (read, _) in columns.items()}
     settled: set[str] = set()
+    ridges: dict[int, float] = {}  # read-outs of one width are much alike
 
     def settle(name: str, moments: tuple[Moments, Moments]) -> None:
         read, kept = columns[name]
-        result = fit(moments, bias=places[name] is not None)
+        start = ridges.get(len(kept))
+        result = fit(moments, bias=places[name] is not None, start=start)
+        ridges[len(kept)] = result.ridge
         present = read.matrix.of(model.get_parameter(name).detach()).double()
         new = torch.zeros_like(present)
         new[:, kept] = present[:, kept] + result.change

@@ -12,25 +12,27 @@ temperature at ``q`` is ``q / L``.
 """
 
 import copy
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from probcomp.evidence import Statistics
 from probcomp.evidence.collect import batch_size
 from probcomp.evidence.fisher import Likelihood
 from probcomp.evidence.watch import BiasPlace
-from probcomp.recipes.post_units import Judged, dense_refit, kept_columns
+from probcomp.recipes.post_replay import Replay
 from probcomp.recipes.task import Task
 
 STEEPEST = 2.0
 """Largest power beyond the removals that were tried; 1 is a quadratic loss."""
 CLOSE = 1.2
 """Removals whose predictions differ by less than this factor do not give a power."""
+NEAR = 1.5
+"""Removals whose predictions differ by less than this factor need not both be tried."""
 SMALLEST = 1e-9
 """Nats; predictions below it have the temperature of this."""
 LUCKY = 0.01
@@ -71,6 +73,10 @@ class Tempering:
             return max(last[1], loss) * (predicted / last[0]) ** power, power
         return loss * (predicted / q) ** chord, chord
 
+    def near(self, predicted: float) -> bool:
+        """Whether a removal of much the same prediction was tried."""
+        return any(q / NEAR <= predicted <= q * NEAR for q in self.predicted)
+
     def __call__(self, predicted: Tensor) -> Tensor:
         """The loss that is expected to be measured where ``predicted`` is predicted."""
         return predicted.new_tensor([self._law(float(q))[0] for q in predicted.flatten()]).view(
@@ -101,17 +107,17 @@ class Meter:
         likelihood: Likelihood | None,
         batches: Sequence[Any],
         places: Mapping[str, BiasPlace | None],
-        dense: Sequence[Tensor] | None = None,
     ) -> None:
         self.model, self.task, self.likelihood = copy.deepcopy(model).eval(), task, likelihood
         self.batches, self.places = list(batches), places
         self.tensors: dict[str, Tensor] = dict(self.model.named_parameters(remove_duplicate=False))
         self.tensors |= dict(self.model.named_buffers())
-        self.units = sum(units_of(task, batch) for batch in self.batches)
-        if dense is None:
-            with torch.no_grad():
-                dense = [self._measured(batch) for batch in self.batches]
-        self.dense = list(dense)
+        self.replay = Replay(self.model)
+        with torch.no_grad():
+            self.dense = [
+                self.replay.record(n, functools.partial(self._measured, batch))
+                for n, batch in enumerate(self.batches)
+            ]
 
     def _measured(self, batch: Any) -> Tensor:
         """The outputs, or without a known likelihood the loss."""
@@ -119,8 +125,9 @@ class Meter:
             return self.task.loss(self.model, batch)
         return self.task.logits(self.model, batch)
 
-    def _increase(self, batch: Any, dense: Tensor) -> float:
-        found = self._measured(batch)
+    def _increase(self, number: int, changed: set[nn.Module]) -> float:
+        batch, dense = self.batches[number], self.dense[number]
+        found = self.replay.run(number, changed, lambda: self._measured(batch))
         if self.likelihood is None:
             return float(found - dense)
         targets = self.task.targets(batch)
@@ -146,7 +153,8 @@ class Meter:
                 bias.add_(gain.to(bias), alpha=place.sign)
         try:
             weights = [units_of(self.task, batch) for batch in self.batches]
-            found = [self._increase(b, d) for b, d in zip(self.batches, self.dense)]
+            changed = {self.model.get_submodule(name.rpartition(".")[0]) for name in old}
+            found = [self._increase(n, changed) for n in range(len(self.batches))]
             mean = sum(w * f for w, f in zip(weights, found)) / sum(weights)
             if self.likelihood is None and len(found) > 1:
                 spread = torch.tensor(found, dtype=torch.float64).std() / math.sqrt(len(found))
@@ -165,26 +173,6 @@ def units_of(task: Task, batch: Any) -> int:
         counted = labels[:, 1:] if getattr(kind, "shift", False) else labels
         return max(1, int((counted >= 0).sum()))
     return batch_size(batch)
-
-
-def removal(
-    model: nn.Module,
-    judged: Judged,
-    keep: Tensor,
-    statistics: Mapping[str, Statistics],
-    damping: float | None,
-    centred: Callable[[str], bool],
-) -> dict[str, tuple[Any, Tensor, Tensor | None]]:
-    """The replaced read-outs when one axis keeps the units ``keep``."""
-    changes = {}
-    for read in judged.reads:
-        seen = statistics[read.parameter]
-        columns = kept_columns(read, keep, len(seen.gram))
-        new, gain = dense_refit(
-            model, read, seen, columns, damping=damping, centred=centred(read.parameter)
-        )
-        changes[read.parameter] = (read.matrix, new, gain)
-    return changes
 
 
 def slope(predicted: Sequence[float], measured: Sequence[float]) -> float:

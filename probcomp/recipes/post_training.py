@@ -87,6 +87,7 @@ def run(job: Job) -> Outcome:
                 damping=config.damping,
                 units=total_units,
                 centred=context.centred,
+                correlations=config.correlations,
             )
             step(f"judging {axis.name}")
         tempering, found = temper(context, judged, found_out, spending, step)
@@ -167,7 +168,8 @@ def _posterior(
         # The slope of the tempered curve is what a further unit costs.
         warmth = 1 / tempering[name].worth(predicted)
         parts = factors(job.model, j.reads, seen, damping=config.damping, centred=context.centred)
-        cooled = [replace(f, quadratic=f.quadratic.tempered(warmth)) for f in parts]
+        # Single precision is enough for numbers that are rounded to probabilities.
+        cooled = [replace(f, quadratic=f.quadratic.tempered(warmth).single()) for f in parts]
         belief = believe(
             cooled,
             keep[name],

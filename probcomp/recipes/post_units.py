@@ -89,14 +89,22 @@ def factors(
     *,
     damping: float | None,
     centred: Callable[[str], bool],
+    correlations: bool = True,
 ) -> list[GroupFactor]:
-    """The likelihood of each read-out, nats of the whole calibration set, slab to be learnt."""
+    """The likelihood of each read-out, nats of the whole calibration set, slab to be learnt.
+
+    Without ``correlations`` columns of different units count as uncorrelated.
+    """
     found = []
     for read in reads:
         seen = statistics[read.parameter]
         weight = read.matrix.of(model.get_parameter(read.parameter).detach()).double()
         root = metric_root(seen.metric, len(weight))
         gram = input_gram(seen, centred(read.parameter))
+        if not correlations:
+            own = torch.zeros_like(gram)
+            own[read.columns[:, :, None], read.columns[:, None, :]] = 1.0
+            gram = gram * own
         quadratic = Quadratic(root @ weight, gram, damping_of(damping, seen))
         found.append(GroupFactor(quadratic, read.columns))
     return found
@@ -111,6 +119,7 @@ def judge(
     damping: float | None,
     units: int,
     centred: Callable[[str], bool],
+    correlations: bool = True,
 ) -> Judged:
     """Remove the units of an axis one at a time, each judged by what the others can make up for.
 
@@ -122,8 +131,11 @@ def judge(
         damping: See `damping_of`.
         units: What the loss counts: samples or tokens of the calibration set.
         centred: Whether something takes up the mean of a read-out's error, by parameter name.
+        correlations: See `factors`.
     """
-    parts = factors(model, reads, statistics, damping=damping, centred=centred)
+    parts = factors(
+        model, reads, statistics, damping=damping, centred=centred, correlations=correlations
+    )
     found = eliminate([(f.quadratic, f.columns) for f in parts], removals=axis.size - axis.min_keep)
     loss = torch.cat([torch.zeros(1, dtype=torch.float64), found.cost.cumsum(0)]) / units
     return Judged(axis, tuple(reads), found.order, loss)
@@ -140,31 +152,30 @@ def damping_of(damping: float | None, statistics: Statistics) -> float:
     return min(max(len(statistics.gram) / max(1, statistics.count), low), high)
 
 
+def dense_quadratic(
+    model: nn.Module, read: Readout, statistics: Statistics, *, damping: float | None, centred: bool
+) -> Quadratic:
+    """A read-out's loss with all outputs alike, from dense statistics; for `dense_refit`."""
+    weight = read.matrix.of(model.get_parameter(read.parameter).detach()).double()
+    gram = input_gram(statistics, centred)
+    return Quadratic(weight, gram, damping_of(damping, statistics))
+
+
 def dense_refit(
-    model: nn.Module,
-    read: Readout,
-    statistics: Statistics,
-    columns: Tensor,
-    *,
-    damping: float | None,
-    centred: bool,
+    quadratic: Quadratic, statistics: Statistics, columns: Tensor, *, centred: bool
 ) -> tuple[Tensor, Tensor | None]:
     """A read-out adjusted to what stays, and what its bias gains; from dense statistics.
 
     Args:
-        model: The dense model.
-        read: The read-out.
+        quadratic: See `dense_quadratic`.
         statistics: What it saw.
         columns: True where a column stays, boolean [di].
-        damping: See `damping_of`.
         centred: Whether something takes up the mean error.
     """
-    weight = read.matrix.of(model.get_parameter(read.parameter).detach()).double()
-    gram = input_gram(statistics, centred)
-    new = refit(Quadratic(weight, gram, damping_of(damping, statistics)), columns)
+    new = refit(quadratic, columns)
     if not centred:
         return new, None
-    return new, (weight - new) @ (statistics.sum / statistics.count)
+    return new, (quadratic.weight - new) @ (statistics.sum / statistics.count)
 
 
 def kept_columns(read: Readout, keep: Tensor, size: int) -> Tensor:

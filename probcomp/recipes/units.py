@@ -8,6 +8,7 @@ counted once.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,28 @@ from probcomp.errors import BudgetError, InputError
 from probcomp.recipes.job import Job
 from probcomp.structure import Axis
 from probcomp.structure.terms import size_after
+
+
+@dataclass(frozen=True, eq=False)
+class _Size:
+    """The size of one dimension by the units that stay; a search asks for the same ones often."""
+
+    term: Any
+    axes: tuple[tuple[Any, str], ...]
+    known: dict[tuple[int | None, ...], int]
+
+    @classmethod
+    def of(cls, term: Any, names: Mapping[Any, str]) -> "_Size":
+        dense = size_after(term, {})
+        mine = tuple((v, n) for v, n in names.items() if size_after(term, {v: 0}) != dense)
+        return cls(term, mine, {})
+
+    def after(self, counts: Mapping[str, int]) -> int:
+        key = tuple(counts.get(name) for _, name in self.axes)
+        if key not in self.known:
+            kept = {v: counts[name] for v, name in self.axes if name in counts}
+            self.known[key] = size_after(self.term, kept)
+        return self.known[key]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +55,7 @@ class Spending:
     dense: float
     allowed: float
     _idle: float
-    _terms: tuple[tuple[float, tuple], ...]
+    _terms: tuple[tuple[float, tuple["_Size", ...]], ...]
 
     @classmethod
     def of(cls, job: Job, axes: Sequence[Axis] | None = None) -> "Spending":
@@ -53,24 +76,27 @@ class Spending:
         known = job.structure.holder_terms
         aliases = job.structure.program.aliases
         chosen = tuple(axes or job.units)
-        gone = {axis.var: 0 for axis in chosen if axis.var is not None}
+        names = {axis.var: axis.name for axis in chosen if axis.var is not None}
+        known_sizes: dict[Any, _Size] = {}
         terms: dict[tuple, float] = {}  # tensors of the same sizes are counted together
         idle = 0.0
         for name, value in price.items():
             dims = known.get(aliases.get(name, name))
-            if dims is None or all(size_after(t, gone) == size_after(t, {}) for t in dims):
+            for term in dims or ():
+                if term not in known_sizes:
+                    known_sizes[term] = _Size.of(term, names)
+            if dims is None or not any(known_sizes[term].axes for term in dims):
                 idle += value * sizes[name]
             else:
                 terms[tuple(dims)] = terms.get(tuple(dims), 0.0) + value
         dense = sum(value * sizes[name] for name, value in price.items())
-        merged = tuple((value, dims) for dims, value in terms.items())
+        merged = tuple((v, tuple(known_sizes[t] for t in dims)) for dims, v in terms.items())
         return cls(chosen, dense, budget.amount(dense), idle, merged)
 
     def cost(self, counts: Mapping[str, int]) -> float:
         """Cost with ``counts`` units of each axis; axes not named stay whole."""
-        kept = {a.var: counts[a.name] for a in self.axes if a.var is not None and a.name in counts}
         return self._idle + sum(
-            value * prod(size_after(term, kept) for term in dims) for value, dims in self._terms
+            value * prod(size.after(counts) for size in dims) for value, dims in self._terms
         )
 
     @property

@@ -54,6 +54,19 @@ class Moments:
             self.count + other.count,
         )
 
+    def beyond(self, weight: Tensor) -> "Moments":
+        """The same rows with the targets ``y - W x``, for ``W`` [do, k]."""
+        known = weight @ self.gram
+        explained = 2 * (weight * self.cross.T).sum() - (known * weight).sum()
+        return Moments(
+            self.gram,
+            self.cross - known.T,
+            self.inputs,
+            self.targets - weight @ self.inputs,
+            self.square - float(explained),
+            self.count,
+        )
+
     def centred(self) -> "Moments":
         """The same with means taken out, as a free bias does it."""
         n = max(1, self.count)
@@ -89,13 +102,21 @@ class Fit:
     error: float
 
 
-def fit(folds: Sequence[Moments], *, bias: bool, grid: Sequence[float] = GRID) -> Fit:
+def fit(
+    folds: Sequence[Moments],
+    *,
+    bias: bool,
+    grid: Sequence[float] = GRID,
+    start: float | None = None,
+) -> Fit:
     """The refit of two halves of the data, with the penalty that generalises best between them.
 
     Args:
         folds: Moments of the two halves; if one is empty, nothing changes but the bias.
         bias: Whether a bias may absorb means.
-        grid: Penalties in rising order; the search walks from the middle to the nearest minimum.
+        grid: Penalties in rising order; the search walks to the nearest minimum.
+        start: The penalty of the grid where it begins, such as that of a refit like this one; by
+            default the middle.
 
     Raises:
         InputError: Not two folds.
@@ -122,6 +143,8 @@ def fit(folds: Sequence[Moments], *, bias: bool, grid: Sequence[float] = GRID) -
         return known[index]
 
     at = min(START, len(grid) - 1)
+    if start is not None and start in grid:
+        at = list(grid).index(start)
     while True:
         best = min((at, at - 1, at + 1), key=score)
         if best == at:

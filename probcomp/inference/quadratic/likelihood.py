@@ -138,6 +138,10 @@ class Quadratic:
             raise InputError(f"temperature must be positive and finite, got {temperature}")
         return dataclasses.replace(self, gram=self.gram / temperature)
 
+    def single(self) -> "Quadratic":
+        """The same in float32."""
+        return dataclasses.replace(self, weight=self.weight.float(), gram=self.gram.float())
+
     def _misfit(self, what: str, got: Tensor) -> InputError:
         do, di = self.weight.shape
         return InputError(
