@@ -14,6 +14,7 @@ from torch import Tensor
 
 from probcomp.errors import InputError
 from probcomp.kernels.activations import ACTIVATION_CODES
+from probcomp.kernels.blocks import BlockIndex
 from probcomp.kernels.derived import derived
 
 _FOLDER = Path(__file__).parent / "csrc"
@@ -134,11 +135,10 @@ def usable(block: tuple[int, int], dtype: torch.dtype, device: torch.device) -> 
     return right and available()
 
 
-def block_layer(
-    val: Tensor, crow: Tensor, col: Tensor, row_order: Tensor, n: int, width: int
-) -> Layer:
-    """The blocks of a frozen `BlockWeight`; ``width`` is K padded to whole blocks. Kept."""
+def block_layer(val: Tensor, at: BlockIndex, n: int) -> Layer:
+    """The blocks of a frozen `BlockWeight` with ``n`` outputs. Kept."""
     _, bn, bk = val.shape
+    width = (at.ccol.shape[0] - 1) * bk
     if not usable((bn, bk), val.dtype, val.device):
         raise InputError(
             "the C++ kernel is not built or does not fit: it takes float32 on a CPU and blocks "
@@ -148,7 +148,7 @@ def block_layer(
 
     def build() -> Layer:
         turned = val.detach().transpose(1, 2).contiguous()
-        return _layer((turned, crow, col, row_order), n, width, bn, bk)
+        return _layer((turned, at.crow, at.col, at.row_order), n, width, bn, bk)
 
     return derived(val, ("cpp", n, width), build)
 

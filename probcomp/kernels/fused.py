@@ -17,6 +17,7 @@ from probcomp.kernels.blocks import BlockWeight, as_blocks, pack_blocks
 from probcomp.kernels.chain_trace import Steps, trace_steps
 from probcomp.kernels.compact import CompactWeight
 from probcomp.kernels.module import MaskedLinear
+from probcomp.kernels.watching import unwatched
 
 BLOCKS = {(16, 4): 1.15, (16, 1): 1.45}
 """Block shapes and the cost of a stored value in them, relative to the dense panels. They are low,
@@ -150,18 +151,14 @@ def _blank(original: type[nn.Module], steps: Steps) -> nn.Module:
 
 
 def _is_plain(x: Any) -> bool:
-    """A float32 CPU tensor that nothing watches: no tracer, transform, mode or autocast."""
+    """A float32 CPU tensor that nothing watches and that wants no gradient."""
     return (
-        type(x) is Tensor
+        isinstance(x, Tensor)
         and x.dtype == torch.float32
         and x.device.type == "cpu"
         and x.dim() >= 2
         and not (x.requires_grad and torch.is_grad_enabled())
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and not torch._C._are_functorch_transforms_active()
-        and not torch._C._len_torch_dispatch_stack()
-        and not torch.is_autocast_enabled("cpu")
+        and unwatched(x)
     )
 
 
@@ -243,7 +240,4 @@ def _layer(layer: _Linear) -> cpp.Layer:
 
 
 def _blocks(packed: BlockWeight) -> cpp.Layer:
-    width = (packed.ccol.shape[0] - 1) * packed.block[1]
-    return cpp.block_layer(
-        packed.val, packed.crow, packed.col, packed.row_order, packed.shape[0], width
-    )
+    return cpp.block_layer(packed.val, packed.index, packed.shape[0])

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from probcomp.kernels.blocks import BlockIndex
+
 FEW_ROWS = 8
 """Up to here a row of x times a transposed block is faster than a block times a column, by 4 times
 at one row: the vendor's batched product is slow for narrow results."""
@@ -17,17 +19,15 @@ def _columns(x: Tensor, width: int, count: int) -> Tensor:
     return pad(x, (0, count * width - x.shape[1])).t().reshape(count, width, x.shape[0])
 
 
-def block_forward(
-    x: Tensor, val: Tensor, crow: Tensor, col: Tensor, erow: Tensor, ccol: Tensor, n: int
-) -> Tensor:
+def block_forward(x: Tensor, val: Tensor, at: BlockIndex, n: int) -> Tensor:
     """y[:, r] = sum over live blocks e of row r of x[:, col[e]] val[e]^T; ``[M, n]``."""
     _, bn, bk = val.shape
-    rows, columns = crow.shape[0] - 1, ccol.shape[0] - 1
+    rows, columns = at.crow.shape[0] - 1, at.ccol.shape[0] - 1
     if x.shape[0] <= FEW_ROWS:
-        return _few_rows(x, val, col, erow, rows, columns)[:, :n].contiguous()
-    blocks = _columns(x, bk, columns).index_select(0, col)  # [nnz, BK, M]
+        return _few_rows(x, val, at.col, at.erow, rows, columns)[:, :n].contiguous()
+    blocks = _columns(x, bk, columns).index_select(0, at.col)  # [nnz, BK, M]
     products = torch.bmm(val, blocks)  # [nnz, BN, M]
-    total = products.new_zeros(rows, bn, x.shape[0]).index_add_(0, erow, products)
+    total = products.new_zeros(rows, bn, x.shape[0]).index_add_(0, at.erow, products)
     return total.view(rows * bn, x.shape[0])[:n].t().contiguous()
 
 
@@ -40,31 +40,26 @@ def _few_rows(x: Tensor, val: Tensor, col: Tensor, erow: Tensor, rows: int, colu
     return total.transpose(0, 1).reshape(m, rows * bn)
 
 
-def block_backward_input(
-    grad: Tensor, val: Tensor, crow: Tensor, ccol: Tensor, trow: Tensor, perm: Tensor, k: int
-) -> Tensor:
+def block_backward_input(grad: Tensor, val: Tensor, at: BlockIndex, k: int) -> Tensor:
     """dx[:, c] = sum over live blocks e of column c of grad[:, row[e]] val[e]; ``[M, k]``."""
     nnz, bn, bk = val.shape
-    rows, columns = crow.shape[0] - 1, ccol.shape[0] - 1
+    rows, columns = at.crow.shape[0] - 1, at.ccol.shape[0] - 1
     owner = torch.repeat_interleave(
-        torch.arange(columns, device=grad.device), ccol.diff().long(), output_size=nnz
+        torch.arange(columns, device=grad.device), at.ccol.diff().long(), output_size=nnz
     )
-    blocks = _columns(grad, bn, rows).index_select(0, trow)  # [nnz, BN, M]
-    products = torch.bmm(val.index_select(0, perm).transpose(1, 2), blocks)  # [nnz, BK, M]
+    blocks = _columns(grad, bn, rows).index_select(0, at.trow)  # [nnz, BN, M]
+    products = torch.bmm(val.index_select(0, at.perm).transpose(1, 2), blocks)  # [nnz, BK, M]
     total = products.new_zeros(columns, bk, grad.shape[0]).index_add_(0, owner, products)
     return total.view(columns * bk, grad.shape[0])[:k].t().contiguous()
 
 
 def block_backward_weight(
-    grad: Tensor, x: Tensor, erow: Tensor, col: Tensor, grid: tuple[int, int, int, int]
+    grad: Tensor, x: Tensor, at: BlockIndex, block: tuple[int, int]
 ) -> Tensor:
-    """dval[e] = grad[:, row[e]]^T x[:, col[e]], for live blocks only; ``[nnz, BN, BK]``.
-
-    ``grid`` is (R, C, BN, BK).
-    """
-    rows, columns, bn, bk = grid
-    left = _columns(grad, bn, rows).index_select(0, erow)  # [nnz, BN, M]
-    right = _columns(x, bk, columns).index_select(0, col)  # [nnz, BK, M]
+    """dval[e] = grad[:, row[e]]^T x[:, col[e]], for live blocks only; ``[nnz, BN, BK]``."""
+    rows, columns = at.crow.shape[0] - 1, at.ccol.shape[0] - 1
+    left = _columns(grad, block[0], rows).index_select(0, at.erow)  # [nnz, BN, M]
+    right = _columns(x, block[1], columns).index_select(0, at.col)  # [nnz, BK, M]
     return torch.bmm(left, right.transpose(1, 2))
 
 

@@ -4,6 +4,7 @@ They take flat tensors, so `torch.compile` and `torch.export` see one opaque nod
 layout. Which backend runs is decided inside, at run time, so a dynamic batch size works.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn import functional
 
 from probcomp.kernels import cpp, gather
 from probcomp.kernels.activations import activation_function
-from probcomp.kernels.blocks import from_blocks
+from probcomp.kernels.blocks import BlockIndex, from_blocks
 from probcomp.kernels.derived import derived
 from probcomp.kernels.dispatch import Problem, choose
 from probcomp.kernels.fast_dense import frozen_linear
@@ -25,13 +26,13 @@ def _values(val: Tensor, scale: Tensor | None) -> Tensor:
 
 
 def _expanded(
-    val: Tensor, scale: Tensor | None, erow: Tensor, col: Tensor, shape: tuple[int, int], keep: bool
+    val: Tensor, scale: Tensor | None, at: BlockIndex, shape: tuple[int, int], keep: bool
 ) -> Tensor:
     """The dense weight; kept beside ``val`` when the weight does not change."""
 
     def build() -> Tensor:
         with torch.no_grad():
-            return from_blocks(_values(val, scale), erow, col, shape)
+            return from_blocks(_values(val, scale), at.erow, at.col, shape)
 
     return derived(val, ("dense", shape), build) if keep else build()
 
@@ -46,77 +47,58 @@ def _backend(
     ).backend
 
 
-@custom_op("probcomp::block_linear", mutates_args=())
-def block_linear(
-    x: Tensor,
-    val: Tensor,
-    crow: Tensor,
-    col: Tensor,
-    erow: Tensor,
-    ccol: Tensor,
-    trow: Tensor,
-    perm: Tensor,
-    row_order: Tensor,
-    bitmap: Tensor | None,
-    scale: Tensor | None,
-    bias: Tensor | None,
-    n: int,
-    activation: str,
-    backend: str,
-    frozen: bool,
-) -> Tensor:
+def block_product(
+    x: Tensor, val: Tensor, index: Sequence[Tensor], bitmap: Tensor | None, scale: Tensor | None,
+    bias: Tensor | None, n: int, activation: str, backend: str, frozen: bool,
+) -> Tensor:  # fmt: skip
     """act(x W^T + b) with x ``[M, K]`` and W in live blocks; ``[M, n]``.
 
     The arguments after ``x`` are the fields of `probcomp.kernels.BlockWeight` (``scale``: of
-    `Int8Weight`). ``frozen`` promises that ``val`` does not change, so copies of it may be kept.
+    `Int8Weight`), ``index`` those of its `BlockIndex`. ``frozen`` promises that ``val`` does not
+    change, so copies of it may be kept. ``probcomp::block_linear`` is this function as PyTorch's
+    dispatcher sees it.
     """
+    at = BlockIndex(*index)
     kind = "blocks" if scale is None else "int8"
     shape = (n, x.shape[1])
     if x.shape[0] == 0:
         return x.new_empty(0, n)
     name = _backend(x, val, shape, kind, frozen, backend)
-    width = (ccol.shape[0] - 1) * val.shape[2]
     if name == "triton":
         from probcomp.kernels.gpu.launch import block_linear as launch
 
-        return launch(x, val, crow, col, row_order, scale, bias, n, width, activation)
+        return launch(x, val, at, scale, bias, n, activation)
     if name == "cpp":
-        layer = cpp.block_layer(val, crow, col, row_order, n, width)
+        layer = cpp.block_layer(val, at, n)
         return cpp.run_chain(x, cpp.chain([layer], [bias], [activation]))
     if name == "dense":
-        weight = _expanded(val, scale, erow, col, shape, frozen)
+        weight = _expanded(val, scale, at, shape, frozen)
         product = frozen_linear if frozen else functional.linear
         y = product(x, weight, bias)
         return activation_function(activation)(y)
     if name == "panels":
-        y = panel_forward(x, val, crow, col, n, ccol.shape[0] - 1)
+        y = panel_forward(x, val, at, n)
     else:
-        y = gather.block_forward(x, _values(val, scale), crow, col, erow, ccol, n)
+        y = gather.block_forward(x, _values(val, scale), at, n)
     return activation_function(activation)(y if bias is None else y.add_(bias))
+
+
+block_linear = custom_op("probcomp::block_linear", block_product, mutates_args=())
 
 
 @block_linear.register_fake
 def _(x: Tensor, *args: Any) -> Tensor:
-    n = args[11]
+    n = args[5]
     return x.new_empty(x.shape[0], n)
 
 
 @custom_op("probcomp::block_backward_input", mutates_args=())
 def block_backward_input(
-    grad: Tensor,
-    val: Tensor,
-    crow: Tensor,
-    col: Tensor,
-    erow: Tensor,
-    ccol: Tensor,
-    trow: Tensor,
-    perm: Tensor,
-    scale: Tensor | None,
-    k: int,
-    backend: str,
+    grad: Tensor, val: Tensor, index: Sequence[Tensor], scale: Tensor | None, k: int, backend: str,
     frozen: bool,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """dx = dy W over the live blocks, walked by column; ``[M, k]``."""
+    at = BlockIndex(*index)
     if grad.shape[0] == 0:
         return grad.new_empty(0, k)
     shape = (grad.shape[1], k)
@@ -126,86 +108,63 @@ def block_backward_input(
     if name == "triton" and scale is None:
         from probcomp.kernels.gpu.launch import block_backward_input as launch
 
-        return launch(grad, val, ccol, trow, perm, crow.shape[0] - 1, k)
+        return launch(grad, val, at, k)
     if name == "dense":
-        return grad @ _expanded(val, scale, erow, col, shape, frozen)
-    return gather.block_backward_input(grad, _values(val, scale), crow, ccol, trow, perm, k)
+        return grad @ _expanded(val, scale, at, shape, frozen)
+    return gather.block_backward_input(grad, _values(val, scale), at, k)
 
 
 @block_backward_input.register_fake
 def _(grad: Tensor, *args: Any) -> Tensor:
-    return grad.new_empty(grad.shape[0], args[8])
+    return grad.new_empty(grad.shape[0], args[3])
 
 
 @custom_op("probcomp::block_backward_weight", mutates_args=())
 def block_backward_weight(
-    grad: Tensor,
-    x: Tensor,
-    erow: Tensor,
-    col: Tensor,
-    bitmap: Tensor | None,
-    rows: int,
-    columns: int,
-    bn: int,
-    bk: int,
+    grad: Tensor, x: Tensor, index: Sequence[Tensor], bitmap: Tensor | None, bn: int, bk: int,
     backend: str,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """dval = dy^T x on the live blocks (and live entries) only; ``[nnz, bn, bk]``."""
+    at = BlockIndex(*index)
     if grad.shape[0] == 0:
-        return grad.new_zeros(erow.shape[0], bn, bk)
+        return grad.new_zeros(at.erow.shape[0], bn, bk)
     if backend == "triton" or (backend == "auto" and grad.device.type == "cuda"):
         from probcomp.kernels.gpu.launch import block_backward_weight as launch
 
-        out = launch(grad, x, erow, col, (rows, columns, bn, bk))
+        out = launch(grad, x, at, (bn, bk))
     else:
-        out = gather.block_backward_weight(grad, x, erow, col, (rows, columns, bn, bk))
+        out = gather.block_backward_weight(grad, x, at, (bn, bk))
     return out if bitmap is None else out * bitmap
 
 
 @block_backward_weight.register_fake
-def _(
-    grad: Tensor,
-    x: Tensor,
-    erow: Tensor,
-    col: Tensor,
-    bitmap: Tensor | None,
-    rows: int,
-    columns: int,
-    bn: int,
-    bk: int,
-    backend: str,
-) -> Tensor:
-    return grad.new_empty(erow.shape[0], bn, bk)
+def _(grad: Tensor, x: Tensor, index: Sequence[Tensor], *args: Any) -> Tensor:
+    return grad.new_empty(index[BlockIndex._fields.index("erow")].shape[0], *args[1:3])
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    (x, val, crow, col, erow, ccol, trow, perm, _, bitmap, scale, bias, _, activation, *how) = (
-        inputs
-    )
+    x, val, index, bitmap, scale, bias, _, activation, *how = inputs
     if activation != "none":
         raise NotImplementedError(
             "block_linear has no gradient with an activation; masked_linear applies it outside"
         )
-    ctx.save_for_backward(x, val, crow, col, erow, ccol, trow, perm, bitmap, scale)
+    ctx.save_for_backward(x, val, bitmap, scale, *index)
     ctx.backend, ctx.frozen = how
     ctx.biased = bias is not None
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, val, crow, col, erow, ccol, trow, perm, bitmap, scale = ctx.saved_tensors
+def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    x, val, bitmap, scale, *index = ctx.saved_tensors
     dx = dval = dbias = None
     if ctx.needs_input_grad[0]:
-        dx = block_backward_input(
-            grad, val, crow, col, erow, ccol, trow, perm, scale, x.shape[1], ctx.backend, ctx.frozen
-        )
+        dx = block_backward_input(grad, val, index, scale, x.shape[1], ctx.backend, ctx.frozen)
     if ctx.needs_input_grad[1]:
-        grid = (crow.shape[0] - 1, ccol.shape[0] - 1, val.shape[1], val.shape[2])
         # A backend of the forward that has no weight gradient leaves the choice to the device.
         backend = ctx.backend if ctx.backend in ("triton", "gather") else "auto"
-        dval = block_backward_weight(grad, x, erow, col, bitmap, *grid, backend)
-    if ctx.biased and ctx.needs_input_grad[11]:
+        dval = block_backward_weight(grad, x, index, bitmap, *val.shape[1:], backend)
+    if ctx.biased and ctx.needs_input_grad[5]:
         dbias = grad.sum(0)
-    return (dx, dval, *([None] * 9), dbias, None, None, None, None)
+    return dx, dval, [None] * len(index), None, None, dbias, None, None, None, None
 
 
 block_linear.register_autograd(_backward, setup_context=_setup_context)

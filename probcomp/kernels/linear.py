@@ -6,15 +6,16 @@ from torch.nn import functional
 
 from probcomp.errors import InputError
 from probcomp.kernels.activations import activation_function
-from probcomp.kernels.blocks import BlockWeight
+from probcomp.kernels.blocks import BlockIndex, BlockWeight
 from probcomp.kernels.compact import CompactWeight
 from probcomp.kernels.fast_dense import frozen_linear
 from probcomp.kernels.flops import note_counter
-from probcomp.kernels.library import block_linear
+from probcomp.kernels.library import block_linear, block_product
 from probcomp.kernels.library_packed import group_linear, run_linear
 from probcomp.kernels.nm import GroupWeight
 from probcomp.kernels.packed import PackedWeight
 from probcomp.kernels.runs import RunWeight
+from probcomp.kernels.watching import unwatched
 
 
 def masked_linear(
@@ -78,10 +79,9 @@ def apply_packed(
         y = _compact(flat, value, t.get("in_index"), t.get("out_index"), bias, n, frozen, learns)
         inside = "none"
     elif issubclass(kind, BlockWeight):
-        index = (t[name] for name in ("crow", "col", "erow", "ccol", "trow", "perm", "row_order"))
-        y = block_linear(
-            flat, value, *index, t.get("bitmap"), scale, bias, n, inside, backend, frozen
-        )
+        index = [t[name] for name in BlockIndex._fields]
+        product = block_product if frozen and not learns and unwatched(x) else block_linear
+        y = product(flat, value, index, t.get("bitmap"), scale, bias, n, inside, backend, frozen)
     elif issubclass(kind, RunWeight):
         y = run_linear(flat, value, t["ptr"], t["seg"], t["inverse"], bias, inside, backend)
     else:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from probcomp.kernels.blocks import BlockIndex
 from probcomp.kernels.derived import derived
 
 ALIKE = 0.8  # rows share a batch while the shortest has this share of the blocks of the longest
@@ -31,8 +32,9 @@ class _Panels(NamedTuple):
     empty: int  # block rows without a block, after all others
 
 
-def _build(val: Tensor, crow: Tensor, col: Tensor, columns: int, outputs_first: bool) -> _Panels:
+def _build(val: Tensor, blocks: BlockIndex, outputs_first: bool) -> _Panels:
     _, bn, bk = val.shape
+    crow, col, columns = blocks.crow, blocks.col, blocks.ccol.shape[0] - 1
     counts = crow.diff().long()
     order = torch.argsort(counts, descending=True, stable=True)
     groups, at = [], 0
@@ -57,19 +59,17 @@ def _build(val: Tensor, crow: Tensor, col: Tensor, columns: int, outputs_first: 
     return _Panels(groups, inverse, counts.shape[0] - live)
 
 
-def panel_forward(
-    x: Tensor, val: Tensor, crow: Tensor, col: Tensor, n: int, columns: int
-) -> Tensor:
-    """``x W^T`` for a frozen weight of ``columns`` block columns; ``[M, n]``."""
+def panel_forward(x: Tensor, val: Tensor, at: BlockIndex, n: int) -> Tensor:
+    """``x W^T`` for a frozen weight; ``[M, n]``."""
     _, bn, bk = val.shape
-    m, rows = x.shape[0], crow.shape[0] - 1
+    m, rows, columns = x.shape[0], at.crow.shape[0] - 1, at.ccol.shape[0] - 1
     # Measured: on several threads low blocks are up to twice as fast with the batch last.
     outputs_first = m > FEW_ROWS and bn <= LOW and torch.get_num_threads() > 1
 
     def build() -> _Panels:
-        return _build(val.detach(), crow, col, columns, outputs_first)
+        return _build(val.detach(), at, outputs_first)
 
-    panels = derived(val, ("panels", columns, outputs_first), build)
+    panels = derived(val, ("panels", outputs_first), build)
     # One tile of zeros more: what no block reads stays out of the result, even a NaN.
     wide = pad(x, (0, (columns + 1) * bk - x.shape[1]))
     product = _outputs_first if outputs_first else _rows_first

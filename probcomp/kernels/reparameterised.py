@@ -61,9 +61,7 @@ class _Reparameterised(torch.autograd.Function):
         if backend == "triton":
             from probcomp.kernels.gpu.reparameterised import launch
 
-            width = (packed.ccol.shape[0] - 1) * mean.shape[2]
-            index = (packed.crow, packed.col, packed.row_order)
-            y, half = launch(x, mean, variance, *index, bias, n, width, seed)
+            y, half = launch(x, mean, variance, packed.index, bias, n, seed)
         else:
             y, half = sample(x, mean, variance, packed, bias, seed)
         ctx.save_for_backward(x, mean, variance, half)
@@ -75,19 +73,17 @@ class _Reparameterised(torch.autograd.Function):
         (grad,) = grads
         x, mean, variance, half = ctx.saved_tensors
         packed: BlockWeight = ctx.packed
-        index = (packed.crow, packed.col, packed.erow, packed.ccol, packed.trow, packed.perm)
-        grid = (packed.crow.shape[0] - 1, packed.ccol.shape[0] - 1, *packed.block)
         spread = grad * half  # gradient of the variance of the outputs
         dx = dmean = dvar = dbias = None
         if ctx.needs_input_grad[0]:
-            how = (None, x.shape[1], ctx.backend, False)
-            dx = block_backward_input(grad, mean, *index, *how)
-            dx = dx + 2 * x * block_backward_input(spread, variance, *index, *how)
-        places = (packed.erow, packed.col, packed.bitmap, *grid, ctx.backend)
+            how = (list(packed.index), None, x.shape[1], ctx.backend, False)
+            dx = block_backward_input(grad, mean, *how)
+            dx = dx + 2 * x * block_backward_input(spread, variance, *how)
+        live = (list(packed.index), packed.bitmap, *packed.block, ctx.backend)
         if ctx.needs_input_grad[1]:
-            dmean = block_backward_weight(grad, x, *places)
+            dmean = block_backward_weight(grad, x, *live)
         if ctx.needs_input_grad[2]:
-            dvar = block_backward_weight(spread, x.square(), *places)
+            dvar = block_backward_weight(spread, x.square(), *live)
         if ctx.needs_input_grad[3]:
             dbias = grad.sum(0)
         return dx, dmean, dvar, dbias, None, None, None
@@ -98,9 +94,8 @@ def sample(
 ) -> tuple[Tensor, Tensor]:
     """The sampled output and eps / (2 sd) in plain PyTorch; noise from a generator of the seed."""
     n = packed.shape[0]
-    index = (packed.crow, packed.col, packed.erow, packed.ccol)
-    y = gather.block_forward(x, mean, *index, n)
-    spread = gather.block_forward(x.square(), variance, *index, n)
+    y = gather.block_forward(x, mean, packed.index, n)
+    spread = gather.block_forward(x.square(), variance, packed.index, n)
     generator = torch.Generator(device=x.device).manual_seed(seed)
     noise = torch.randn(y.shape, generator=generator, device=x.device, dtype=x.dtype)
     deviation = spread.clamp(min=0.0).sqrt()

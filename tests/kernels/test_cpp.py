@@ -43,8 +43,7 @@ def test_every_tile_shape_is_the_masked_product(
     bias = torch.randn(n, generator=generator(seed + 2)) if biased else None
     p = pack(weight, support, block=(bn, bk), format="blocks", bias=bias)
     x = torch.randn(m, k, generator=generator(seed + 3))
-    width = (p.ccol.shape[0] - 1) * bk
-    layer = cpp.block_layer(p.val, p.crow, p.col, p.row_order, n, width)
+    layer = cpp.block_layer(p.val, p.index, n)
     y = cpp.run_chain(x, cpp.chain([layer], [bias], ["none"]), isa)
     expected = x.double() @ p.dense().double().T + (0 if bias is None else bias.double())
     assert (y - expected).norm() <= FLOAT32 * (1 + expected.norm())
@@ -112,7 +111,7 @@ def test_a_chain_gives_the_same_bits_for_any_batch_and_number_of_threads(isa: in
     biases = [torch.randn(n, generator=rng) for n, _ in sizes]
     layers = [cpp.dense_layer(weight) for weight in weights]
     p = pack(weights[1], block_support((96, 300), (32, 32), 0.5), block=(32, 32), format="blocks")
-    layers[1] = cpp.block_layer(p.val, p.crow, p.col, p.row_order, 96, 320)  # reads 20 zeros more
+    layers[1] = cpp.block_layer(p.val, p.index, 96)  # reads 20 zeros more
     acts = ["relu", "gelu", "silu", "none"]
     chain = cpp.chain(layers, biases, acts)
     x = torch.randn(150, 70, generator=rng)

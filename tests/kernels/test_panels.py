@@ -13,9 +13,7 @@ FLOAT32 = 2e-6
 
 
 def run(x, packed):
-    return panel_forward(
-        x, packed.val, packed.crow, packed.col, packed.shape[0], packed.ccol.shape[0] - 1
-    )
+    return panel_forward(x, packed.val, packed.index, packed.shape[0])
 
 
 @settings(max_examples=40)
@@ -47,7 +45,7 @@ def test_rows_of_like_length_share_a_batch_and_long_ones_do_not_pad_the_short() 
     for row, count in enumerate((2, 20, 2, 0, 19, 2)):
         grid[row, :count] = True
     packed = pack(torch.randn(96, 320), grid, block=(16, 16), format="blocks")
-    built = panels._build(packed.val, packed.crow, packed.col, 20, False)
+    built = panels._build(packed.val, packed.index, False)
     assert [group.weight.shape[0] for group in built.groups] == [2, 3]
     assert built.empty == 1
     stored = sum(group.weight.numel() for group in built.groups)

@@ -184,13 +184,14 @@ extern "C" int probcomp_block_chain(const Layer* layers, int count, const float*
     }
     return 0;
   }
-  // Few rows: the threads share the block rows of one layer after another.
+  // Few rows: the threads share the block rows of one layer after another. A block row belongs to
+  // the same thread in every call, so that its weights stay in that core's cache.
   Hidden hidden(layers, count, M);
   const int64_t strips = (M + SHORT - 1) / SHORT, step = (M + strips - 1) / strips;
 #pragma omp parallel num_threads(threads)
   for (int i = 0; i < count; ++i) {
     const Problem p = problem(layers, count, i, x, ldx, y, hidden);
-#pragma omp for schedule(dynamic) collapse(2)
+#pragma omp for schedule(static, strips) collapse(2)
     for (int64_t r = 0; r < layers[i].R; ++r)
       for (int64_t s = 0; s < strips; ++s)
         strip(p, isa, layers[i].order[r], s * step, std::min(M, s * step + step));

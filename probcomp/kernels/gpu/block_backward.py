@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from probcomp.kernels.blocks import BlockIndex
 from probcomp.kernels.gpu.runtime import (
     accuracy,
     check_device,
@@ -89,41 +90,38 @@ def weight_split(rows: int, nnz: int, block: tuple[int, int]) -> tuple[int, int,
     return bm, parts, triton.cdiv(triton.cdiv(rows, parts), bm) * bm
 
 
-def launch_input(
-    grad: Tensor, val: Tensor, ccol: Tensor, trow: Tensor, perm: Tensor, rows: int, k: int
-) -> Tensor:
-    """dx = dy W, ``[M, k]``; ``rows`` is the number of block rows."""
+def launch_input(grad: Tensor, val: Tensor, at: BlockIndex, k: int) -> Tensor:
+    """dx = dy W, ``[M, k]``."""
     check_device(grad)
     _, bn, bk = val.shape
-    g = rows_of(grad, rows * bn)
+    g = rows_of(grad, (at.crow.shape[0] - 1) * bn)
     dx = output(grad, grad.shape[0], k)
     bm = input_tile(g.shape[0], bk)
-    block_backward_input[(triton.cdiv(g.shape[0], bm), ccol.shape[0] - 1)](
-        g, val, ccol, trow, perm, g.shape[0], k, g.stride(0), dx.stride(0), dx,
+    block_backward_input[(triton.cdiv(g.shape[0], bm), at.ccol.shape[0] - 1)](
+        g, val, at.ccol, at.trow, at.perm, g.shape[0], k, g.stride(0), dx.stride(0), dx,
         BM=bm, BN=bn, BK=bk, **accuracy(grad), **options(4, 5),
     )  # fmt: skip
     return finish(dx, grad)
 
 
-def launch_weight(
-    grad: Tensor, x: Tensor, erow: Tensor, col: Tensor, grid: tuple[int, int, int, int]
-) -> Tensor:
-    """dval = dy^T x on the live blocks; ``grid`` is (R, C, BN, BK).
+def launch_weight(grad: Tensor, x: Tensor, at: BlockIndex, block: tuple[int, int]) -> Tensor:
+    """dval = dy^T x on the live blocks, ``[nnz, BN, BK]``.
 
     With few live blocks the rows of the batch are split over programs, and the parts are added in
     a fixed order afterwards.
     """
     check_device(grad)
-    rows, columns, bn, bk = grid
-    nnz, m = erow.shape[0], grad.shape[0]
+    bn, bk = block
+    nnz, m = at.erow.shape[0], grad.shape[0]
     if nnz == 0:
         return grad.new_empty(0, bn, bk)
-    g, x = rows_of(grad, rows * bn), rows_of(x, columns * bk)
+    g = rows_of(grad, (at.crow.shape[0] - 1) * bn)
+    x = rows_of(x, (at.ccol.shape[0] - 1) * bk)
     bm, parts, step = weight_split(m, nnz, (bn, bk))
     held = grad.dtype if parts == 1 else torch.promote_types(grad.dtype, torch.float32)
     out = output(grad, parts, nnz, bn, bk, dtype=held)
     block_backward_weight[(nnz, parts)](
-        g, x, erow, col, m, step, nnz, g.stride(0), x.stride(0), out,
+        g, x, at.erow, at.col, m, step, nnz, g.stride(0), x.stride(0), out,
         BM=bm, BN=bn, BK=bk, **accuracy(grad), **options(4, 3),
     )  # fmt: skip
     return finish(out[0] if parts == 1 else out.sum(0), grad)

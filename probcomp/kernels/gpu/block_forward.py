@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from probcomp.kernels.activations import ACTIVATION_CODES
+from probcomp.kernels.blocks import BlockIndex
 from probcomp.kernels.derived import derived
 from probcomp.kernels.gpu.epilogue import activate
 from probcomp.kernels.gpu.runtime import (
@@ -134,24 +135,16 @@ def tile(rows: int, block: tuple[int, int]) -> tuple[int, int, int]:
 
 
 def launch(
-    x: Tensor,
-    val: Tensor,
-    crow: Tensor,
-    col: Tensor,
-    row_order: Tensor,
-    scale: Tensor | None,
-    bias: Tensor | None,
-    n: int,
-    width: int,
+    x: Tensor, val: Tensor, at: BlockIndex, scale: Tensor | None, bias: Tensor | None, n: int,
     activation: str,
-) -> Tensor:
-    """act(x W^T + b); ``width`` is K padded to whole blocks, ``n`` the outputs."""
+) -> Tensor:  # fmt: skip
+    """act(x W^T + b) with ``n`` outputs."""
     check_device(x)
     _, bn, bk = val.shape
-    m, rows = x.shape[0], crow.shape[0] - 1
-    x = rows_of(x, width)
+    m, rows = x.shape[0], at.crow.shape[0] - 1
+    x = rows_of(x, (at.ccol.shape[0] - 1) * bk)
     y = output(x, m, n)
-    work = derived(crow, "pieces", lambda: pieces(crow, row_order))
+    work = derived(at.crow, "pieces", lambda: pieces(at.crow, at.row_order))
     bm, warps, stages = tile(m, (bn, bk))
     split = bool(work["split"])
     count = work["lo"].shape[0]
@@ -161,7 +154,7 @@ def launch(
     code, biased = ACTIVATION_CODES[activation], bias is not None
     tiles = triton.cdiv(m, bm)
     block_forward[(tiles, count)](
-        x, val, work["lo"], work["hi"], work["row"], col, val if scale is None else scale,
+        x, val, work["lo"], work["hi"], work["row"], at.col, val if scale is None else scale,
         y if bias is None else bias, m, n, x.stride(0), y.stride(0), y, part,
         BM=bm, BN=bn, BK=bk, ACT=code, BIAS=biased, SCALE=scale is not None, SPLIT=split,
         **kind, **options(warps, stages),

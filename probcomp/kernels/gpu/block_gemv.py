@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from probcomp.kernels.activations import ACTIVATION_CODES
+from probcomp.kernels.blocks import BlockIndex
 from probcomp.kernels.gpu.epilogue import activate
 from probcomp.kernels.gpu.runtime import (
     accuracy,
@@ -49,23 +50,16 @@ def block_gemv(
 
 
 def launch(
-    x: Tensor,
-    val: Tensor,
-    crow: Tensor,
-    col: Tensor,
-    row_order: Tensor,
-    bias: Tensor | None,
-    n: int,
-    width: int,
-    activation: str,
+    x: Tensor, val: Tensor, at: BlockIndex, bias: Tensor | None, n: int, activation: str
 ) -> Tensor:
     """act(x W^T + b) for a few rows of x, one program for each and each block row."""
     check_device(x)
     _, bn, bk = val.shape
-    x = rows_of(x, width)
+    x = rows_of(x, (at.ccol.shape[0] - 1) * bk)
     y = output(x, x.shape[0], n)
-    block_gemv[(x.shape[0], crow.shape[0] - 1)](
-        x, val, crow, row_order, col, y if bias is None else bias, y, n, x.stride(0), y.stride(0),
+    block_gemv[(x.shape[0], at.crow.shape[0] - 1)](
+        x, val, at.crow, at.row_order, at.col, y if bias is None else bias, y, n,
+        x.stride(0), y.stride(0),
         BN=bn, BK=bk, ACT=ACTIVATION_CODES[activation], BIAS=bias is not None,
         ACC=accuracy(x)["ACC"], STAGES=5, **options(4, 5),
     )  # fmt: skip

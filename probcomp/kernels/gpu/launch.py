@@ -2,28 +2,21 @@
 
 from torch import Tensor
 
+from probcomp.kernels.blocks import BlockIndex
 from probcomp.kernels.gpu import block_backward, block_forward, block_gemv, runs
 
 GEMV_ROWS = 1  # a tile product padded to 16 rows beats the reduction from 2 rows on, so far
 
 
 def block_linear(
-    x: Tensor,
-    val: Tensor,
-    crow: Tensor,
-    col: Tensor,
-    row_order: Tensor,
-    scale: Tensor | None,
-    bias: Tensor | None,
-    n: int,
-    width: int,
+    x: Tensor, val: Tensor, at: BlockIndex, scale: Tensor | None, bias: Tensor | None, n: int,
     activation: str,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """act(x W^T + b) by the reduction for a single row, else by the tile product."""
     # A single row of a wide layer has too few tiles to fill a GPU; int8 needs the tile product.
     if x.shape[0] <= GEMV_ROWS and scale is None:
-        return block_gemv.launch(x, val, crow, col, row_order, bias, n, width, activation)
-    return block_forward.launch(x, val, crow, col, row_order, scale, bias, n, width, activation)
+        return block_gemv.launch(x, val, at, bias, n, activation)
+    return block_forward.launch(x, val, at, scale, bias, n, activation)
 
 
 run_linear = runs.launch

@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from probcomp.kernels.blocks import BlockIndex
 from probcomp.kernels.gpu.runtime import accuracy, check_device, finish, options, output, rows_of
 
 
@@ -63,18 +64,17 @@ def noise_tile(rows: int, bn: int) -> tuple[int, int, int]:
 
 
 def launch(
-    x: Tensor, mean: Tensor, var: Tensor, crow: Tensor, col: Tensor, row_order: Tensor,
-    bias: Tensor | None, n: int, width: int, seed: int,
+    x: Tensor, mean: Tensor, var: Tensor, at: BlockIndex, bias: Tensor | None, n: int, seed: int
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The sampled output and eps / (2 sd), both ``[M, n]``."""
     check_device(x)
     _, bn, bk = mean.shape
-    x = rows_of(x, width)
+    x = rows_of(x, (at.ccol.shape[0] - 1) * bk)
     y = output(x, x.shape[0], n)
     half = torch.empty_like(y)
     bm, warps, stages = noise_tile(x.shape[0], bn)
-    reparameterised[(triton.cdiv(x.shape[0], bm), crow.shape[0] - 1)](
-        x, mean, var, crow, row_order, col, y if bias is None else bias, y, half,
+    reparameterised[(triton.cdiv(x.shape[0], bm), at.crow.shape[0] - 1)](
+        x, mean, var, at.crow, at.row_order, at.col, y if bias is None else bias, y, half,
         x.shape[0], n, seed, x.stride(0), y.stride(0),
         BM=bm, BN=bn, BK=bk, BIAS=bias is not None, **accuracy(x), **options(warps, stages),
     )  # fmt: skip

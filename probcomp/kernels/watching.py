@@ -1,0 +1,20 @@
+"""Whether a call of ours may bypass PyTorch's dispatcher, which nothing else would then see."""
+
+import torch
+from torch import Tensor
+
+
+def unwatched(x: Tensor) -> bool:
+    """A plain tensor in eager mode: no compiler, tracer, transform, mode or autocast looks on.
+
+    An operator that PyTorch dispatches costs tens of microseconds in Python, more than a small
+    product; what is unwatched and needs no gradient is called directly.
+    """
+    return (
+        type(x) is Tensor
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not torch._C._are_functorch_transforms_active()
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch.is_autocast_enabled(x.device.type)
+    )
