@@ -40,7 +40,7 @@ from probcomp.regime.baselines import (
 from probcomp.regime.coordinates import Coordinates
 from probcomp.regime.decision import GAIN, best_actions
 from probcomp.regime.diagnosis import COLUMNS as DIAGNOSIS_COLUMNS
-from probcomp.regime.diagnosis import Diagnosis, order_parameters
+from probcomp.regime.diagnosis import StackedDiagnosis, order_parameters
 from probcomp.regime.fit import RegimeModel
 from probcomp.regime.records import write_table
 from probcomp.regime.sampler import Convergence
@@ -215,7 +215,7 @@ def diagnosis() -> dict[str, object]:
         return model.fit(train, labels).predict_proba(test)[:, 1]
 
     kinds = {
-        "ours": ("features", lambda a, b, y: Diagnosis.fit(a, y).probability(b)),
+        "ours": ("features", lambda a, b, y: StackedDiagnosis.fit(a, y).probability(b)),
         "md_tree": (
             "tree_features",
             lambda a, b, y: DiagnosisTree.fit(a, np.where(y, 0, 1)).probability(b),
@@ -230,6 +230,7 @@ def diagnosis() -> dict[str, object]:
         "3 largest data sizes": [runs["data"] >= 8],
         "every other data size": [runs["data"] % 2 == 1],
         "4 widest": [runs["width"] >= 45],
+        "4 narrowest": [runs["width"] <= 4],
     }
     out: dict[str, object] = {"rows": len(cold)}
     for name, held in splits.items():

@@ -17,6 +17,7 @@ from probcomp.regime.table import read_runs as read_runs
 
 if TYPE_CHECKING:
     from probcomp.regime.diagnosis import Diagnosis as Diagnosis
+    from probcomp.regime.diagnosis import StackedDiagnosis as StackedDiagnosis
     from probcomp.regime.hierarchy import Hierarchy as Hierarchy
     from probcomp.regime.pilots import PilotConfig as PilotConfig
     from probcomp.regime.pilots import run_pilot as run_pilot
@@ -33,6 +34,7 @@ _LATER = {
     "PilotConfig": "pilots",
     "PilotTask": "tasks",
     "Recipe": "recipe",
+    "StackedDiagnosis": "diagnosis",
     "Store": "store",
     "run_campaign": "planner",
     "run_pilot": "pilots",
@@ -53,6 +55,7 @@ __all__ = [
     "Recipe",
     "RegimeModel",
     "RunTable",
+    "StackedDiagnosis",
     "Store",
     "advise",
     "decide",

@@ -1,6 +1,5 @@
 """Criticism of a regime fit with ArviZ: its groups, leave-one-out scores, predictive checks."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -151,39 +150,14 @@ def _refitted(model: "RegimeModel", cell: int) -> float:
     """Log predictive density of one cell under a fit to the others, in the same coordinates."""
     from scipy.special import logsumexp
 
-    from probcomp.regime.sampler import pointwise_log_likelihood, sample, shape_of
+    from probcomp.regime.sampler import physical_knobs, pointwise_log_likelihood, sample
 
     data, _ = model_data(model.table, model.coordinates)
-    shape = shape_of(model.table, model.coordinates)
+    physical = physical_knobs(model.table)
     held = dict(data)
     held["valid"] = data["valid"].copy()
     held["valid"][cell] = False
-    mcmc, _ = sample(held, *shape, seed=model.seed)
+    mcmc, _ = sample(held, physical, seed=model.seed)
     u = np.asarray(mcmc.get_samples()["u"])
-    each = pointwise_log_likelihood(u, data, *shape)[:, cell].sum(-1)
+    each = pointwise_log_likelihood(u, data, physical)[:, cell].sum(-1)
     return float(logsumexp(each) - np.log(len(each)))
-
-
-def stacking_weights(scores: Mapping[str, Sequence[float] | Array]) -> dict[str, float]:
-    """Weights of models that maximise ``sum_i log sum_k w_k exp(score_ki)``.
-
-    Yao, Vehtari, Simpson and Gelman 2018, eq. 4; ``scores`` are leave-one-out log densities of
-    the same cells.
-    """
-    from scipy.optimize import minimize
-
-    if len(scores) < 2:
-        raise InputError("stacking needs the scores of at least two models.")
-    lengths = {name: len(values) for name, values in scores.items()}
-    if len(set(lengths.values())) > 1:
-        raise InputError(f"scores must be of the same cells; got {lengths}.")
-    table = np.stack([np.asarray(values, float) for values in scores.values()])
-    density = np.exp(table - table.max(0))
-
-    def loss(free: Array) -> float:
-        weights = np.exp(free - np.logaddexp.reduce(free))
-        return -float(np.log(weights @ density).sum())
-
-    best = minimize(loss, np.zeros(len(table)), method="L-BFGS-B", bounds=[(-30, 30)] * len(table))
-    weights = np.exp(best.x - np.logaddexp.reduce(best.x))
-    return dict(zip(scores, map(float, weights)))

@@ -14,7 +14,7 @@ SPAN = 1.5
 """Load and temperature of the pilots run from -SPAN to SPAN, about a unit variance."""
 
 BARRIER_FLOOR = 0.004
-"""Barriers below this share of the train set are within the noise of no barrier: censored."""
+"""Twice the standard error of a barrier (a share of the train set), where none is given."""
 
 ERROR_FLOOR = 1e-4
 DISSIMILARITY_FLOOR = 1e-4
@@ -28,7 +28,9 @@ class Coordinates:
 
     ``x = SPAN (ln load - mid) / half``. ``c_k`` is the knob's coordinate, likewise centred; the
     knobs whose exponent physics fixes share one half-width, so that their weights are near one.
-    ``z = (ln error, ln((b + e) / (1 - b)), ln(1 - CKA))``, standardised; b is the barrier.
+    ``z = (ln(error + e_0), ln((b + e_1) / (1 - b)), ln(1 - CKA + e_2))``, standardised; b is the
+    barrier and e two standard errors of the measurement: below that a logarithm would only spread
+    out noise.
     """
 
     knobs: tuple[Knob, ...]
@@ -39,16 +41,17 @@ class Coordinates:
     load_half: float
     z_mean: Array
     z_scale: Array
-    floor: float = BARRIER_FLOOR
+    floors: Array
 
     @staticmethod
     def of(table: RunTable, floor: float = BARRIER_FLOOR) -> "Coordinates":
         """Coordinates that put the runs of a table on the unit scale.
 
-        Barriers below ``floor`` are taken for noise: about twice their measurement's error.
+        ``floor`` is about twice the standard error of a barrier; a table's own is used if larger.
         """
         if not 0 < floor < 0.5:
             raise InputError(f"barrier floor is {floor}; it must lie in (0, 0.5).")
+        floors = np.maximum(2 * np.median(table.measured, axis=0), [0.0, floor, 0.0])
         raw = np.column_stack(
             [k.coordinate(v, _START_WARP) for k, v in zip(table.knobs, table.settings.T)]
         )
@@ -58,7 +61,7 @@ class Coordinates:
         if physical.any():
             half[physical] = np.ptp(raw[:, physical].sum(1)) / 2 or half[physical].max()
         log_load = np.log(table.load)
-        z = _transform(table.error, table.connectivity, table.similarity, floor)
+        z = _transform(table, floors)
         return Coordinates(
             table.knobs,
             low,
@@ -68,7 +71,7 @@ class Coordinates:
             float(np.ptp(log_load)) / 2,
             z.mean(0),
             np.maximum(z.std(0), 0.05),
-            floor,
+            floors,
         )
 
     def load(self, load: ArrayLike) -> Array:
@@ -91,33 +94,45 @@ class Coordinates:
 
     def observables(self, table: RunTable) -> Array:
         """z of a table, [rows, 3]."""
-        z = _transform(table.error, table.connectivity, table.similarity, self.floor)
-        return (z - self.z_mean) / self.z_scale
+        return (_transform(table, self.floors) - self.z_mean) / self.z_scale
+
+    def measured(self, table: RunTable) -> Array:
+        """Standard errors of z that the measurement alone would give, [rows, 3] (delta method)."""
+        se = table.measured.copy()
+        se[:, 1] = np.where(se[:, 1] > 0, se[:, 1], self.floors[1] / 2)
+        size = np.column_stack(
+            [
+                np.maximum(table.error, ERROR_FLOOR),
+                np.maximum(-table.connectivity, 0.0),
+                np.maximum(1 - table.similarity, DISSIMILARITY_FLOOR),
+            ]
+        )
+        return se / (size + self.floors) / self.z_scale
 
     def error(self, z: Any) -> Any:
         """Test error (fraction) of the first channel."""
-        return np.minimum(np.exp(self.z_mean[0] + self.z_scale[0] * z), 1.0)
+        return np.clip(np.exp(self.z_mean[0] + self.z_scale[0] * z) - self.floors[0], 0.0, 1.0)
 
     def barrier(self, z: Any) -> Any:
         """Connectivity (<= 0, fraction) of the second channel."""
         ratio = np.exp(self.z_mean[1] + self.z_scale[1] * z)
-        return np.minimum(-(ratio - self.floor) / (1 + ratio), 0.0)
+        return np.minimum(-(ratio - self.floors[1]) / (1 + ratio), 0.0)
 
     def similarity(self, z: Any) -> Any:
         """CKA of the third channel."""
-        return 1 - np.minimum(np.exp(self.z_mean[2] + self.z_scale[2] * z), 1.0)
+        unlike = np.exp(self.z_mean[2] + self.z_scale[2] * z) - self.floors[2]
+        return 1 - np.clip(unlike, 0.0, 1.0)
 
     @property
     def censor(self) -> float:
-        """The standardised barrier channel at the floor; runs at or below it are left-censored."""
-        floor = np.log(2 * self.floor / (1 - self.floor))
-        return float((floor - self.z_mean[1]) / self.z_scale[1])
+        """The standardised barrier channel at no barrier; runs there are left-censored."""
+        return float((np.log(self.floors[1]) - self.z_mean[1]) / self.z_scale[1])
 
 
 _START_WARP = 0.5
 
 
-def warp(c: Any, ratio: float, power: Any, xp: Any = np) -> Any:
+def warp(c: Any, ratio: Any, power: Any, xp: Any = np) -> Any:
     """Bend the coordinate of a schedule knob between its log (0) and linear (1) scale.
 
     ``c`` in [-SPAN, SPAN] is the coordinate at Box-Cox power one half, ``ratio`` the largest over
@@ -132,12 +147,12 @@ def warp(c: Any, ratio: float, power: Any, xp: Any = np) -> Any:
     return SPAN * (1 - 2 * share)
 
 
-def _transform(error: Array, connectivity: Array, similarity: Array, floor: float) -> Array:
-    barrier = np.clip(-connectivity, 0.0, 0.999)
+def _transform(table: RunTable, floors: Array) -> Array:
+    barrier = np.clip(-table.connectivity, 0.0, 0.999)
     return np.column_stack(
         [
-            np.log(np.maximum(error, ERROR_FLOOR)),
-            np.log((barrier + floor) / (1 - barrier)),
-            np.log(np.maximum(1 - similarity, DISSIMILARITY_FLOOR)),
+            np.log(np.maximum(table.error, ERROR_FLOOR) + floors[0]),
+            np.log((barrier + floors[1]) / (1 - barrier)),
+            np.log(np.maximum(1 - table.similarity, DISSIMILARITY_FLOOR) + floors[2]),
         ]
     )

@@ -2,10 +2,15 @@
 
 Where the regime model needs runs around a setting, this needs the order parameters of one run, and
 a collection of diagnosed runs (other widths, other data sizes) to learn from.
+
+Boundaries in the landscape carry over to networks of other sizes, those in the hyperparameters do
+not: a quadratic fitted up to width 32 says little at 128. Which to trust depends on the collection,
+so a `StackedDiagnosis` weighs both, and a forest, by how they do on sizes that were left out.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,11 +19,23 @@ from scipy.special import expit
 from probcomp.errors import InputError
 from probcomp.regime.coordinates import BARRIER_FLOOR, DISSIMILARITY_FLOOR
 from probcomp.regime.knobs import Array
+from probcomp.regime.stacking import stacking_weights
 
 COLUMNS = (
     *("train_error", "mode_connectivity", "mode_connectivity_peak", "hessian_t", "CKA"),
     *("log_bs", "log_para_amount", "log_data_amount"),
 )
+LANDSCAPE = slice(0, 5)
+"""The features of `order_parameters` that are measured on the network, not chosen."""
+
+SIZES = (6, 7)
+"""Features that tell how large network and data are."""
+
+BLOCKS = 4
+SURE = 0.002
+"""Least chance that any member may give to either answer when members are compared."""
+
+TREES, LEAF = 100, 3
 RIDGES = np.geomspace(0.03, 100, 12)
 NEWTON_STEPS = 60
 
@@ -98,6 +115,71 @@ class Diagnosis:
         phi = _quadratic((features - self.mean) / self.scale)
         variance = np.einsum("ij,jk,ik->i", phi, self.cover, phi)
         return expit(phi @ self.weights / np.sqrt(1 + np.pi * variance / 8))
+
+
+@dataclass(frozen=True)
+class StackedDiagnosis:
+    """Members mixed by how they do on sizes of network and data that they have not seen.
+
+    ``P = sum_k w_k P_k`` over a `Diagnosis` of all features (``all``), one of the landscape alone
+    (``landscape``) and extremely randomised trees (``forest``; Geurts et al. 2006). The weights
+    maximise the log score (Yao et al. 2018, eq. 4) on quarters of the collection, by number of
+    weights and by number of samples, each predicted from the other three: two of the four lie
+    outside what was fitted.
+    """
+
+    weights: dict[str, float]
+    members: dict[str, Any]
+
+    @staticmethod
+    def fit(features: Array, too_cold: ArrayLike) -> "StackedDiagnosis":
+        """Fit to `order_parameters` [rows, 8] and labels [rows]."""
+        labels = np.asarray(too_cold, bool)
+        if features.ndim != 2 or features.shape[1] != len(COLUMNS):
+            raise InputError(
+                f"features {features.shape}; expected the {len(COLUMNS)} of order_parameters."
+            )
+        members = _members(features, labels)
+        held = [_quarter(features[:, column]) == k for column in SIZES for k in range(BLOCKS)]
+        scores: dict[str, list[Array]] = {name: [] for name in members}
+        for out in held:
+            # A quarter is empty where few sizes occur; one label alone teaches nothing.
+            if not out.any() or len(np.unique(labels[~out])) < 2 or (~out).sum() < 10:
+                continue
+            for name, member in _members(features[~out], labels[~out]).items():
+                said = np.clip(_said(name, member, features[out]), SURE, 1 - SURE)
+                scores[name].append(np.log(np.where(labels[out], said, 1 - said)))
+        if not scores["all"]:
+            return StackedDiagnosis(dict.fromkeys(members, 1 / len(members)), members)
+        weights = stacking_weights({name: np.concatenate(v) for name, v in scores.items()})
+        return StackedDiagnosis(weights, members)
+
+    def probability(self, features: Array) -> Array:
+        """P(too cold) of each row."""
+        each = [w * _said(name, self.members[name], features) for name, w in self.weights.items()]
+        return np.sum(each, axis=0)
+
+
+def _members(features: Array, labels: Array) -> dict[str, Any]:
+    from sklearn.ensemble import ExtraTreesClassifier
+
+    forest = ExtraTreesClassifier(TREES, min_samples_leaf=LEAF, random_state=0)
+    return {
+        "all": Diagnosis.fit(features, labels),
+        "landscape": Diagnosis.fit(features[:, LANDSCAPE], labels),
+        "forest": forest.fit(features, labels),
+    }
+
+
+def _said(name: str, member: Any, features: Array) -> Array:
+    if name == "forest":
+        return np.asarray(member.predict_proba(features)[:, 1], float)
+    inputs = features[:, LANDSCAPE] if name == "landscape" else features
+    return np.asarray(member.probability(inputs), float)
+
+
+def _quarter(values: Array) -> Any:
+    return np.digitize(values, np.quantile(values, [0.25, 0.5, 0.75]))
 
 
 def _quadratic(z: Array) -> Array:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from probcomp.regime.fit import RegimeModel
 
 LEVELS = (0.05, 0.5, 0.95)
-BAND_DRAWS = 400
+BAND_DRAWS = 500
 
 
 @dataclass(frozen=True)
@@ -84,26 +84,26 @@ def phase_diagram(
     settings = np.tile(reference(model, at), (size * size, 1))
     settings[:, position] = np.repeat(values, size)
     columns = np.tile(loads, size)
-    surfaces = model.surfaces(co.load(columns), co.settings(settings))
-    error = co.error(surfaces["mean"][:, :, 0]).mean(0).reshape(size, size)
     # A band needs no more draws than this, and each one is interpolated at each load.
-    some = np.linspace(0, len(surfaces["p"]) - 1, min(BAND_DRAWS, len(surfaces["p"]))).astype(int)
-    p = surfaces["p"][some].reshape(-1, size, size, 3)
-    heat = surfaces["t"][some].reshape(-1, size, size)[:, :, 0]
+    surfaces = model.surfaces(co.load(columns), co.settings(settings), BAND_DRAWS)
+    some = model.thinned(BAND_DRAWS)
+    error = co.error(surfaces["mean"][:, :, 0]).mean(0).reshape(size, size)
+    p = surfaces["p"].reshape(-1, size, size, 3)
+    heat = surfaces["t"].reshape(-1, size, size)[:, :, 0]
     order = 1 if heat.mean(0)[-1] > heat.mean(0)[0] else -1
     hot_values = values[::order]
-    x0, t0, kappa = (model.parameters[name][some] for name in ("x0", "t0", "kappa"))
+    x0, t0, kappa, s_t = (model.parameters[name][some] for name in ("x0", "t0", "kappa", "s_t"))
     x = co.load(loads)
 
     def at_heat(draw: int, levels: Array) -> Array:
         return np.interp(levels, heat[draw, ::order], hot_values, left=np.nan, right=np.nan)
 
     triple = np.array([at_heat(s, t0[s : s + 1])[0] for s in range(len(heat))])
+    # Depth zero, solved for t (`probcomp.regime.model.depth`).
+    ratio = np.log(2) + (s_t / kappa)[:, None] * np.maximum(x - x0[:, None], 0.0)
+    hottest = t0[:, None] + (ratio + np.log(-np.expm1(-ratio))) / s_t[:, None]
     similar = np.array(
-        [
-            np.where(x > x0[s], at_heat(s, t0[s] + (x - x0[s]) / kappa[s]), np.nan)
-            for s in range(len(heat))
-        ]
+        [np.where(x > x0[s], at_heat(s, hottest[s]), np.nan) for s in range(len(heat))]
     )
     crossing = np.full((len(heat), size), np.nan)
     cold = p[:, ::order, :, 0]  # p_I falls with heat

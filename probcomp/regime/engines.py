@@ -4,6 +4,7 @@ An engine is a context that gives ``submit(job) -> Future``; see `probcomp.regim
 """
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -127,7 +128,7 @@ def _ray(jobs: int) -> Iterator[Submit]:
         size: dict[str, Any] = {} if address else {"num_cpus": jobs}
         ray.init(
             address=address, include_dashboard=False, log_to_driver=False,
-            logging_level="ERROR", **size,
+            logging_level=logging.ERROR, **size,
         )  # fmt: skip
     remote = ray.remote(num_cpus=1, max_retries=1)(do_job)
     try:

@@ -14,16 +14,23 @@ from probcomp.regime.coordinates import BARRIER_FLOOR, Coordinates
 from probcomp.regime.diagram import PhaseDiagram, phase_diagram
 from probcomp.regime.gp import GaussianProcess, draws
 from probcomp.regime.knobs import Array, Knob
+from probcomp.regime.linear import Linear
 from probcomp.regime.sampler import (
     Convergence,
     model_data,
+    physical_knobs,
     pointwise_log_likelihood,
     posterior_parameters,
     posterior_surfaces,
     sample,
-    shape_of,
+    schedule_ratios,
 )
-from probcomp.regime.stacking import process_scores, regime_scores, stacking_weight
+from probcomp.regime.stacking import (
+    groups_of,
+    process_scores,
+    regime_scores,
+    stacking_weight,
+)
 from probcomp.regime.table import RunTable, read_runs
 
 RESIDUAL_SCALE = 0.3
@@ -97,45 +104,59 @@ class RegimeModel:
         Args:
             table: Runs; see `read_runs` for what is read and refused.
             residual: False leaves both processes out: the bare regime model.
-            barrier_floor: Barriers below this share of the train set are noise and censored; about
-                twice the standard error of a measured barrier.
+            barrier_floor: About twice the standard error of a measured barrier (a share of the
+                train set); more where the table has a column ``lmc_se`` that says more.
             warmup: Steps of adaptation a chain; doubled once, with the draws, if a gate fails.
         """
         runs = read_runs(table, knobs=knobs, load=load)
         coordinates = Coordinates.of(runs, barrier_floor)
         data, _ = model_data(runs, coordinates)
-        shape = shape_of(runs, coordinates)
-        mcmc, convergence = sample(data, *shape, seed=seed, warmup=warmup, draws=samples)
+        mcmc, convergence = sample(
+            data, physical_knobs(runs), seed=seed, warmup=warmup, draws=samples
+        )
         fitted = cls(runs, coordinates, mcmc, convergence, None, seed)
         return fitted.with_processes() if residual else fitted
 
+    @classmethod
+    def of_draws(
+        cls, table: RunTable | Mapping[str, Any], mcmc: Any, convergence: Convergence
+    ) -> "RegimeModel":
+        """The bare model of draws made earlier; ``mcmc`` has the sampler's two ``get_`` methods."""
+        runs = read_runs(table)
+        return cls(runs, Coordinates.of(runs), mcmc, convergence, None, 0)
+
     def with_processes(self) -> "RegimeModel":
-        """These draws, with a process on what they leave over, and stacked with another."""
+        """These draws, with a process on what they leave over, and stacked with another.
+
+        The residual's process is fitted with the parameters integrated out: what the regimes have
+        already bent to follow would otherwise be missing from it.
+        """
+        from probcomp.regime.model import noise_scale
+
         data, _ = model_data(self.table, self.coordinates)
         surfaces = self.surfaces(data["x"], data["c"])
-        left = data["z"][:, 0] - surfaces["mean"][:, :, 0].mean(0)
+        theta = {name: values[:, None] for name, values in self.parameters.items()}
+        variance = (np.asarray(noise_scale(theta, data)) ** 2).mean(0)
+        linear = Linear.of(self.draws, surfaces["mean"], variance)
+        # A barrier below the least seen is as good as the mean, where that is lower still.
+        z = np.where(data["floored"], np.minimum(data["z"], surfaces["mean"].mean(0)), data["z"])
+        expected, spread = linear.error_given_others(z)
         inputs = np.column_stack([data["x"], surfaces["t"].mean(0)])
-        noise = float(np.median(self.parameters["noise"][:, 0]))
-        process = GaussianProcess.fit(
-            inputs, left, amplitude_scale=RESIDUAL_SCALE, noise_guess=noise
+        residual = GaussianProcess.fit(
+            inputs, z[:, 0] - expected, amplitude_scale=RESIDUAL_SCALE,
+            noise_guess=float(np.sqrt(np.median(variance[:, 0]))), extra=spread,
+        )  # fmt: skip
+        process = GaussianProcess.fit(np.column_stack([data["x"], data["c"]]), z[:, 0])
+        groups = groups_of(data["x"])
+        share = stacking_weight(
+            regime_scores(linear, residual, z, groups), process_scores(process, z[:, 0], groups)
         )
-        return replace(self, residual=process).stacked()
-
-    def stacked(self) -> "RegimeModel":
-        """This model, mixed with a process on load and knobs by leave-one-out scores."""
-        data, _ = model_data(self.table, self.coordinates)
-        values = data["z"][:, 0]
-        process = GaussianProcess.fit(np.column_stack([data["x"], data["c"]]), values)
-        left = values - self.surfaces(data["x"], data["c"])["mean"][:, :, 0]
-        noise = self.parameters["noise"][:, 0]
-        regime = regime_scores(self.log_likelihood().sum(-1), left, self.residual, noise)
-        share = stacking_weight(regime, process_scores(process, values))
-        return replace(self, process=process, share=share)
+        return replace(self, residual=residual, process=process, share=share)
 
     def log_likelihood(self) -> Array:
         """Log density of each channel of each cell under each draw, [draws, cells, 3]."""
         data, _ = model_data(self.table, self.coordinates)
-        return pointwise_log_likelihood(self.draws, data, *shape_of(self.table, self.coordinates))
+        return pointwise_log_likelihood(self.draws, data, physical_knobs(self.table))
 
     @property
     def draws(self) -> Array:
@@ -145,11 +166,19 @@ class RegimeModel:
     @cached_property
     def parameters(self) -> dict[str, Array]:
         """Named parameters of each draw (standardised units)."""
-        return posterior_parameters(self.draws, shape_of(self.table, self.coordinates)[0])
+        return posterior_parameters(self.draws, physical_knobs(self.table))
 
-    def surfaces(self, x: Array, c: Array) -> dict[str, Array]:
-        """Regime probabilities, channel means and temperature of each draw."""
-        return posterior_surfaces(self.draws, *shape_of(self.table, self.coordinates), x, c)
+    def surfaces(self, x: Array, c: Array, most: int | None = None) -> dict[str, Array]:
+        """Regime probabilities, channel means and temperature of each draw, or of ``most``."""
+        u = self.draws[self.thinned(most)]
+        return posterior_surfaces(
+            u, physical_knobs(self.table), schedule_ratios(self.coordinates), x, c
+        )
+
+    def thinned(self, most: int | None) -> NDArray[np.int64]:
+        """Rows of the draws: evenly spaced, at most ``most``."""
+        count = len(self.draws)
+        return np.linspace(0, count - 1, min(most or count, count)).astype(int)
 
     def predict(self, settings: Mapping[str, ArrayLike] | ArrayLike, load: ArrayLike) -> Prediction:
         """Posterior at ``settings`` ([rows, knobs] or values by knob name) and ``load`` [rows]."""

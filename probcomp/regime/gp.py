@@ -32,16 +32,24 @@ class GaussianProcess:
 
     @staticmethod
     def fit(
-        inputs: Array, values: Array, *, amplitude_scale: float = 1.0, noise_guess: float = 0.1
+        inputs: Array,
+        values: Array,
+        *,
+        amplitude_scale: float = 1.0,
+        noise_guess: float = 0.1,
+        extra: Array | float = 0.0,
     ) -> "GaussianProcess":
-        """Fit the hyperparameters to ``values`` [rows] at ``inputs`` [rows, dims]."""
+        """Fit the hyperparameters to ``values`` [rows] at ``inputs`` [rows, dims].
+
+        ``extra`` is the covariance [rows, rows] of a part of the values that is not the process's.
+        """
         if inputs.ndim != 2 or len(inputs) != len(values):
             raise InputError(f"inputs {inputs.shape} and values {values.shape} do not match.")
         dims = inputs.shape[1]
 
         def loss(log: Array) -> float:
             amplitude, lengths, noise = np.exp(log[0]), np.exp(log[1:-1]), np.exp(log[-1])
-            cover = amplitude**2 * matern(inputs, inputs, lengths)
+            cover = amplitude**2 * matern(inputs, inputs, lengths) + extra
             cover[np.diag_indices_from(cover)] += noise**2 + 1e-8
             try:
                 factor = np.linalg.cholesky(cover)

@@ -1,17 +1,24 @@
 """The soft-gated regime model: two latent surfaces, three regimes, three observed channels.
 
-Symbols: x load and t temperature (standardised, t rises with heat),
+Symbols: x load and t temperature (standardised, t rises with heat), dx = x - x0, dt = t - t0,
 
-    C(t, x) = log(exp(s_x (x - x0)) / 2 + exp(s_t (t - t0)) / 2)      connected if dense or hot
-    S(t, x) = s_S ((x - x0) - kappa (t - t0))                         similar if dense and cold
-    p_I = 1 - sigma(C),  p_IIA = sigma(C) (1 - sigma(S)),  p_IIB = sigma(C) sigma(S)
-    mean_d = sum_k p_k (b0_dk + bx_dk x + bt_dk t)
+    C = log(exp(s_x dx) + exp(s_t dt))                          connected if dense or hot
+    D = dx - kappa log((1 + exp(s_t dt)) / 2) / s_t             depth: how far into the similar
+    p_I = 1 - sigma(C),  p_IIA = sigma(C) (1 - sigma(s_S D)),  p_IIB = sigma(C) sigma(s_S D)
 
+so that at (x0, t0) the three are equally likely. Far from it the boundaries are straight: I ends at
+x0 where it is cold and at t0 where it is sparse, and II-B begins at dx = kappa dt where it is hot.
 The shape is that of the Sherrington-Kirkpatrick diagram with a ferromagnetic bias (spin glass,
 paramagnet, ferromagnet meet in one point); the regimes are those of Zhou et al. 2023 (ICML, "A
-Three-regime Model of Network Pruning"). The order constraints identify the regimes: a barrier
-stands in I only, dissimilar outputs in II-A more than in II-B, heat lowers the error in I and
-raises it in II-A. Without them chains settle on different labellings.
+Three-regime Model of Network Pruning").
+
+A channel may jump where a regime begins, as at a transition of first order, and may grow with the
+distance from there, as at one of second order: barriers rise by ``rise_I`` and ``cold_I`` a unit of
+cold, similarity by ``rise_S`` and ``deep_S`` a unit of depth. A jump alone would put a boundary
+half-way up a gradual rise, far from where the rise begins.
+
+The signs identify the regimes: a barrier stands in I, II-B is more alike than II-A, heat lowers the
+error in I and raises it in II-A. Without them chains settle on different labellings.
 
 Every parameter is a transform of one standard normal number (positive ones are log-normal), so
 the sampler sees a single vector: small to compile and well scaled.
@@ -40,17 +47,19 @@ PRIOR: dict[str, tuple[int, float, float, bool]] = {
     "s_t": (1, 2.0, 0.6, True),
     "kappa": (1, -0.7, 0.5, True),
     "s_S": (1, 1.0, 0.5, True),
-    "rise_I": (1, 0.4, 0.5, True),
-    "rise_S": (1, -0.8, 0.7, True),
+    "rise_I": (1, 0.2, 0.7, True),
+    "cold_I": (1, -1.2, 0.9, True),
+    "rise_S": (1, -1.2, 0.9, True),
+    "deep_S": (1, -0.7, 0.7, True),
     "cool_I": (1, -1.3, 0.7, True),
     "heat_A": (1, -1.3, 0.7, True),
     "noise": (3, -1.7, 0.6, True),
     "seed_noise": (3, -1.7, 0.8, True),
     "warp": (1, -0.7, 0.7, True),
-    # Columns of `channels`, already in units of their prior standard deviation.
+    # Columns of `means`, already in units of their prior standard deviation.
     "error": (7, 0.0, 1.0, False),
     "barrier": (7, 0.0, 1.0, False),
-    "dissimilarity": (8, 0.0, 1.0, False),
+    "dissimilarity": (7, 0.0, 1.0, False),
 }
 FIXED_SIZE = sum(count for count, *_ in PRIOR.values())
 
@@ -78,23 +87,25 @@ def size(knobs: int) -> int:
     return FIXED_SIZE + (knobs if knobs > 1 else 0)
 
 
-def temperature(theta: Theta, c: Any, ratios: tuple[float, ...]) -> Any:
-    """t of knob coordinates ``c`` [rows, knobs]; ``ratios`` > 0 mark knobs on a schedule."""
-    columns = [
-        warp(c[:, k], ratio, theta["warp"], jnp) if ratio > 0 else c[:, k]
-        for k, ratio in enumerate(ratios)
-    ]
-    if len(columns) == 1:
-        return columns[0]
-    return jnp.stack(columns, 1) @ theta["w"]
+def temperature(theta: Theta, c: Any, ratios: Any) -> Any:
+    """t of knob coordinates ``c`` [rows, knobs]; those with ``ratios`` [knobs] > 0 bend."""
+    ratios = jnp.asarray(ratios)
+    bent = warp(c, jnp.where(ratios > 0, ratios, 2.0), theta["warp"], jnp)
+    columns = jnp.where(ratios > 0, bent, c)
+    return columns @ theta["w"] if "w" in theta else columns[:, 0]
+
+
+def depth(theta: Theta, x: Any, t: Any) -> Any:
+    """D, the distance into the similar regime along x; zero where three regimes meet, [rows]."""
+    heat = jnp.logaddexp(0.0, theta["s_t"] * (t - theta["t0"])) - jnp.log(2.0)
+    return x - theta["x0"] - theta["kappa"] * heat / theta["s_t"]
 
 
 def regimes(theta: Theta, x: Any, t: Any) -> Any:
     """(p_I, p_IIA, p_IIB), [rows, 3]."""
-    dx, dt = x - theta["x0"], t - theta["t0"]
-    surface = jnp.logaddexp(theta["s_x"] * dx, theta["s_t"] * dt) - jnp.log(2.0)
-    connected = jax.nn.sigmoid(surface)
-    similar = jax.nn.sigmoid(theta["s_S"] * (dx - theta["kappa"] * dt))
+    dense, hot = theta["s_x"] * (x - theta["x0"]), theta["s_t"] * (t - theta["t0"])
+    connected = jax.nn.sigmoid(jnp.logaddexp(dense, hot))
+    similar = jax.nn.sigmoid(theta["s_S"] * depth(theta, x, t))
     return jnp.stack([1 - connected, connected * (1 - similar), connected * similar], -1)
 
 
@@ -102,32 +113,39 @@ def means(theta: Theta, x: Any, t: Any) -> tuple[Any, Any]:
     """Regime probabilities [rows, 3] and means of the three channels [rows, 3].
 
     The mean of a channel is a fixed part plus ``columns @ coefficients`` with standard normal
-    coefficients: the columns carry the prior standard deviations of b0 (1; steps between regimes
-    .5), bx (.5 around -.6) and bt (.3; .15 for the error in II-B).
+    coefficients: the columns carry the prior standard deviations of a level (1), of a step between
+    regimes (.5), of slopes in x (.5, around -.6) and in t (.3; .15 for the error in II-B). Slopes
+    are those of each regime, measured from where the three meet.
     """
     p = regimes(theta, x, t)
-    one, px, pt = jnp.ones_like(x)[:, None], 0.5 * p * x[:, None], 0.3 * p * t[:, None]
-    slope = -0.6 * x
-    heat = (theta["heat_A"] * p[:, 1] - theta["cool_I"] * p[:, 0]) * t
-    error = jnp.concatenate([one, 0.5 * p[:, :2], px, 0.5 * pt[:, 2:]], 1)
-    barrier = jnp.concatenate([one, px, pt], 1)
-    unlike = jnp.concatenate([one, 0.5 * p[:, :1], px, pt], 1)
-    return p, jnp.stack(
-        [
-            slope + heat + error @ theta["error"],
-            slope + theta["rise_I"] * p[:, 0] + barrier @ theta["barrier"],
-            # The level is that of the dissimilar regimes: with the similar one's, level and step
-            # would have to move together along a curve, on which the sampler diverges.
-            slope - theta["rise_S"] * p[:, 2] + unlike @ theta["dissimilarity"],
-        ],
-        -1,
-    )
+    dx, dt = (x - theta["x0"])[:, None], (t - theta["t0"])[:, None]
+    deep = depth(theta, x, t)[:, None]
+    one, sparse, hot, alike = jnp.ones_like(dx), p[:, :1], p[:, 1:2], p[:, 2:]
+    px, pt = 0.5 * p * dx, 0.3 * p * dt
+    columns = {
+        "error": [one, 0.5 * p[:, :2], px[:, :2], 0.5 * alike * deep, 0.5 * pt[:, 2:]],
+        "barrier": [one, px, pt],
+        "dissimilarity": [one, 0.5 * sparse, px[:, :2], pt],
+    }
+    fixed = {
+        "error": theta["heat_A"] * hot * dt - theta["cool_I"] * sparse * dt,
+        "barrier": sparse * (theta["rise_I"] - theta["cold_I"] * dt),
+        # The level is that of the dissimilar regimes: with the similar one's, level and step would
+        # have to move together along a curve, on which the sampler diverges. What the load does in
+        # the similar regime is the depth's.
+        "dissimilarity": alike * (0.6 * x[:, None] - theta["rise_S"] - theta["deep_S"] * deep),
+    }
+    mean = [
+        -0.6 * x + fixed[name][:, 0] + jnp.concatenate(columns[name], 1) @ theta[name]
+        for name in columns
+    ]
+    return p, jnp.stack(mean, -1)
 
 
 def noise_scale(theta: Theta, data: Data) -> Any:
-    """Standard deviation of each observed cell mean, [rows, 3]."""
+    """Standard deviation of each observed cell mean, [rows, 3]: misfit, seeds and measurement."""
     seed = jnp.where(data["dof"] > 0, theta["seed_noise"] ** 2, 0.0)
-    return jnp.sqrt(theta["noise"] ** 2 + seed / data["replicates"][:, None])
+    return jnp.sqrt(theta["noise"] ** 2 + seed / data["replicates"][:, None] + data["measured"])
 
 
 def log_normal_tail(v: Any) -> Any:
@@ -136,12 +154,12 @@ def log_normal_tail(v: Any) -> Any:
     return jax.nn.log_sigmoid(v * (1.5976 + 0.070565 * v**2))
 
 
-def log_likelihood(theta: Theta, data: Data, ratios: tuple[float, ...]) -> Any:
+def log_likelihood(theta: Theta, data: Data) -> Any:
     """Log density of each cell and channel, [rows, 3]; padding rows give zero.
 
-    Where the barrier lies below its floor the channel gives ``log Phi((floor - mean) / sd)``.
+    Where no barrier was seen the channel gives ``log Phi((least - mean) / sd)``.
     """
-    _, mean = means(theta, data["x"], temperature(theta, data["c"], ratios))
+    _, mean = means(theta, data["x"], temperature(theta, data["c"], data["ratios"]))
     scale = noise_scale(theta, data)
     point = -0.5 * ((data["z"] - mean) / scale) ** 2 - jnp.log(scale) - 0.5 * jnp.log(2 * jnp.pi)
     below = log_normal_tail((data["censor"] - mean) / scale)
@@ -159,9 +177,9 @@ def spread_log_likelihood(theta: Theta, data: Data) -> Any:
     return jnp.where(data["dof"] > 0, value, 0.0).sum()
 
 
-def regime_model(data: Data, physical: tuple[bool, ...], ratios: tuple[float, ...]) -> None:
+def regime_model(data: Data, *, physical: tuple[bool, ...]) -> None:
     """The NumPyro model of one table."""
     standard = dist.Normal(0.0, 1.0).expand([size(len(physical))]).to_event(1)
     theta = parameters(numpyro.sample("u", standard), physical)
-    numpyro.factor("cells", log_likelihood(theta, data, ratios).sum())
+    numpyro.factor("cells", log_likelihood(theta, data).sum())
     numpyro.factor("replicates", spread_log_likelihood(theta, data))

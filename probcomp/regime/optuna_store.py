@@ -63,7 +63,7 @@ class OptunaRecords:
         trials = self._study.get_trials(deepcopy=False, states=done)
         for trial in trials:
             key = trial.user_attrs.get("key")
-            if key not in self._seen and "record" in trial.user_attrs:
+            if key is not None and key not in self._seen and "record" in trial.user_attrs:
                 self._seen[key] = json.loads(trial.user_attrs["record"])
         return dict(self._seen)
 

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -48,13 +49,17 @@ def model_data(table: RunTable, coordinates: Coordinates) -> tuple[dict[str, Any
     mean = np.stack([np.bincount(cells, z[:, d]) / count for d in range(3)], 1)
     within = ((z - mean[cells]) ** 2).sum(0)
     floored = np.zeros(mean.shape, bool)
-    floored[:, 1] = mean[:, 1] <= coordinates.censor
+    floored[:, 1] = mean[:, 1] <= coordinates.censor + 1e-9
+    # Where runs are repeated their spread holds the error of measurement already.
+    known = coordinates.measured(table)[first] ** 2 * (len(z) == len(count))
     data = {
         "x": coordinates.load(table.load[first]),
         "c": coordinates.settings(table.settings[first]),
+        "ratios": schedule_ratios(coordinates),
         "z": mean,
         "floored": floored,
         "censor": np.float64(coordinates.censor),
+        "measured": known,
         "valid": np.ones((len(count), 1), bool),
         "replicates": count.astype(float),
         "dof": np.full(3, float(len(z) - len(count))),
@@ -63,22 +68,24 @@ def model_data(table: RunTable, coordinates: Coordinates) -> tuple[dict[str, Any
     return data, first
 
 
-def shape_of(
-    table: RunTable, coordinates: Coordinates
-) -> tuple[tuple[bool, ...], tuple[float, ...]]:
-    """What the model must know before it sees data: which knobs physics fixes, which bend."""
-    physical = tuple(knob.physical for knob in table.knobs)
-    ratios = tuple(
-        float(high / low) if knob.scale == "schedule" else 0.0
-        for knob, low, high in zip(table.knobs, coordinates.low, coordinates.high)
+def physical_knobs(table: RunTable) -> tuple[bool, ...]:
+    """What the model must know before it sees data: how many knobs, and which physics fixes."""
+    return tuple(knob.physical for knob in table.knobs)
+
+
+def schedule_ratios(coordinates: Coordinates) -> Array:
+    """Largest over smallest value of each knob that bends along a schedule, else 0, [knobs]."""
+    return np.array(
+        [
+            high / low if knob.scale == "schedule" else 0.0
+            for knob, low, high in zip(coordinates.knobs, coordinates.low, coordinates.high)
+        ]
     )
-    return physical, ratios
 
 
 def sample(
     data: Mapping[str, Any],
     physical: tuple[bool, ...],
-    ratios: tuple[float, ...],
     *,
     seed: int = 0,
     warmup: int = 500,
@@ -87,9 +94,10 @@ def sample(
     """Run four chains; once more with twice the length if a gate fails. Returns the MCMC object."""
     from probcomp.regime.model import regime_model
 
+    program = partial(regime_model, physical=physical)
     for attempt in range(2):
         mcmc = run_nuts(
-            regime_model, (dict(data), physical, ratios), seed=seed,
+            program, (dict(data),), seed=seed,
             warmup=warmup * (1 + attempt), draws=draws * (1 + attempt), attempt=attempt,
         )  # fmt: skip
         convergence = gates(mcmc)
@@ -101,7 +109,10 @@ def sample(
 def run_nuts(
     program: Any, arguments: tuple[Any, ...], *, seed: int, warmup: int, draws: int, attempt: int
 ) -> Any:
-    """Four chains of NUTS on a NumPyro program; the second attempt takes smaller steps."""
+    """Four chains of NUTS on a NumPyro program; the second attempt takes smaller steps.
+
+    The arguments are traced, so that tables of one shape share one compiled program.
+    """
     import jax
     import numpyro
     from numpyro.infer import MCMC, NUTS, init_to_uniform
@@ -111,7 +122,7 @@ def run_nuts(
         program,
         dense_mass=True,
         max_tree_depth=(7, 8)[attempt],
-        target_accept_prob=(0.85, 0.95)[attempt],
+        target_accept_prob=(0.9, 0.97)[attempt],
         init_strategy=init_to_uniform(radius=0.5),
     )
     with warnings.catch_warnings():
@@ -123,6 +134,7 @@ def run_nuts(
             num_chains=CHAINS,
             chain_method="vectorized",
             progress_bar=False,
+            jit_model_args=True,
         )
         mcmc.run(jax.random.PRNGKey(seed), *arguments, extra_fields=("diverging",))
     return mcmc
@@ -145,41 +157,55 @@ def gates(mcmc: Any) -> Convergence:
 
 
 def posterior_surfaces(
-    u: Array, physical: tuple[bool, ...], ratios: tuple[float, ...], x: Array, c: Array
+    u: Array, physical: tuple[bool, ...], ratios: Array, x: Array, c: Array
 ) -> dict[str, Array]:
     """Regime probabilities and channel means of each draw: [draws, rows, 3]; t: [draws, rows]."""
+    found = _compiled()["surfaces"](u, x, c, ratios, physical)
+    return {name: np.asarray(value) for name, value in found.items()}
+
+
+def pointwise_log_likelihood(
+    u: Array, data: Mapping[str, Any], physical: tuple[bool, ...]
+) -> Array:
+    """Log density of each cell and channel under each draw, [draws, cells, 3]."""
+    return np.asarray(_compiled()["log_likelihood"](u, dict(data), physical))
+
+
+def posterior_parameters(u: Array, physical: tuple[bool, ...]) -> dict[str, Array]:
+    """Named parameters of each draw."""
+    named = _compiled()["parameters"](u, physical)
+    return {name: np.asarray(value) for name, value in named.items()}
+
+
+@cache
+def _compiled() -> dict[str, Any]:
+    """Functions of all draws at once, compiled once a shape."""
     import jax
+    import numpyro
 
     from probcomp.regime import model
 
-    def one(row: Any) -> Any:
+    numpyro.enable_x64()
+
+    def surfaces(row: Any, x: Any, c: Any, ratios: Any, physical: tuple[bool, ...]) -> Any:
         theta = model.parameters(row, physical)
         t = model.temperature(theta, c, ratios)
         p, mean = model.means(theta, x, t)
         return {"p": p, "mean": mean, "t": t}
 
-    return {name: np.asarray(value) for name, value in jax.jit(jax.vmap(one))(u).items()}
+    def log_likelihood(row: Any, data: Any, physical: tuple[bool, ...]) -> Any:
+        return model.log_likelihood(model.parameters(row, physical), data)
 
+    def every(function: Any, others: int) -> Any:
+        """Over draws; the last argument is static."""
 
-def pointwise_log_likelihood(
-    u: Array, data: Mapping[str, Any], physical: tuple[bool, ...], ratios: tuple[float, ...]
-) -> Array:
-    """Log density of each cell and channel under each draw, [draws, cells, 3]."""
-    import jax
+        def run(u: Any, *arguments: Any) -> Any:
+            return jax.vmap(lambda row: function(row, *arguments))(u)
 
-    from probcomp.regime import model
+        return jax.jit(run, static_argnums=others + 1)
 
-    def one(row: Any) -> Any:
-        return model.log_likelihood(model.parameters(row, physical), data, ratios)
-
-    return np.asarray(jax.jit(jax.vmap(one))(u))
-
-
-def posterior_parameters(u: Array, physical: tuple[bool, ...]) -> dict[str, Array]:
-    """Named parameters of each draw."""
-    import jax
-
-    from probcomp.regime import model
-
-    named = jax.vmap(lambda row: model.parameters(row, physical))(u)
-    return {name: np.asarray(value) for name, value in named.items()}
+    return {
+        "surfaces": every(surfaces, 3),
+        "log_likelihood": every(log_likelihood, 1),
+        "parameters": every(model.parameters, 0),
+    }

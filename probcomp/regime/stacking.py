@@ -1,46 +1,53 @@
-"""Stacking of the regime model with a process that knows no regimes, by leave-one-out scores.
+"""Stacking of the regime model with a process that knows no regimes, by leave-one-load-out scores.
 
 The regime model extrapolates well where its shape is right and is too sure where it is not; the
 process knows no shape. Their predictions are mixed (Yao, Vehtari, Simpson and Gelman 2018, eq. 1).
 
-A score leaves a cell's value out, but not the cell's part in fitting lengths, amplitude and noise
-of the two processes. This flatters both, and the process that stands alone more, since all of it
-is fitted so: the weight leans a little to the process. How much has not been measured by refits.
+Neighbours on a smooth grid tell each other's values, so leaving out single cells would favour
+whatever interpolates best. A prediction is wanted at loads that were not run: so all cells of one
+load are left out together, in closed form, the regime model being linearised
+(`probcomp.regime.linear`). The hyperparameters of the processes are those of all cells.
 """
 
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.special import logsumexp
+from numpy.typing import NDArray
+from scipy.optimize import minimize
 
-from probcomp.regime.gp import GaussianProcess
+from probcomp.errors import InputError
+from probcomp.regime.gp import GaussianProcess, matern
 from probcomp.regime.knobs import Array
+from probcomp.regime.linear import Linear
 
 PRIOR_REGIME, PRIOR_PROCESS = 4.0, 1.0
 """Pseudo-observations for each side: few pilots leave the weight with the regime model."""
 
-
-def importance_weights(log_likelihood: Array) -> Array:
-    """Log weights [draws, cells] of the posterior without each cell, truncated and normalised.
-
-    ``w_s ~ 1 / p(cell | draw s)``, cut at sqrt(draws) times their mean (Ionides 2008).
-    """
-    log_w = -log_likelihood
-    draws = len(log_w)
-    log_w = log_w - logsumexp(log_w, axis=0) + np.log(draws)  # mean one
-    log_w = np.minimum(log_w, 0.5 * np.log(draws))
-    return log_w - logsumexp(log_w, axis=0)
+LEAST_LOADS = 4
+"""With fewer loads single cells are left out: half of the runs would tell little of the others."""
 
 
-def left_out(cover: Array, values: Array) -> tuple[Array, Array]:
-    """Errors and variances of predicting each of ``values`` [..., n] from all others.
+def left_out(cover: Array, values: Array, groups: list[NDArray[np.intp]]) -> tuple[Array, Array]:
+    """Errors and variances of predicting ``values`` [n], each from all that is not in its group.
 
-    For a zero-mean normal with covariance K: error ``[K^-1 y]_i / [K^-1]_ii``, variance
-    ``1 / [K^-1]_ii`` (Rasmussen and Williams 2006, eq. 5.12).
+    For a zero-mean normal with covariance K and a group g: errors ``B^-1 [K^-1 y]_g``, covariance
+    ``B^-1`` with ``B = [K^-1]_gg`` (Rasmussen and Williams 2006, eq. 5.12, for groups).
     """
     inverse = np.linalg.inv(cover)
-    variance = 1 / np.diag(inverse)
-    return values @ inverse * variance, variance
+    error, variance = np.zeros(len(values)), np.zeros(len(values))
+    for group in groups:
+        block = np.linalg.inv(inverse[np.ix_(group, group)])
+        error[group] = block @ (inverse[group] @ values)
+        variance[group] = np.diag(block)
+    return error, variance
+
+
+def groups_of(load: Array) -> list[NDArray[np.intp]]:
+    """Cells at each load; each cell by itself where there are fewer than four loads."""
+    loads = np.unique(load)
+    if len(loads) < LEAST_LOADS:
+        return [np.array([cell]) for cell in range(len(load))]
+    return [np.flatnonzero(load == value) for value in loads]
 
 
 def normal_log(error: Array, variance: Array) -> Array:
@@ -52,7 +59,7 @@ def stacking_weight(regime: Array, process: Array) -> float:
     """Share of the regime model that maximises the summed log score of the mixture.
 
     Args:
-        regime, process: Leave-one-out log densities of each cell, [cells].
+        regime, process: Log densities of each cell, left out, [cells].
     """
     shares = np.linspace(0.02, 0.98, 97)
     mixed = np.logaddexp(
@@ -62,32 +69,52 @@ def stacking_weight(regime: Array, process: Array) -> float:
     return float(shares[np.argmax(mixed + prior)])
 
 
-def regime_scores(
-    log_likelihood: Array, left: Array, residual: GaussianProcess | None, noise: Array
-) -> Array:
-    """Leave-one-out log density of the first channel of each cell, [cells].
+def stacking_weights(scores: Mapping[str, Sequence[float] | Array]) -> dict[str, float]:
+    """Weights of models that maximise ``sum_i log sum_k w_k exp(score_ki)``.
 
-    Args:
-        log_likelihood: Of all channels of a cell under each draw, [draws, cells].
-        left: What each draw leaves of the first channel, [draws, cells].
-        residual: The process on that; noise: of each draw, [draws], used without one.
+    Yao, Vehtari, Simpson and Gelman 2018, eq. 4; ``scores`` are leave-one-out log densities of
+    the same cells.
     """
-    if residual is None:
-        error, variance = left, np.broadcast_to(noise[:, None] ** 2, left.shape)
-    else:
-        error, variance = left_out(covariance(residual), left)
-    return logsumexp(importance_weights(log_likelihood) + normal_log(error, variance), axis=0)
+    if len(scores) < 2:
+        raise InputError("stacking needs the scores of at least two models.")
+    lengths = {name: len(values) for name, values in scores.items()}
+    if len(set(lengths.values())) > 1:
+        raise InputError(f"scores must be of the same cells; got {lengths}.")
+    table = np.stack([np.asarray(values, float) for values in scores.values()])
+    density = np.exp(table - table.max(0))
+
+    def loss(free: Array) -> float:
+        weights = np.exp(free - np.logaddexp.reduce(free))
+        return -float(np.log(weights @ density).sum())
+
+    best = minimize(loss, np.zeros(len(table)), method="L-BFGS-B", bounds=[(-30, 30)] * len(table))
+    weights = np.exp(best.x - np.logaddexp.reduce(best.x))
+    return dict(zip(scores, map(float, weights)))
 
 
-def process_scores(process: GaussianProcess, values: Array) -> Array:
-    """Leave-one-out log density of each value under a process, [cells]."""
-    return normal_log(*left_out(covariance(process), values))
+def regime_scores(
+    linear: Linear,
+    residual: GaussianProcess | None,
+    z: Array,
+    groups: list[NDArray[np.intp]],
+) -> Array:
+    """Log density of the error of each cell in ``z`` [cells, 3] without its group, [cells]."""
+    cells = len(z)
+    joint = [np.concatenate([group + d * cells for d in range(3)]) for group in groups]
+    values = (z - linear.start).T.reshape(-1)
+    error, variance = left_out(linear.covariance(residual), values, joint)
+    return normal_log(error[:cells], variance[:cells])
+
+
+def process_scores(
+    process: GaussianProcess, values: Array, groups: list[NDArray[np.intp]]
+) -> Array:
+    """Log density of each value under a process without its group, [cells]."""
+    return normal_log(*left_out(covariance(process), values, groups))
 
 
 def covariance(process: GaussianProcess) -> Array:
     """Covariance of the process at its own inputs, noise included."""
-    from probcomp.regime.gp import matern
-
-    cover: Any = process.amplitude**2 * matern(process.inputs, process.inputs, process.lengths)
+    cover = process.amplitude**2 * matern(process.inputs, process.inputs, process.lengths)
     cover[np.diag_indices_from(cover)] += process.noise**2 + 1e-8
     return cover

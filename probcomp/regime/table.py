@@ -39,6 +39,9 @@ class RunTable:
         similarity: CKA of the outputs, at most one, [rows].
         cost: Seconds of each run where the table tells, else NaN, [rows].
         notes: What was assumed when the table was read, one sentence each.
+        measured: Standard errors of error, connectivity and similarity (fractions), where the
+            table has columns of them (``test_error_se``, ``lmc_se``, ``cka_se``), else zero,
+            [rows, 3].
     """
 
     knobs: tuple[Knob, ...]
@@ -49,6 +52,7 @@ class RunTable:
     connectivity: Array
     similarity: Array
     cost: Array
+    measured: Array
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -62,7 +66,7 @@ class RunTable:
 
     def take(self, rows: Any) -> "RunTable":
         """The rows of an index or a mask, without checking that they suffice for a fit."""
-        names = ("settings", "load", "error", "connectivity", "similarity", "cost")
+        names = ("settings", "load", "error", "connectivity", "similarity", "cost", "measured")
         return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
     def knob(self, name: str | None = None) -> int:
@@ -171,7 +175,22 @@ def _from_columns(
         _numbers(columns["wall_s"], "wall_s") if "wall_s" in names else np.full(len(error), np.nan)
     )
     settings = np.column_stack([values[knob.name] for knob in chosen])
-    return RunTable(tuple(chosen), settings, loads, load_name, error, lmc, cka, cost, tuple(notes))
+    measured = _standard_errors(columns, (error_column, lmc_column, cka_column))
+    return RunTable(
+        tuple(chosen), settings, loads, load_name, error, lmc, cka, cost, measured, tuple(notes)
+    )
+
+
+def _standard_errors(columns: Mapping[str, Any], names: Sequence[str]) -> Array:
+    """Columns ``NAME_se`` on the scale of the column NAME, [rows, 3]; zero where there is none."""
+    out = []
+    for name in names:
+        measured, column = _numbers(columns[name], name), f"{name}_se"
+        values = _numbers(columns[column], column) if column in columns else 0 * measured
+        if values.min() < 0:
+            raise InputError(f"{column} is a standard error; it has a value below zero.")
+        out.append(values / 100 if np.max(np.abs(measured)) > 1 else values)
+    return np.column_stack(out)
 
 
 def _varying(chosen: list[Knob], values: Mapping[str, Array], *, named: bool) -> list[Knob]:

@@ -117,7 +117,7 @@ def sk_table(
     """Noisy observables on a grid, as columns of a run table, and the true regime of each row.
 
     The load is the bias; ``noise`` is the standard deviation added to each of the observables,
-    which are then clipped to their ranges.
+    which are then clipped to their ranges; columns ``_se`` state it.
     """
     generator = np.random.default_rng(seed)
     cells = [(j, t) for t in np.asarray(temperatures, float) for j in np.asarray(biases, float)]
@@ -136,6 +136,7 @@ def sk_table(
         "test_error": np.clip(values["error"], 2e-3, 0.999),
         "lmc": np.clip(values["connectivity"], -0.999, 0.0),
         "cka": np.clip(values["similarity"], 0.0, 0.999),
+        **{f"{name}_se": np.full(shape, noise) for name in ("test_error", "lmc", "cka")},
     }
     return columns, [state.regime for state in states]
 

@@ -83,7 +83,6 @@ def test_a_task_list_is_written_and_run_line_by_line(tmp_path, capsys, monkeypat
 
 
 @pytest.mark.slow
-@pytest.mark.skip(reason="has not been run to its end yet: fit and pictures take minutes")
 def test_runs_in_a_file_to_json_a_page_and_a_status(tmp_path, capsys, monkeypatch):
     import csv
 
@@ -113,7 +112,6 @@ def test_runs_in_a_file_to_json_a_page_and_a_status(tmp_path, capsys, monkeypatc
 
 
 @pytest.mark.slow
-@pytest.mark.skip(reason="two long fits; benchmarks/regime.py measures decisions on this grid")
 def test_json_on_the_published_grid(real_data, capsys):
     table = real_data / "tables" / "three_regime_pruning_epochs.csv"
     assert run(["advise", "--runs", str(table), "--density", "0.05", "--json"]) == 0

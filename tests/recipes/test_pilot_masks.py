@@ -21,5 +21,5 @@ def test_a_method_of_the_package_chooses_the_mask():
 def test_every_method_has_an_address_and_no_other_name_has():
     for method in METHODS:
         assert callable(load_rule(address(method)))
-    with pytest.raises(InputError, match="there are: .*magnitude"):
+    with pytest.raises(InputError, match=r"there are: .*magnitude"):
         load_rule(address("by-feel"))

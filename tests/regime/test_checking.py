@@ -3,13 +3,11 @@
 import numpy as np
 import pytest
 
-from probcomp.errors import InputError
 from probcomp.regime.checking import (
     leave_one_out,
     plot_predictive,
     predictive_check,
     predictive_draws,
-    stacking_weights,
     to_arviz,
 )
 
@@ -71,21 +69,3 @@ def test_the_plot_has_a_panel_a_channel(spin_glass):
         "barrier",
         "dissimilarity",
     ]
-
-
-def test_stacking_weights_maximise_the_mixture_score():
-    generator = np.random.default_rng(0)
-    scores = {name: generator.normal(size=40) for name in ("a", "b", "c")}
-    weights = stacking_weights(scores)
-    assert sum(weights.values()) == pytest.approx(1)
-    table = np.exp(np.stack(list(scores.values())))
-
-    def score(w):
-        return np.log(w @ table).sum()
-
-    best = score(np.array(list(weights.values())))
-    for other in generator.dirichlet(np.ones(3), size=500):
-        assert score(other) <= best + 1e-6
-    for bad in ({"a": [1.0]}, {"a": [1.0], "b": [1.0, 2.0]}):
-        with pytest.raises(InputError):
-            stacking_weights(bad)

@@ -1,5 +1,7 @@
 """Scaling there and back."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -37,7 +39,28 @@ def test_observables_invert(table):
     np.testing.assert_allclose(co.barrier(z[:, 1]), table.connectivity, atol=1e-10)
     np.testing.assert_allclose(co.similarity(z[:, 2]), table.similarity, atol=1e-10)
     at_floor = co.z_mean[1] + co.z_scale[1] * co.censor
-    assert np.exp(at_floor) == pytest.approx(2 * BARRIER_FLOOR / (1 - BARRIER_FLOOR))
+    assert np.exp(at_floor) == pytest.approx(BARRIER_FLOOR)  # no barrier at all
+
+
+def test_standard_errors_blunt_the_logarithms(table):
+    """Measured values differ by the stated error in z, to first order in it."""
+    se = np.array([2e-4, 3e-3, 1e-4])
+    stated = replace(table, measured=np.tile(se, (9, 1)))
+    co = Coordinates.of(stated)
+    np.testing.assert_allclose(co.floors, 2 * se)
+    np.testing.assert_allclose(co.error(co.observables(stated)[:, 0]), table.error, rtol=1e-10)
+    moved = replace(
+        stated,
+        error=table.error + 0.01 * se[0],
+        connectivity=table.connectivity - 0.01 * se[1],
+        similarity=table.similarity - 0.01 * se[2],
+    )
+    steps = (co.observables(moved) - co.observables(stated)) / 0.01
+    # The barrier's logit adds 1 / (1 - b), at most 1.7 here, which the delta method leaves out.
+    expected = co.measured(stated)
+    np.testing.assert_allclose(steps[:, [0, 2]], expected[:, [0, 2]], rtol=0.01)
+    weak = -table.connectivity < 0.1
+    np.testing.assert_allclose(steps[weak, 1], expected[weak, 1], rtol=0.15)
 
 
 @pytest.mark.parametrize(("power", "scale"), [(1e-6, np.log), (1.0, lambda e: e)])

@@ -4,9 +4,18 @@ import numpy as np
 import pytest
 
 from probcomp.errors import InputError
-from probcomp.regime import RegimeModel, read_runs
-from probcomp.regime.hierarchy import BLOCKS, SPREAD, Hierarchy, TaskDraws, correlation_roots
+from probcomp.regime import RegimeModel, model, read_runs
+from probcomp.regime.coordinates import Coordinates
+from probcomp.regime.hierarchy import (
+    BLOCKS,
+    SPREAD,
+    Hierarchy,
+    TaskDraws,
+    correlation_roots,
+    stacked,
+)
 from probcomp.regime.model import FIXED_SIZE, PRIOR
+from probcomp.regime.sampler import model_data
 from probcomp.regime.toys import sk_table
 
 
@@ -49,10 +58,29 @@ def test_draws_read_as_a_model_reads_them():
     assert not draws.get_extra_fields()["diverging"].any()
 
 
+def test_padding_rows_count_for_nothing():
+    """Two tasks of different size, side by side and one by one, under the same parameters."""
+    import jax
+    import numpyro
+
+    numpyro.enable_x64()
+    values = np.array([0.5, 1.0, 2.0])
+    datas = []
+    for size, seed in ((3, 0), (2, 1)):
+        columns, _ = sk_table(values[:size], values, noise=0.02, seed=seed)
+        table = read_runs(columns)
+        datas.append(model_data(table, Coordinates.of(table))[0])
+    both = stacked(datas)
+    assert both["x"].shape == (2, 9)
+    assert both["valid"].sum() == 15
+    row = 0.3 * np.random.default_rng(0).normal(size=FIXED_SIZE)
+    theta = model.parameters(row, (False,))
+    together = jax.vmap(lambda task: model.log_likelihood(theta, task).sum())(both)
+    each = [model.log_likelihood(theta, data).sum() for data in datas]
+    np.testing.assert_allclose(together, each, rtol=1e-12)
+
+
 @pytest.mark.slow
-@pytest.mark.skip(
-    reason="compiling two tasks takes minutes, and that they pass the gates is not established"
-)
 def test_a_known_task_helps_one_with_five_runs():
     values = np.geomspace(0.5, 2.2, 5)
     known, _ = sk_table(values, values, noise=0.01)

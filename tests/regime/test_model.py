@@ -31,24 +31,45 @@ def test_regimes_against_the_formulas(model, theta):
     x, t = np.array([-1.2, 0.3, 1.4]), np.array([1.0, -0.4, -1.3])
     found = np.asarray(model.regimes(theta, x, t))
     for row, (a, b) in enumerate(zip(x, t)):
-        c = np.log(
-            0.5 * np.exp(theta["s_x"] * (a - theta["x0"]))
-            + 0.5 * np.exp(theta["s_t"] * (b - theta["t0"]))
-        )
-        s = theta["s_S"] * ((a - theta["x0"]) - theta["kappa"] * (b - theta["t0"]))
+        dx, dt = a - theta["x0"], b - theta["t0"]
+        c = np.log(np.exp(theta["s_x"] * dx) + np.exp(theta["s_t"] * dt))
+        heat = np.log((1 + np.exp(theta["s_t"] * dt)) / 2) / theta["s_t"]
+        s = theta["s_S"] * (dx - theta["kappa"] * heat)
         expected = [1 - sigma(c), sigma(c) * (1 - sigma(s)), sigma(c) * sigma(s)]
         np.testing.assert_allclose(found[row], expected, atol=GATE)
     np.testing.assert_allclose(found.sum(1), 1, atol=GATE)
 
 
+def test_the_three_meet_where_they_are_equally_likely(model, theta):
+    found = model.regimes(theta, np.array([theta["x0"]]), np.array([theta["t0"]]))
+    np.testing.assert_allclose(found[0], 1 / 3, atol=GATE)
+
+
+def test_far_from_there_the_boundaries_are_straight(model, theta):
+    far = 40.0 / min(theta["s_x"], theta["s_t"])
+    x0, t0, kappa = (float(theta[name]) for name in ("x0", "t0", "kappa"))
+    # Cold: I ends at x0. Sparse: at t0. Hot: II-B begins where dx = kappa dt, less a constant.
+    x = np.array([x0, x0 - far, x0 + kappa * (far - np.log(2) / theta["s_t"])])
+    t = np.array([t0 - far, t0, t0 + far])
+    p = np.asarray(model.regimes(theta, x, t))
+    np.testing.assert_allclose(p[:2, 0], 0.5, atol=1e-6)
+    np.testing.assert_allclose(p[2, 1:], 0.5, atol=1e-6)
+
+
 def test_the_constraints_order_the_regimes(model, theta):
     # Deep in a regime (large scales) the channels move as the constraints say.
     theta = dict(theta, s_x=200.0, s_t=200.0, s_S=200.0, x0=0.0, t0=0.0, kappa=0.5)
-    theta["barrier"] = np.zeros(7)
-    theta["error"] = np.zeros(7)
+    for name, count in (("error", 7), ("barrier", 7), ("dissimilarity", 7)):
+        theta[name] = np.zeros(count)
     cold_thin, hot_thin, cold_dense = (-1.0, -1.0), (-1.0, 1.0), (1.0, -1.0)
     _, z = model.means(theta, *np.array([cold_thin, hot_thin, cold_dense]).T)
-    assert z[0, 1] - z[1, 1] == pytest.approx(theta["rise_I"], abs=1e-9)
+    # One unit of cold from the boundary: the jump, and the rise of one unit.
+    barrier = theta["rise_I"] + theta["cold_I"]
+    assert z[0, 1] - z[1, 1] == pytest.approx(barrier, abs=1e-9)
+    # What the load does is the depth's: the level at zero load (-0.6 x at x = -1) is the rest.
+    depth = 1 + 0.5 * np.log(2) / 200
+    alike = 0.6 + theta["rise_S"] + theta["deep_S"] * depth
+    assert z[1, 2] - z[2, 2] == pytest.approx(alike, abs=1e-9)
     step = 0.1
     for (x, t), slope in ((cold_thin, -theta["cool_I"]), (hot_thin, theta["heat_A"])):
         _, ends = model.means(theta, np.array([x, x]), np.array([t, t + step]))
@@ -72,7 +93,9 @@ def test_replicates_have_their_exact_likelihood(model, theta):
     data = {
         "x": x,
         "c": c,
+        "ratios": np.zeros(1),
         "z": mean,
+        "measured": np.zeros((cells, 3)),
         "floored": np.zeros((cells, 3), bool),
         "censor": -9.0,
         "valid": np.ones((cells, 1), bool),
@@ -83,7 +106,7 @@ def test_replicates_have_their_exact_likelihood(model, theta):
 
     def both(noise, seed):
         here = dict(theta, noise=np.full(3, noise), seed_noise=np.full(3, seed))
-        ours = model.log_likelihood(here, data, (0.0,)).sum()
+        ours = model.log_likelihood(here, data).sum()
         ours += model.spread_log_likelihood(here, data)
         cover = noise**2 * np.ones((count, count)) + seed**2 * np.eye(count)
         centre = np.asarray(model.means(here, x, c[:, 0])[1])
@@ -102,18 +125,23 @@ def test_censored_barriers_use_the_tail(model, theta):
     data = {
         "x": np.zeros(1),
         "c": np.zeros((1, 1)),
+        "ratios": np.zeros(1),
         "z": np.array([[0.1, -1.0, 0.2]]),
+        "measured": np.array([[0.0, 0.0, 0.5]]) ** 2,
         "floored": np.array([[False, True, False]]),
         "censor": -0.9,
         "valid": np.ones((1, 1), bool),
         "replicates": np.ones(1),
         "dof": np.zeros(3),
     }
-    found = model.log_likelihood(theta, data, (0.0,))[0]
+    found = model.log_likelihood(theta, data)[0]
     mean = np.asarray(model.means(theta, np.zeros(1), np.zeros(1))[1])[0]
     assert found[0] == pytest.approx(norm.logpdf(0.1, mean[0], theta["noise"][0]), abs=1e-9)
     expected = norm.cdf(-0.9, mean[1], theta["noise"][1])
     assert np.exp(found[1]) == pytest.approx(expected, abs=2e-4)
+    # What the measurement adds to the noise is in the third channel.
+    scale = np.hypot(theta["noise"][2], 0.5)
+    assert found[2] == pytest.approx(norm.logpdf(0.2, mean[2], scale), abs=1e-9)
 
 
 def test_several_knobs_add_with_positive_weights(model):
@@ -122,4 +150,4 @@ def test_several_knobs_add_with_positive_weights(model):
     np.testing.assert_allclose(theta["w"], [1, np.exp(-0.5)], atol=GATE)
     c = np.array([[1.0, 2.0]])
     expected = 1 + 2 * np.exp(-0.5)
-    assert float(model.temperature(theta, c, (0.0, 0.0))[0]) == pytest.approx(expected)
+    assert float(model.temperature(theta, c, np.zeros(2))[0]) == pytest.approx(expected)

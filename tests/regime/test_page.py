@@ -30,7 +30,6 @@ def said(spin_glass):
 
 
 @pytest.mark.slow
-@pytest.mark.skip(reason="has not been run to its end yet: fit and pictures take minutes")
 def test_the_page_holds_words_and_all_pictures_and_needs_no_other_file(said, tmp_path):
     write_page(replace(said, notes=("a < b & c",)), tmp_path / "page.html")
     tags = Tags()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from probcomp.regime.coordinates import Coordinates
-from probcomp.regime.sampler import gates, model_data, shape_of
+from probcomp.regime.sampler import gates, model_data, physical_knobs, schedule_ratios
 from probcomp.regime.table import read_runs
 
 
@@ -35,13 +35,16 @@ def test_replicates_become_means_and_sums_of_squares(table):
     np.testing.assert_allclose(data["z"], [pair.mean(0) for pair in pairs])
     expected = sum(((pair - pair.mean(0)) ** 2).sum(0) for pair in pairs)
     np.testing.assert_allclose(data["within"], expected, atol=1e-12)
+    # Repeated runs show the error of measurement themselves.
+    assert not data["measured"].any()
     # No barrier: censored, in the barrier channel alone.
     assert data["floored"][:, 1].sum() == 6
     assert not data["floored"][:, [0, 2]].any()
 
 
 def test_schedules_bend_and_others_do_not(table):
-    assert shape_of(table, Coordinates.of(table)) == ((False,), (4.0,))
+    np.testing.assert_allclose(schedule_ratios(Coordinates.of(table)), [4.0])
+    assert physical_knobs(table) == (False,)
 
 
 class Chains:

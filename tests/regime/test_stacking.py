@@ -1,59 +1,63 @@
-"""Leave-one-out scores against refits, and the weight they give."""
+"""Scores of groups that are left out against refits, and the weight they give."""
 
 import numpy as np
 import pytest
 from scipy.stats import norm
 
+from probcomp.errors import InputError
 from probcomp.regime.gp import GaussianProcess
+from probcomp.regime.linear import Linear
 from probcomp.regime.stacking import (
     covariance,
-    importance_weights,
+    groups_of,
     left_out,
     process_scores,
     regime_scores,
     stacking_weight,
+    stacking_weights,
 )
 
 
-def test_leaving_one_out_equals_conditioning_on_the_others():
+def test_leaving_a_group_out_equals_conditioning_on_the_others():
     generator = np.random.default_rng(0)
     inputs, y = generator.normal(size=(9, 2)), generator.normal(size=9)
     process = GaussianProcess(inputs, 0.8, np.array([1.0, 0.6]), 0.3)
-    scores = process_scores(process, y)
-    errors, variances = left_out(covariance(process), y)
-    for i in range(9):
-        rest = np.arange(9) != i
+    groups = [np.array([0, 4]), np.array([1, 2, 3]), np.array([5, 6, 7, 8])]
+    scores = process_scores(process, y, groups)
+    errors, variances = left_out(covariance(process), y, groups)
+    for group in groups:
+        rest = np.setdiff1d(np.arange(9), group)
         part = GaussianProcess(inputs[rest], 0.8, process.lengths, 0.3)
-        weights, cover = part.condition(inputs[i : i + 1])
-        mean, sd = float(weights[0] @ y[rest]), np.sqrt(cover[0, 0] + 0.3**2)
-        assert errors[i] == pytest.approx(y[i] - mean, abs=1e-6)
-        assert variances[i] == pytest.approx(sd**2, abs=1e-6)
-        assert scores[i] == pytest.approx(norm.logpdf(y[i], mean, sd), abs=1e-6)
+        weights, cover = part.condition(inputs[group])
+        mean, sd = weights @ y[rest], np.sqrt(np.diag(cover) + 0.3**2)
+        np.testing.assert_allclose(errors[group], y[group] - mean, atol=1e-6)
+        np.testing.assert_allclose(variances[group], sd**2, atol=1e-6)
+        np.testing.assert_allclose(scores[group], norm.logpdf(y[group], mean, sd), atol=1e-6)
 
 
-def test_importance_weights_recover_the_posterior_without_a_cell():
-    """Normal mean with known noise: the exact leave-one-out density is known."""
-    generator = np.random.default_rng(1)
-    n, sigma = 12, 0.7
-    y = generator.normal(0.4, sigma, n)
-    precision = 1 + n / sigma**2
-    draws = generator.normal(y.sum() / sigma**2 / precision, precision**-0.5, 200_000)
-    log_likelihood = norm.logpdf(y[None], draws[:, None], sigma)
-    found = regime_scores(log_likelihood, y - draws[:, None], None, np.full(len(draws), sigma))
-    for i in range(n):
-        rest = np.delete(y, i)
-        p = 1 + (n - 1) / sigma**2
-        exact = norm.logpdf(y[i], rest.sum() / sigma**2 / p, np.sqrt(1 / p + sigma**2))
-        assert found[i] == pytest.approx(exact, abs=0.02)  # Monte Carlo and truncation
+def test_all_cells_of_a_load_form_a_group_where_loads_are_many():
+    load = np.array([0.1, 0.2, 0.1, 0.4, 0.8, 0.4])
+    assert [list(group) for group in groups_of(load)] == [[0, 2], [1], [3, 5], [4]]
+    assert [list(group) for group in groups_of(load[:3])] == [[0], [1], [2]]
 
 
-def test_weights_are_cut_at_the_square_root_of_the_draws():
-    log_likelihood = np.zeros((10_000, 1))
-    log_likelihood[0] = -7.0  # e^7 = 1097 times the others; the mean is 1.1, the cut 100 means
-    weights = np.exp(importance_weights(log_likelihood))
-    assert weights.sum() == pytest.approx(1)
-    mean = 1 + (np.e**7 - 1) / 10_000
-    assert weights[0, 0] / weights[1, 0] == pytest.approx(100 * mean, rel=1e-6)
+def test_a_linear_model_is_scored_exactly():
+    """Leaving out a group of a linear regression, by hand from the posterior of the others."""
+    generator = np.random.default_rng(3)
+    slope = generator.normal(size=(6, 3, 4))
+    linear = Linear(generator.normal(size=(6, 3)), slope, np.full((6, 3), 0.2))
+    z = generator.normal(size=(6, 3))
+    groups = [np.array([0, 1]), np.array([2, 3]), np.array([4, 5])]
+    found = regime_scores(linear, None, z, groups)
+    for group in groups:
+        rest = np.setdiff1d(np.arange(6), group)
+        J, r = slope[rest].reshape(-1, 4), (z - linear.start)[rest].reshape(-1)
+        cover = np.linalg.inv(np.eye(4) + J.T @ J / 0.2)
+        mean = cover @ J.T @ r / 0.2
+        for i in group:
+            sd = np.sqrt(slope[i, 0] @ cover @ slope[i, 0] + 0.2)
+            exact = norm.logpdf(z[i, 0], linear.start[i, 0] + slope[i, 0] @ mean, sd)
+            assert found[i] == pytest.approx(exact, abs=1e-6)
 
 
 def test_the_better_side_gets_the_weight_and_neither_gets_all():
@@ -76,3 +80,21 @@ def test_predictions_hold_draws_of_both(spin_glass):
     assert predicted.error.shape == (len(model.draws), 2)
     assert len(predicted.by_regimes) == round(model.share * len(model.draws))
     assert np.all(np.diff(predicted.by_regimes) >= 0)
+
+
+def test_stacking_weights_maximise_the_mixture_score():
+    generator = np.random.default_rng(0)
+    scores = {name: generator.normal(size=40) for name in ("a", "b", "c")}
+    weights = stacking_weights(scores)
+    assert sum(weights.values()) == pytest.approx(1)
+    table = np.exp(np.stack(list(scores.values())))
+
+    def score(w):
+        return np.log(w @ table).sum()
+
+    best = score(np.array(list(weights.values())))
+    for other in generator.dirichlet(np.ones(3), size=500):
+        assert score(other) <= best + 1e-6
+    for bad in ({"a": [1.0]}, {"a": [1.0], "b": [1.0, 2.0]}):
+        with pytest.raises(InputError):
+            stacking_weights(bad)
