@@ -1,6 +1,5 @@
 from pathlib import Path
 
-import pytest
 import torch
 
 from probcomp.data.batches import Batches
@@ -75,10 +74,29 @@ def test_read_outs_without_a_bias_get_one_and_keep_it(tmp_path: Path):
     assert torch.allclose(load(tmp_path / "model")(x), result.model(x), atol=ROUNDING)
 
 
-@pytest.mark.parametrize("allocation", ["standardised", "uniform"])
-def test_allocations(allocation: str):
-    given = job("params=0.5", config=FlapConfig(allocation=allocation))
+def test_the_same_share_of_every_axis():
+    given = job("params=0.5", config=FlapConfig(allocation="uniform"))
     outcome = METHODS["flap"].run(given)
     shares = [float(outcome.keep[a.name].double().mean()) for a in given.units]
-    if allocation == "uniform":
-        assert abs(shares[0] - shares[1]) <= 1.5 / 12  # within a unit of the smaller axis
+    assert abs(shares[0] - shares[1]) <= 1.5 / 12  # within a unit of the smaller axis
+
+
+def test_one_threshold_on_standardised_scores():
+    """No unit that went has a higher score than one that stayed, on whichever axis."""
+    given = job("params=0.5", config=FlapConfig())
+    outcome = METHODS["flap"].run(given)
+    with calibrated(given, FlapConfig()) as seen:
+        scores, kept = [], []
+        for axis in given.units:
+            (read,) = seen.reads[axis.name]
+            weight, x = seen.weights[read.parameter], seen.statistics[read.parameter]
+            spread = x.gram.diagonal() / x.count - (x.sum / x.count).square()
+            own = (spread * weight.square().sum(0))[read.columns[:, 0]]
+            scores.append((own - own.mean()) / own.std())
+            kept.append(outcome.keep[axis.name])
+    score, keep = torch.cat(scores), torch.cat(kept)
+    assert bool(keep.any())
+    assert bool((~keep).any())
+    # What the last removal freed beyond need is spent again, on units below the threshold too.
+    swapped = int((score[keep] < score[~keep].max()).sum())
+    assert swapped <= 1
