@@ -28,7 +28,7 @@ def hidden(middle):
 
 THROUGH = [
     torch.relu, torch.tanh, F.gelu, lambda x: x * 3, lambda x: x / 2, lambda x: x + x,
-    lambda x: x.clamp(-1, 1), lambda x: x.pow(2), lambda x: x.view(2, 4, 2).flatten(1),
+    lambda x: x.clamp(-1, 1), lambda x: x.pow(2), lambda x: x.view(2, 8, 1).flatten(1),
     lambda x: x.flip(0), lambda x: torch.where(x > 0, x, 0.1 * x),
 ]  # fmt: skip
 RAISED = [
