@@ -41,9 +41,9 @@ class Context:
         """Whether something takes up the mean error of a read-out."""
         return self.places[parameter] is not None
 
-    def removal(self, judged: Judged, gone: int, seen: Mapping[str, Statistics]) -> Changes:
-        """The read-outs of an axis when the first units of its order go and the rest adjusts."""
-        keep, changes = judged.keep(gone), {}
+    def removal(self, judged: Judged, keep: Tensor, seen: Mapping[str, Statistics]) -> Changes:
+        """The read-outs of an axis when it keeps some of its units and these adjust."""
+        changes = {}
         for read in judged.reads:
             statistics, centred = seen[read.parameter], self.centred(read.parameter)
             columns = kept_columns(read, keep, len(statistics.gram))
@@ -90,7 +90,7 @@ def temper(
             gone = min(max(removed[name], 1), len(j.order))
             near = number and tempering[name].near(float(j.loss[gone]))
             if gone and not near:
-                new = context.removal(j, gone, evidence.statistics)
+                new = context.removal(j, j.keep(gone), evidence.statistics)
                 tempering[name].add(float(j.loss[gone]), evidence.meter.increase(new))
             step(f"trying removals of {name}")
         removed = dict(solved().removed)
@@ -103,6 +103,7 @@ def temper_together(
     evidence: Evidence,
     tempering: Mapping[str, Tempering],
     found: Allocation,
+    keep: Mapping[str, Tensor],
 ) -> Tempering:
     """What the sum over axes is worth when all of them lose units: the plan, measured."""
     joint = Tempering()
@@ -115,7 +116,7 @@ def temper_together(
     expected = 0.0
     for name, j in judged.items():
         expected += float(tempering[name](j.loss[found.removed[name]]))
-        changes |= context.removal(j, found.removed[name], evidence.statistics)
+        changes |= context.removal(j, keep[name], evidence.statistics)
     joint.add(expected, meter.increase(changes))
     return joint
 

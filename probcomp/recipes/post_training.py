@@ -1,8 +1,9 @@
 """Turbo-VBI after training, as a recipe: no gradient step, one calibration set, minutes.
 
-Which units go is decided by backward elimination on the read-outs, with curves that are tempered by
-measured removals and one price for all. The numbers in the posterior are inclusion scores around
-that decision (`probcomp.recipes.post_posterior`), not validated as calibrated probabilities.
+With a budget, which units go is decided by backward elimination on the read-outs, with curves that
+are tempered by measured removals and one price for all. The numbers in the posterior are inclusion
+scores around that decision (`probcomp.recipes.post_posterior`), not validated as calibrated
+probabilities. Without a budget the posterior decides (`probcomp.recipes.post_rule`).
 """
 
 import math
@@ -20,6 +21,7 @@ from probcomp.evidence.fisher import Categorical
 from probcomp.evidence.watch import bias_places
 from probcomp.inference import Posterior
 from probcomp.inference.posterior import UnitPosterior
+from probcomp.priors.base import SupportPrior
 from probcomp.recipes.job import Forecast, Job, Outcome
 from probcomp.recipes.likelihoods import likelihood_of
 from probcomp.recipes.methods import Method
@@ -29,6 +31,7 @@ from probcomp.recipes.post_config import Steps, calibration_batches, parts_of
 from probcomp.recipes.post_evidence import dense_evidence
 from probcomp.recipes.post_posterior import believe
 from probcomp.recipes.post_refit import refit_dense, refit_sequential
+from probcomp.recipes.post_rule import by_posterior
 from probcomp.recipes.post_temper import Tempering, units_of
 from probcomp.recipes.post_units import Judged, factors, judge
 from probcomp.recipes.task import Task
@@ -51,13 +54,13 @@ def run(job: Job) -> Outcome:
     config = job.config or PostConfig()
     if not isinstance(config, PostConfig):
         raise InputError(f"config must be a PostConfig, got {type(config).__name__}")
-    if job.prior is not None:
+    if job.prior is not None and not isinstance(job.prior, SupportPrior):
         raise InputError(
-            f"turbo-vbi-post chooses units by elimination, and a prior ({job.prior!r}) would not "
-            "change what is removed; leave prior= out, or train with method='turbo-vbi'"
+            f"prior must be a prior over the units of an axis, such as Chain or Independent, got "
+            f"{job.prior!r}"
         )
     axes, reads, notes = _readable(job)
-    spending = _spending(job, axes)
+    spending = None if job.budget is None else _spending(job, axes)
     fitted, _ = parts_of(job.train, config)
     likelihood = likelihood_of(job.task, job.model, next(calibration_batches(fitted, 2)))
     if isinstance(likelihood, Categorical) and likelihood.unit == "sample":
@@ -90,26 +93,44 @@ def run(job: Job) -> Outcome:
                 correlations=config.correlations,
             )
             step(f"judging {axis.name}")
-        tempering, found = temper(context, judged, found_out, spending, step)
-        keep = {name: judged[name].keep(m) for name, m in found.removed.items()}
-        joint = temper_together(context, judged, found_out, tempering, found)
-        step("measuring removals of all axes")
-        units = _posterior(context, judged, seen, tempering, found, keep, total_units, step)
+        forecast = None
+        if spending is None:
+            keep, units, temperatures = by_posterior(context, judged, found_out)
+            facts: dict[str, Any] = {"price": 0.0, "temperatures": temperatures}
+        else:
+            tempering, found = temper(context, judged, found_out, spending, step)
+            keep = {name: judged[name].keep(m) for name, m in found.removed.items()}
+            units = _posterior(context, judged, seen, tempering, found, keep, total_units, step)
+            joint = temper_together(context, judged, found_out, tempering, found, keep)
+            step("measuring removals of all axes")
+            forecast = _forecast(judged, tempering, joint, found, task)
+            notes.append(SCORES)
+            facts = {
+                "price": found.price,
+                "predicted_increase": forecast.increase,
+                "temperatures": dict(forecast.temperatures),
+            }
         model = silence(job.structure, job.model, _whole(job, keep))
         if config.refit == "dense":
             refit_dense(job, config, judged, seen, keep, model, places)
     if config.refit == "sequential":
         refit_sequential(job, config, judged, keep, model, places, step, found_out.targets)
     model = silence(job.structure, model, _whole(job, keep))
-    forecast = _forecast(judged, tempering, joint, found, task)
     step.done()
+    meta = {
+        "method": METHOD.name,
+        "budget": str(job.budget),
+        "seed": job.seed,
+        "calibration": f"{total_units} {task.unit}s",
+        **facts,
+    }
     return Outcome(
         model=model,
         masks={},
         keep=_whole(job, keep),
-        posterior=Posterior(units=units, meta=_meta(job, config, found, forecast, total_units)),
-        prior=METHOD.prior,
-        warnings=(*notes, SCORES),
+        posterior=Posterior(units=units, meta=meta),
+        prior=METHOD.prior if job.prior is None else repr(job.prior),
+        warnings=tuple(notes),
         forecast=forecast,
     )
 
@@ -160,7 +181,11 @@ def _posterior(
     units: int,
     step: Steps,
 ) -> dict[str, UnitPosterior]:
-    """Inclusion scores of each axis around the decision, at the common price."""
+    """Inclusion scores of each axis around the decision, at the common price.
+
+    A prior enters as log-odds, and the units of highest odds are kept: as many of each axis as its
+    share of the budget pays for. ``keep`` is brought up to date.
+    """
     job, config = context.job, context.config
     posterior = {}
     for name, j in judged.items():
@@ -174,8 +199,12 @@ def _posterior(
             cooled,
             keep[name],
             price=found.price * found.costs[name] * units,
+            prior=job.prior,
             iterations=config.iterations,
         )
+        if job.prior is not None:
+            best = belief.log_odds.topk(int(keep[name].sum())).indices
+            keep[name] = torch.zeros_like(keep[name]).index_fill_(0, best, True)
         posterior[name] = UnitPosterior(belief.log_odds, belief.probability)
         step(f"posterior of {name}")
     return posterior
@@ -204,20 +233,6 @@ def _forecast(
     )
 
 
-def _meta(
-    job: Job, config: PostConfig, found: Allocation, forecast: Forecast, units: int
-) -> dict[str, Any]:
-    return {
-        "method": "turbo-vbi-post",
-        "budget": str(job.budget),
-        "seed": job.seed,
-        "calibration": f"{units} {forecast.unit}s",
-        "price": found.price,
-        "predicted_increase": forecast.increase,
-        "temperatures": dict(forecast.temperatures),
-    }
-
-
 METHOD = Method(
     name="turbo-vbi-post",
     title="Turbo-VBI after training: no gradient step, minutes on a processor",
@@ -233,4 +248,5 @@ METHOD = Method(
     data="calibration",
     budgets=("params", "macs", "prunable"),
     probabilistic=True,
+    own_rule=True,
 )

@@ -12,14 +12,6 @@ from probcomp.evidence.watch import Arrival, OutOfStep, watched
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
 
 
-class Unseen(torch.autograd.Function):
-    """An operation that function modes do not see."""
-
-    @staticmethod
-    def forward(y: Tensor) -> Tensor:
-        return y + 1
-
-
 class Toy(nn.Module):
     """Two linear layers; ``how`` says what happens to the output of the second."""
 
@@ -44,7 +36,7 @@ class Toy(nn.Module):
             return {"logits": y}
         if self.how == "twice":
             return self.second(y)
-        return Unseen.apply(y)
+        return torch.from_numpy(y.numpy() + 1)  # read where no function mode sees it
 
 
 MATRICES = {f"{n}.weight": Matrix(n, "linear") for n in ("first", "second")}

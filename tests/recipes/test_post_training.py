@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import probcomp
 from probcomp.allocation import Budget
 from probcomp.errors import BudgetError, InputError
 from probcomp.evidence.fisher import Categorical, Gaussian
-from probcomp.priors import Independent
+from probcomp.priors import Chain
 from probcomp.recipes.likelihoods import likelihood_of
 from probcomp.recipes.magnitude_units import MagnitudeUnitsConfig
 from probcomp.recipes.methods import METHODS
@@ -81,9 +82,23 @@ def test_probabilities_follow_the_decision_and_the_seed() -> None:
         assert torch.equal(keep, second.keep[name])
 
 
-def test_a_prior_that_would_change_nothing_is_refused() -> None:
-    with pytest.raises(InputError, match="would not change what is removed"):
-        run(job("params=0.4", config=QUICK, prior=Independent(0.1)))
+def test_a_prior_enters_the_choice_of_units() -> None:
+    """Units that stay are runs under a chain, as many of each axis as without it."""
+
+    def switches(keep: Any) -> int:
+        return sum(int((k[1:] != k[:-1]).sum()) for k in keep.values())
+
+    given = job("params=0.4", config=QUICK)
+    plain = run(given)
+    chained = run(replace(given, prior=Chain.from_coupling(0.0, 8.0)))
+    assert switches(chained.keep) < switches(plain.keep)
+    for name, keep in plain.keep.items():
+        assert int(chained.keep[name].sum()) == int(keep.sum())
+
+
+def test_what_is_no_prior_is_refused() -> None:
+    with pytest.raises(InputError, match="prior over the units"):
+        run(job("params=0.4", config=QUICK, prior=0.1))
 
 
 def test_the_report_says_what_the_probabilities_are() -> None:
