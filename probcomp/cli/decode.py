@@ -158,6 +158,7 @@ def _print(result: dict[str, Any]) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("prompt", "answer", "tokens", "forwards", "per forward", "expected errors"):
         table.add_column(name, no_wrap=name == "answer")
+    drawn = result["config"]["temperature"] > 0
     for i, prompt in enumerate(result["prompts"]):
         table.add_row(
             prompt,
@@ -165,6 +166,7 @@ def _print(result: dict[str, Any]) -> None:
             str(result["num_new_tokens"][i]),
             str(result["nfe"][i]),
             f"{result['tokens_per_forward'][i]:.1f}",
-            f"{result['expected_errors'][i]:.3f}",
+            # What is drawn is not wrong for being unlikely.
+            "drawn" if drawn else f"{result['expected_errors'][i]:.3f}",
         )
     Console().print(table, markup=False, highlight=False)

@@ -58,9 +58,11 @@ class DecodingConfig:
     tail_window: int = 32
     tail_truncated: tuple[float, float] = (1.0, 2.0)
     tail_fits: tuple[float, float] = (8.0, 1.0)
+    end_noise: float = 0.0  # of the EOS marginals, fitted
     end_tilt: float = 0.0  # nats per token against long answers, fitted
     end_share: tuple[tuple[float, float], ...] = ()  # (entropy, share of the prior), fitted
     draw_end: bool = False  # when sampling: draw the end first, then the content before it
+    draw_commits: bool = False  # in that same forward, as if content did not depend on the end
     stop: str = "posterior"
     stop_mass: float = 0.98
     # Where the blocks are, and which comes next.
@@ -126,6 +128,8 @@ class DecodingConfig:
             value = getattr(self, name)
             if not isinstance(value, int | float) or not value > 0:
                 problems.append(f"{name} is above 0, got {value!r}")
+        if not self.end_noise >= 0:
+            problems.append(f"end_noise is 0 or above, got {self.end_noise!r}")
         if not self.temperature >= 0:
             problems.append(f"temperature is 0 (greedy) or above, got {self.temperature!r}")
         if self.border < 0 or not isinstance(self.border, int):

@@ -59,3 +59,13 @@ def draw_ends(
     rows.settled[index] |= inside | (held & stuck)
     rows.floor[index] = torch.where(held & beyond, view.length, rows.floor[index])
     return change
+
+
+def without_ends(bound: Bound, rows: Rows, index: Tensor, logits: Tensor) -> Tensor:
+    """Logits [rows, width, vocabulary] with no end token where the end of a row is decided."""
+    settled = rows.settled[index]
+    if not bool(settled.any()):
+        return logits
+    ends = bound.eos.to(logits.device)
+    stop = torch.where(settled[:, None, None], -torch.inf, logits[..., ends])
+    return logits.index_copy(-1, ends, stop)

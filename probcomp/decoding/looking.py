@@ -4,18 +4,7 @@ import torch
 from torch import Tensor
 
 from probcomp.decoding.bound import Bound
-from probcomp.decoding.end import (
-    allowed_ends,
-    beyond_probability,
-    cdf_end,
-    hmm_end,
-    share_of_prior,
-    tail_evidence,
-    tail_mean,
-    tilted,
-    with_beyond,
-    with_prior,
-)
+from probcomp.decoding.end import allowed_ends
 from probcomp.decoding.features import read_features
 from probcomp.decoding.length import NEG
 from probcomp.decoding.noise import uniform
@@ -54,33 +43,13 @@ def look(
 
 def _model_end(bound: Bound, rows: Rows, view: View) -> None:
     """Posterior of the end for open rows; closed rows (infilling) end past their canvas."""
-    config, f = bound.config, view.features
     content = view.valid & ~view.masked & ~view.eos_committed
     allowed = allowed_ends(content, view.eos_committed, view.length)
     log_prior = bound.prior.log_end(view.length, view.width)
     # A committed token says what it says: EOS marginals of visible positions are 0 or 1.
-    mass = torch.where(view.masked, f.eos, view.eos_committed.to(f.eos.dtype))
-    if config.end_model == "cdf":
-        p_end = cdf_end(mass.double(), allowed, view.length)
-    else:
-        evidence = tail_evidence(
-            f.eos.double(),
-            view.masked,
-            log_prior,
-            intercept=config.end_platt[0],
-            slope=config.end_platt[1],
-        )
-        p_end = hmm_end(log_prior, evidence, allowed, config.end_temper)
-    if config.beyond:
-        mean = tail_mean(mass.double(), view.length, config.tail_window)
-        survival = log_prior.gather(1, view.length[:, None])[:, 0].exp()
-        past = beyond_probability(mean, survival, config.tail_truncated, config.tail_fits)
-        p_end = with_beyond(p_end, view.length, past)
-    p_end = tilted(p_end, config.end_tilt, view.length)
-    view.read_end = p_end
-    if config.end_share:
-        share = share_of_prior(p_end, config.end_share)
-        p_end = with_prior(p_end, log_prior, allowed, share)
+    eos = view.features.eos
+    mass = torch.where(view.masked, eos, view.eos_committed.to(eos.dtype))
+    view.read_end, p_end = bound.end.read(mass, view.masked, allowed, log_prior, view.length)
     closed = ~rows.open[view.index]
     column = torch.arange(view.width + 1, device=p_end.device)
     certain = (column == view.length[:, None]).to(p_end.dtype)

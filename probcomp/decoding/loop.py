@@ -17,7 +17,7 @@ from probcomp.decoding.adapters.base import Adapter
 from probcomp.decoding.bound import Bound
 from probcomp.decoding.committing import commit_set, expected_error
 from probcomp.decoding.config import DecodingConfig
-from probcomp.decoding.ending import draw_ends
+from probcomp.decoding.ending import draw_ends, without_ends
 from probcomp.decoding.looking import look, track_change
 from probcomp.decoding.noise import uniform
 from probcomp.decoding.rows import Rows
@@ -31,7 +31,8 @@ Processor = Callable[[Tensor, Tensor], Tensor]
 class Step:
     """One forward as an observer sees it. ``rows`` [n] are the batch rows it was for; ``commit``
     and ``revoked`` [n, width]; ``begin``, ``end``, ``length`` (before edits) and ``change`` [n];
-    ``p_end`` [n, width + 1] or None; ``ids`` [n, width] after the forward's decisions."""
+    ``p_end`` [n, width + 1] or None; ``ids`` [n, width] after the forward's decisions; ``token``
+    [n, width] the candidates, of probability ``confidence`` each."""
 
     rows: Tensor
     forward: Tensor
@@ -43,6 +44,8 @@ class Step:
     change: Tensor
     p_end: Tensor | None
     ids: Tensor
+    token: Tensor
+    confidence: Tensor
 
 
 class Decoder:
@@ -97,11 +100,7 @@ class Decoder:
             logits = output.logits
             if processor is not None:
                 logits = processor(torch.cat((context[index], ids), dim=1), logits)
-            settled = rows.settled[index]
-            if bool(settled.any()):
-                ends = self.eos.to(logits.device)
-                stop = torch.where(settled[:, None, None], -torch.inf, logits[..., ends])
-                logits = logits.index_copy(-1, ends, stop)
+            logits = without_ends(self.bound, rows, index, logits)
             rows.nfe[index] += output.cost
             rows.forwards[index] += 1
             if self.config.commit_rule == "stable":
@@ -138,9 +137,17 @@ class Decoder:
         top_is_eos = torch.isin(view.features.top, self.eos.to(view.ids.device))
         change = torch.zeros_like(view.length)
         held = rows.sizing[index].clone()
+        said, drawn = view, change
         if bool(held.any()) and config.draws_end:
             change = draw_ends(self.bound, rows, view, seeds, held, teacher)
             rows.sizing[index] = held & ~rows.settled[index]
+            if config.draw_commits:
+                now = held & rows.settled[index]
+                drawn, change = torch.where(now, change, 0), torch.where(now, 0, change)
+                rows.resize(index[now], drawn[now])
+                logits = without_ends(self.bound, rows, index, logits)
+                view = self._again(rows, view, logits, seeds)
+                held = held & ~now
         elif bool(held.any()):
             change = torch.where(held, self._first_size(rows, view, top_is_eos), 0)
             over = held & ((change == 0) | (rows.edits[index] >= config.max_edits))
@@ -170,7 +177,8 @@ class Decoder:
         change = torch.where(settled, self._regrow(rows, view, top_is_eos, change), change)
         if bool((change != 0).any()):
             rows.resize(index, change)
-        self._finish(rows, view, held, begin)
+        # A text that was drawn empty needs no forward to fill it.
+        self._finish(rows, view, held & ~rows.settled[index], begin)
         if observer is not None:
             n = rows.ids.shape[1]
             observer(
@@ -181,12 +189,21 @@ class Decoder:
                     revoked,
                     begin.clone(),
                     end.clone(),
-                    view.length.clone(),
-                    change,
-                    view.p_end,
+                    said.length.clone(),
+                    drawn + change,
+                    said.p_end,
                     rows.ids[index, :n].clone(),
+                    view.features.token,
+                    view.features.confidence,
                 )
             )
+
+    def _again(self, rows: Rows, view: View, logits: Tensor, seeds: Tensor) -> View:
+        """The same forward read again, after ends were drawn and canvases cut behind them."""
+        index = view.index
+        valid = view.place < rows.length[index, None]
+        ids = torch.where(valid, rows.ids[index, : view.width], self.adapter.pad_id)
+        return look(self.bound, rows, index, ids, valid, logits, seeds)
 
     def _first_size(self, rows: Rows, view: View, top_is_eos: Tensor) -> Tensor:
         """Change of the canvas before anything is committed; 0 ends the sizing."""

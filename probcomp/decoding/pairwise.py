@@ -8,8 +8,11 @@ neighbours of a set only, which is right when dependence falls with distance. In
 it does not (the next item of a record is nearer to this item than to the comma between them), and
 there all pairs are charged.
 
-The largest set is a quadratic knapsack; this takes the cheapest position again and again. Pairs
-do not see higher-order ties, so the sum is no bound (three bits whose sum is even have none).
+The largest set is a quadratic knapsack; this takes the cheapest position again and again, and
+among equally cheap ones the one that tells most about the rest: what it leaves is less dependent,
+so later forwards take more at a time. (In a chain it halves what is left, where the surest token
+first would creep along it.) Pairs do not see higher-order ties, so the sum is no bound (three
+bits whose sum is even have none).
 """
 
 import torch
@@ -46,11 +49,11 @@ def end_coupling(eos_mass: Tensor) -> Tensor:
 
 
 def pairwise(coupling: Tensor, entropy: Tensor, eligible: Tensor, gamma: float) -> Tensor:
-    """Positions to commit, [batch, width]: the surest first, then by least added cost.
+    """Positions to commit, [batch, width]: by least added cost, then by what they tell.
 
     Args:
         coupling: m_ij, nats, symmetric, [batch, width, width].
-        entropy: H_i, nats, [batch, width]; breaks ties, the lowest position last.
+        entropy: H_i, nats, [batch, width]; breaks ties in what they tell, the surest first.
         eligible: what may be committed.
         gamma: budget of a forward, nats. The first position is always within it.
     """
@@ -59,7 +62,10 @@ def pairwise(coupling: Tensor, entropy: Tensor, eligible: Tensor, gamma: float) 
     added = torch.zeros_like(entropy)
     spent = entropy.new_zeros(batch)
     rows = torch.arange(batch, device=entropy.device)
-    order = entropy.argsort(dim=1, stable=True).argsort(dim=1)  # rank by entropy, then place
+    told = (coupling * eligible[:, None]).sum(2)
+    surest = entropy.argsort(dim=1, stable=True)
+    by_told = (-told).gather(1, surest).argsort(dim=1, stable=True)
+    order = surest.gather(1, by_told).argsort(dim=1)
     for step in range(width):
         cost = torch.where(eligible & ~chosen, added, torch.inf)
         least = cost.min(1, keepdim=True).values

@@ -14,8 +14,9 @@ def plot_generation(output: DecodeOutput, row: int = 0, tokens: list[str] | None
     """Positions across, forwards down. Returns a matplotlib figure.
 
     Left: the end posterior before each forward's decisions as shade, committed positions as
-    dots, revoked ones as crosses, block ends as lines. Right: tokens committed per forward.
-    Needs an output that was made with ``history=True``.
+    dots (fainter where the model was less sure), revoked ones as crosses, the block as a line
+    below, the canvas's end as a tick. Right: tokens committed per forward. Needs an output that
+    was made with ``history=True``.
     """
     from matplotlib.figure import Figure
 
@@ -32,7 +33,7 @@ def plot_generation(output: DecodeOutput, row: int = 0, tokens: list[str] | None
         if step.p_end is not None:
             p = step.p_end[i, : int(step.length[i]) + 1]
             shade[y, : len(p)] = p.float()
-    height = 1.6 + 0.28 * len(steps)
+    height = 1.9 + 0.28 * len(steps)
     figure = Figure(figsize=(min(4 + 0.22 * width, 14), min(height, 12)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(6, 1))
     extent = (0.5, width + 1.5, len(steps) + 0.5, 0.5)
@@ -41,26 +42,41 @@ def plot_generation(output: DecodeOutput, row: int = 0, tokens: list[str] | None
     for y, (step, i) in enumerate(steps, 1):
         committed = step.commit[i].nonzero()[:, 0] + 1
         revoked = step.revoked[i].nonzero()[:, 0] + 1
-        left.plot(committed, [y] * len(committed), "o", color="black", markersize=4)
+        sure = step.confidence[i, committed - 1].float().clamp(0.0, 1.0)
+        left.scatter(committed, [y] * len(committed), 18, "black", alpha=0.2 + 0.8 * sure)
         left.plot(revoked, [y] * len(revoked), "x", color="firebrick", markersize=6)
         begin, end = int(step.begin[i]), int(step.end[i])
         left.plot([begin + 0.5, end + 0.5], [y + 0.4, y + 0.4], color="darkorange", linewidth=1.5)
         left.plot([int(step.length[i]) + 0.5] * 2, [y - 0.5, y + 0.5], color="grey", linewidth=1)
         counts.append(len(committed))
     right.barh(range(1, len(steps) + 1), counts, color="black", height=0.5)
-    left.set_xlabel("position: dot committed, cross revoked, shade P(end here), grey canvas")
+    left.set_xlabel("position")
+    figure.legend(handles=_legend(), loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     left.set_ylabel("forward")
     right.set_xlabel("tokens")
     left.set_yticks(range(1, len(steps) + 1))
     if tokens:
         left.set_xticks(range(1, len(tokens) + 1), tokens, fontsize=8)
-    left.set_title(
-        f"{output.num_new_tokens[row]} tokens in {output.nfe[row]} "
-        f"forward{'s' if output.nfe[row] != 1 else ''}, "
-        f"{output.expected_errors[row]:.2f} expected errors",
-        fontsize=10,
-    )
+    title = f"{output.num_new_tokens[row]} tokens in {output.nfe[row]} forward"
+    title += "s" if output.nfe[row] != 1 else ""
+    if output.config.temperature == 0:  # what is drawn is not wrong for being unlikely
+        title += f", {output.expected_errors[row]:.2f} expected errors"
+    left.set_title(title, fontsize=10)
     return figure
+
+
+def _legend() -> list[Any]:
+    """What the marks mean."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    return [
+        Line2D([], [], marker="o", linestyle="", color="black", label="committed (faint: unsure)"),
+        Line2D([], [], marker="x", linestyle="", color="firebrick", label="taken back"),
+        Line2D([], [], color="darkorange", label="block"),
+        Line2D([], [], marker="|", linestyle="", color="grey", label="end of the canvas"),
+        Patch(color="steelblue", label="P(the text ends here)"),
+    ]
 
 
 def save_plot(output: DecodeOutput, path: Path | str, row: int = 0, tokens: Any = None) -> None:

@@ -4,10 +4,8 @@ import pytest
 import torch
 
 from probcomp.decoding import DecodingConfig, decode
-from probcomp.decoding.adapters import Adapter, CallableAdapter, SmallAdapter
-from probcomp.decoding.plot import plot_generation, save_plot
+from probcomp.decoding.adapters import CallableAdapter, SmallAdapter
 from probcomp.decoding.small.load import FOLDER, embedded_model, small_config, training_log
-from probcomp.decoding.small.network import SmallConfig, SmallDenoiser
 from probcomp.decoding.small.tasks import is_valid, make_examples
 from probcomp.decoding.small.tokenizer import CharacterTokenizer
 from probcomp.errors import InputError
@@ -75,43 +73,6 @@ def test_the_tokenizer_s_padding_side_is_given_back():
     assert tokenizer.padding_side == "right"
 
 
-def shadows_of(layers, adapter_type=SmallAdapter):
-    """Shadow logits of positions 1 and 3 of a window before and after token 1 is changed."""
-    adapter = adapter_type(SmallDenoiser(SmallConfig(layers=layers)))
-    ids = torch.randint(3, 50, (2, 9), generator=torch.Generator().manual_seed(1))
-    keys = torch.ones(2, 9, dtype=torch.bool)
-    keys[1, :2] = False
-    shadow = torch.tensor([[1, 3], [0, -1]])
-    before = adapter.forward(ids, keys, 3, shadow)
-    plain = adapter.forward(ids, keys, 3)
-    torch.testing.assert_close(before.logits, plain.logits, atol=CLOSE, rtol=CLOSE)
-    ids[0, 3 + 1] = 7
-    after = adapter.forward(ids, keys, 3, shadow)
-    change = (before.shadow[0, :, 3:] - after.shadow[0, :, 3:]).abs().amax(1)
-    return change.tolist(), before.cost.tolist()
-
-
-def test_shadows_of_one_layer_are_blind_to_their_own_token_alone():
-    (own, other), cost = shadows_of(1)
-    assert own < CLOSE < other
-    assert cost == [1, 1]
-
-
-def test_deeper_shadows_hear_of_their_token_from_the_others():
-    (own, other), _ = shadows_of(4)
-    assert CLOSE < own < other
-
-
-def test_masking_again_is_blind_at_any_depth():
-    class Masking(SmallAdapter):
-        subset = 1
-        forward = Adapter.forward
-
-    (own, other), cost = shadows_of(4, Masking)
-    assert own < CLOSE < other
-    assert cost == [3, 2]
-
-
 def test_gaps_are_filled_in_place():
     output = decode(prompt="{k=12;b=x" + '{"k":__,"b":"_"}')
     assert output.texts == ["{k=12;b=x" + '{"k":12,"b":"x"}']
@@ -126,29 +87,6 @@ def test_seeds_decide_draws():
     assert len(set(one)) > 1
     many = decode(prompt="?c", temperature=1.0, seed=3, num_return_sequences=6)
     assert many.texts == one
-
-
-def test_a_streamer_gets_the_answer_once_and_in_order():
-    class Collect:
-        def __init__(self):
-            self.put_ids, self.drafts, self.ended = [], 0, False
-
-        def put(self, ids):
-            self.put_ids += ids.tolist()
-
-        def put_draft(self, ids):
-            self.drafts += 1
-
-        def end(self):
-            self.ended = True
-
-    streamer = Collect()
-    output = decode(prompt="+385+267", streamer=streamer)
-    assert streamer.put_ids == output.answers[0].tolist()
-    assert streamer.drafts == output.nfe[0]
-    assert streamer.ended
-    with pytest.raises(InputError, match="one row"):
-        decode(prompt=["+1+2", "+3+4"], streamer=Collect())
 
 
 def test_transformers_processors_and_criteria_work():
@@ -169,18 +107,6 @@ def test_transformers_processors_and_criteria_work():
         block_length=2,
     )
     assert len("+385+267") + output.num_new_tokens[0] < len("+385+267") + len(free)
-
-
-def test_a_picture_shows_every_forward(tmp_path):
-    output = decode(prompt="{k=12;b=x", history=True, preset="wino", max_new_tokens=24)
-    figure = plot_generation(output)
-    assert len(figure.axes[1].patches) == output.nfe[0]
-    save_plot(output, tmp_path / "one.svg")
-    assert (tmp_path / "one.svg").stat().st_size > 1000
-    with pytest.raises(InputError, match="png"):
-        save_plot(output, tmp_path / "one.txt")
-    with pytest.raises(InputError, match="history"):
-        plot_generation(decode(prompt="+1+2"))
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,13 @@ import math
 import pytest
 import torch
 
+from probcomp.decoding.adapters import CallableAdapter
+from probcomp.decoding.bound import Bound
 from probcomp.decoding.config import DecodingConfig
+from probcomp.decoding.ending import without_ends
+from probcomp.decoding.ledger import Ledger
 from probcomp.decoding.oracles import MarkovOracle
+from probcomp.decoding.rows import Rows
 from tests.decoding.worlds import run_rows
 
 HAZARD = 0.15
@@ -37,9 +42,10 @@ def run(config, rows, **extra):
     return run_rows(adapter, config, context=torch.zeros(rows, 1, dtype=torch.long), **extra)
 
 
-def test_lengths_follow_the_law_past_the_first_window_too():
+@pytest.mark.parametrize("together", [False, True])
+def test_lengths_follow_the_law_past_the_first_window_too(together):
     rows = 600
-    state, _ = run(CONFIG, rows)
+    state, _ = run(CONFIG.replace(draw_commits=together), rows)
     assert bool(state.settled.all())
     length = state.content.double()
     # P(content >= n) = (1 - h)^n; 4 standard errors at each n.
@@ -57,6 +63,49 @@ def test_the_forward_that_draws_commits_nothing_else():
     _, steps = run(CONFIG, 3)
     assert not steps[0].commit.any()
     assert (steps[0].change != 0).any()
+
+
+def test_it_may_commit_in_that_forward_too():
+    """This chain's symbols do not depend on where it ends, so their law stays exact."""
+    together = CONFIG.replace(draw_commits=True)
+    rows = 1500
+    state, steps = run(together, rows, size=30)
+    drawn = steps[0].change < 0
+    assert (steps[0].commit.any(1) == (state.content > 0))[drawn].all()
+    assert (steps[0].length == 30).all()
+    alone, _ = run(CONFIG, 40, size=30)
+    # One forward less for every text that has content.
+    less = alone.nfe - run(together, 40, size=30)[0].nfe
+    assert less.tolist() == (alone.content > 0).long().tolist()
+    first, second = (state.ids[:, i][state.content > 1] for i in (0, 1))
+    seen = torch.zeros(4, 4, dtype=torch.float64).index_put(
+        (first, second), torch.ones(len(first), dtype=torch.float64), accumulate=True
+    )
+    step = ORACLE.step[:4, :4] / (1 - HAZARD)
+    want = (ORACLE.begin[:4] / (1 - HAZARD))[:, None] * step * len(first)
+    error = (want * (1 - want / len(first))).sqrt().clamp(min=1.0)
+    assert float(((seen - want).abs() / error).max()) < 4.0
+
+
+def test_no_end_token_is_possible_where_the_end_is_decided():
+    adapter = CallableAdapter(lambda i, k: i, mask_id=3, eos_ids=(1, 2), vocab_size=4)
+    rows = Rows(
+        torch.full((2, 3), 3),
+        torch.tensor([3, 3]),
+        torch.ones(2, dtype=torch.bool),
+        3,
+        ledger=Ledger.open(2, 1.0, 1.0),
+        sizing=True,
+    )
+    logits = torch.randn(2, 3, 4)
+    index = torch.arange(2)
+    bound = Bound(adapter, CONFIG)
+    assert without_ends(bound, rows, index, logits) is logits
+    rows.settled[1] = True
+    found = without_ends(bound, rows, index, logits)
+    assert found[0].equal(logits[0])
+    assert (found[1, :, 1:3] == -torch.inf).all()
+    assert found[1, :, [0, 3]].equal(logits[1, :, [0, 3]])
 
 
 def test_a_text_that_may_not_grow_is_cut_without_an_end():

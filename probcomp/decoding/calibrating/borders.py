@@ -13,9 +13,10 @@ import torch
 
 from probcomp.decoding.blocks import structure_posterior
 from probcomp.decoding.boundary import BoundaryWeights, boundary_evidence
-from probcomp.decoding.calibrating.ends import EndModel
+from probcomp.decoding.calibrating.ends import posterior
 from probcomp.decoding.calibrating.states import States
 from probcomp.decoding.durations import NegativeBinomial, log_duration
+from probcomp.decoding.end_model import EndModel
 from probcomp.decoding.length import NEG, LengthPrior
 
 FEWEST = 30  # delimiters that a fit needs
@@ -57,7 +58,7 @@ def fit_borders(
         states.length,
         BoundaryWeights(*all_weights),
     ).double()
-    ends = end.posterior(states, prior).log().clamp(min=NEG)
+    ends = posterior(end, states, prior).log().clamp(min=NEG)
     best = (-math.inf, 0.0, 0.0)
     means = sorted({min(m, longest - 1.0) for m in (2.0, 4.0, 8.0, 16.0, 24.0, 32.0) if m > 1})
     for mean in means:

@@ -30,7 +30,8 @@ def fit_coupling(
 ) -> tuple[float, ...]:
     """kappa at gaps 1..``gaps`` or the longest that was met; trailing zeros are dropped.
 
-    The end is visible, as it is when the end is drawn first.
+    The end is visible and known to be the first, as it is when the end is drawn first: else what
+    a token says about the end would count as a tie to every separator.
     """
     generator, rng = torch.Generator().manual_seed(seed), random.Random(seed)
     chosen, lengths, before, after, shown = [], [], [], [], []
@@ -56,8 +57,8 @@ def fit_coupling(
             shown.append(at)
     if not chosen:
         return ()
-    first = observe(adapter, chosen, lengths, before)
-    second = observe(adapter, chosen, lengths, after)
+    first = observe(adapter, chosen, lengths, before, ended=True)
+    second = observe(adapter, chosen, lengths, after, ended=True)
     rows = torch.arange(len(chosen))
     at = torch.tensor(shown)
     h, later = first.features.entropy.double(), second.features.entropy.double()

@@ -5,29 +5,20 @@ r"""What the EOS marginals say about the end, fitted: tail densities, Platt, tem
 ``platt``  logistic regression of [i >= E] on logit e_i
 ``model``  cdf or hmm, with or without the tail correction, the temper rho on a grid: the one of
            best log score, sum log p_end(E true)
+``noise``  how far the marginals are off, by likelihood on wholly masked canvases
 ``tilt``   nats per token against long answers, by likelihood on wholly masked canvases
 ``share``  how much of the length prior to mix in, by EM, as a function of the entropy of p_end:
            w = E[chance that the prior, not the model, produced the end]
 """
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from probcomp.decoding.calibrating.states import States
-from probcomp.decoding.end import (
-    allowed_ends,
-    beyond_probability,
-    cdf_end,
-    hmm_end,
-    share_of_prior,
-    tail_evidence,
-    tail_mean,
-    tilted,
-    with_beyond,
-    with_prior,
-)
+from probcomp.decoding.end import allowed_ends, shrunk, tail_mean, tilted
+from probcomp.decoding.end_model import EndModel
 from probcomp.decoding.length import LengthPrior
 
 TEMPERS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
@@ -35,52 +26,20 @@ CUTS = (0.05, 0.4, 1.2)  # nats: entropies between which the trust in a model is
 LEAST = 12  # states that a range of entropies needs for a share of its own
 FLOOR = 1e-9
 TILTS = tuple(round(-0.3 + 0.01 * i, 2) for i in range(61))
+NOISES = (0.0, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05)
 TILT_FLOOR = 1e-3
 
 
-@dataclass(frozen=True)
-class EndModel:
-    """The options of a configuration that decide p_end."""
+def posterior(model: EndModel, states: States, prior: LengthPrior) -> Tensor:
+    """p_end of each state, float64 [states, width + 1]."""
+    mass, log_prior, allowed = _evidence(states, prior)
+    return model.read(mass, states.masked, allowed, log_prior, states.length)[1]
 
-    end_model: str
-    beyond: bool
-    end_temper: float = 1.0
-    end_platt: tuple[float, float] = (0.0, 1.0)
-    tail_truncated: tuple[float, float] = (1.0, 2.0)
-    tail_fits: tuple[float, float] = (8.0, 1.0)
-    tail_window: int = 32
-    end_tilt: float = 0.0
-    end_share: tuple[tuple[float, float], ...] = ()
 
-    def posterior(self, states: States, prior: LengthPrior) -> Tensor:
-        """p_end of each state, float64 [states, width + 1]."""
-        mass, log_prior, allowed = _evidence(states, prior)
-        if self.end_model == "cdf":
-            p = cdf_end(mass, allowed, states.length)
-        else:
-            evidence = tail_evidence(
-                states.features.eos.double(),
-                states.masked,
-                log_prior,
-                intercept=self.end_platt[0],
-                slope=self.end_platt[1],
-            )
-            evidence = torch.where(states.valid, evidence, 0.0)
-            p = hmm_end(log_prior, evidence, allowed, self.end_temper)
-        if self.beyond:
-            survival = log_prior.gather(1, states.length[:, None])[:, 0].exp()
-            mean = tail_mean(mass, states.length, self.tail_window)
-            past = beyond_probability(mean, survival, self.tail_truncated, self.tail_fits)
-            p = with_beyond(p, states.length, past)
-        p = tilted(p, self.end_tilt, states.length)
-        if self.end_share:
-            p = with_prior(p, log_prior, allowed, share_of_prior(p, self.end_share))
-        return p
-
-    def log_score(self, states: States, prior: LengthPrior) -> Tensor:
-        """log p_end(true end), nats per state."""
-        p = self.posterior(states, prior).clamp(min=FLOOR)
-        return p.gather(1, states.column[:, None])[:, 0].log()
+def log_score(model: EndModel, states: States, prior: LengthPrior) -> Tensor:
+    """log p_end(true end), nats per state."""
+    p = posterior(model, states, prior).clamp(min=FLOOR)
+    return p.gather(1, states.column[:, None])[:, 0].log()
 
 
 def _evidence(states: States, prior: LengthPrior) -> tuple[Tensor, Tensor, Tensor]:
@@ -146,14 +105,26 @@ def fit_end(
         for beyond in (False, True)
     ]
     scored = [
-        _with_share(_with_tilt(model, full, prior), full, partly, prior) for model in candidates
+        _with_share(_with_tilt(_with_noise(model, full, prior), full, prior), full, partly, prior)
+        for model in candidates
     ]
     return max(
         scored,
         key=lambda model: float(
-            model.log_score(full, prior).mean() + model.log_score(partly, prior).mean()
+            log_score(model, full, prior).mean() + log_score(model, partly, prior).mean()
         ),
     )
+
+
+def _with_noise(model: EndModel, full: States, prior: LengthPrior) -> EndModel:
+    """The model with the noise of highest likelihood."""
+
+    def score(noise: float) -> float:
+        p = shrunk(base, noise, full.length)
+        return float(p.gather(1, full.column[:, None])[:, 0].clamp(min=FLOOR).log().mean())
+
+    base = posterior(model, full, prior)
+    return replace(model, end_noise=max(NOISES, key=score))
 
 
 def _with_tilt(model: EndModel, full: States, prior: LengthPrior) -> EndModel:
@@ -163,8 +134,8 @@ def _with_tilt(model: EndModel, full: States, prior: LengthPrior) -> EndModel:
         p = tilted(base, tilt, full.length)
         return float((p.gather(1, full.column[:, None])[:, 0] + TILT_FLOOR).log().mean())
 
-    base = model.posterior(full, prior)
-    return EndModel(**{**model.__dict__, "end_tilt": max(TILTS, key=score)})
+    base = posterior(model, full, prior)
+    return replace(model, end_tilt=max(TILTS, key=score))
 
 
 def _with_share(
@@ -173,7 +144,7 @@ def _with_share(
     """The model with the share of the prior by EM in each range of entropies."""
     own, base, entropy = [], [], []
     for states in (full, partly):
-        p = model.posterior(states, prior)
+        p = posterior(model, states, prior)
         own.append(p.gather(1, states.column[:, None])[:, 0])
         entropy.append(torch.special.entr(p).sum(1))
         base.append(prior_score(states, prior).exp())
@@ -189,4 +160,4 @@ def _with_share(
             # Jeffreys' half a count on either side: no share is ever quite 0 or 1.
             share = float((from_prior.sum() + 0.5) / (on.sum() + 1))
         knots.append((float(h[on].mean()), share))
-    return EndModel(**{**model.__dict__, "end_share": tuple(knots)})
+    return replace(model, end_share=tuple(knots))

@@ -10,25 +10,22 @@ import torch
 
 from probcomp.decoding.adapters.resolve import as_adapter
 from probcomp.decoding.calibrating.borders import fit_borders
-from probcomp.decoding.calibrating.confidence import (
-    ENOUGH,
-    calibration_error,
-    fit_error_curve,
-    fit_temperature,
-)
+from probcomp.decoding.calibrating.confidence import calibration_error, choose_curve
 from probcomp.decoding.calibrating.coupling import fit_coupling
-from probcomp.decoding.calibrating.ends import EndModel, fit_end, prior_score
+from probcomp.decoding.calibrating.ends import fit_end, log_score, prior_score
 from probcomp.decoding.calibrating.hazard import fit_hazard
 from probcomp.decoding.calibrating.record import Calibration, checksum
 from probcomp.decoding.calibrating.room import FEWEST, check_ids, check_room, longest_canvas
 from probcomp.decoding.calibrating.states import Pair, States, blank, partial
-from probcomp.decoding.calibrating.sweep import sweep_error, sweep_sampling
+from probcomp.decoding.calibrating.sweep import commits, sweep_error, sweep_sampling
 from probcomp.decoding.committing import expected_error
+from probcomp.decoding.end_model import EndModel
 from probcomp.decoding.length import LengthPrior
 from probcomp.errors import InputError
 
-HELD_OUT = 0.25
-SWEPT = 120  # answers that the sweeps decode
+HELD_OUT = 0.25  # of the answers, for the check
+CHOSEN = 0.25  # for choosing between fits and settings
+SWEPT = 120  # answers that the sweeps decode at most
 
 
 def read_examples(path: Path | str) -> list[tuple[str, str]]:
@@ -68,7 +65,10 @@ def calibrate(
     seed: int = 0,
     sweep: bool = True,
 ) -> Calibration:
-    """Fit the options of a decoder on dev answers; a quarter of them is held out.
+    """Fit the options of a decoder on dev answers.
+
+    Half of the answers are fitted on, a quarter chooses between fits and settings, and a quarter
+    is held out to check what came out.
 
     Args:
         model: what `probcomp.decode` takes; None is the embedded model.
@@ -97,9 +97,10 @@ def calibrate(
     check_ids(adapter, pairs)
     random.Random(seed).shuffle(pairs)
     cut = max(int(len(pairs) * HELD_OUT), 5)
-    held, train = pairs[:cut], pairs[cut:]
+    more = cut + max(int(len(pairs) * CHOSEN), 5)
+    held, chosen, train = pairs[:cut], pairs[cut:more], pairs[more:]
     longest = longest_canvas(adapter, config.max_new_tokens, pairs)
-    check_room(train, held, longest)
+    check_room([*train, *chosen], held, longest)
 
     ends = torch.tensor([len(answer) + 1 for _, answer in train])
     hazard = fit_hazard(ends)
@@ -122,36 +123,28 @@ def calibrate(
         "end_platt": _rounded(end.end_platt),
         "tail_truncated": _rounded(end.tail_truncated),
         "tail_fits": _rounded(end.tail_fits),
+        "end_noise": end.end_noise,
         "end_tilt": end.end_tilt,
         "end_share": tuple(_rounded(knot) for knot in end.end_share),
     }
-    confidence: dict[str, Any] = {}
-    use, held_use = (s.masked & s.content for s in (partly, partly_held))
-    c = partly.features.top_prob[use]
-    wrong = (partly.features.top != partly.truth)[use]
-    if len(c) >= ENOUGH:
-        confidence["error_curve"] = tuple(
-            tuple(float(f"{v:.8g}") for v in knot) for knot in fit_error_curve(c, wrong)
-        )
-    else:
-        confidence["confidence_temperature"] = round(fit_temperature(c, wrong), 4)
-    c_held = partly_held.features.top_prob[held_use]
-    wrong_held = (partly_held.features.top != partly_held.truth)[held_use]
-    error = expected_error(
-        c_held,
-        confidence.get("confidence_temperature", 1.0),
-        confidence.get("error_curve", ()),
+    greedy = config.replace(
+        **options, max_new_tokens=longest, confidence_temperature=1.0, error_curve=()
     )
-    before, after = calibration_error(1 - c_held, wrong_held), calibration_error(error, wrong_held)
+    curve = choose_curve(*(commits(adapter, greedy, part, seed) for part in (train, chosen)))
+    c, wrong = commits(adapter, greedy, held, seed + 1)
+    before = calibration_error(1 - c, wrong)
+    after = calibration_error(expected_error(c, 1.0, curve), wrong)
     if after > before:  # worse on answers that it was not fitted on: the model's own word is kept
-        confidence = {"confidence_temperature": 1.0, "error_curve": ()}
-    options |= confidence
+        curve = ()
+    options["confidence_temperature"] = 1.0
+    options["error_curve"] = tuple(tuple(float(f"{v:.10g}") for v in knot) for knot in curve)
     options["coupling_profile"] = fit_coupling(adapter, train, longest, seed)
     options |= fit_borders(
         full, config.delimiters, config.boundary_weights, end, prior, config.block_max
     )
     report: dict[str, Any] = {
         "answers": len(train),
+        "chosen_on": len(chosen),
         "held_out": len(held),
         "hazard_bin": hazard.width,
         "end_log_score": round(score, 4),
@@ -161,10 +154,12 @@ def calibrate(
         "error_calibration_before": round(before, 5),
         "error_calibration": round(min(after, before), 5),
         "error_fit_kept": after <= before,
+        "commits_watched": len(c),
+        "commits_wrong": int(wrong.sum()),
     }
     if sweep:
         tuned = config.replace(**options, max_new_tokens=longest)
-        swept = train[:SWEPT]
+        swept = chosen[:SWEPT]
         options["error_step"], report["error_steps"] = sweep_error(adapter, tuned, swept, seed)
         sampling, report["gammas"] = sweep_sampling(adapter, tuned, swept, seed)
         options |= sampling
@@ -176,13 +171,15 @@ def calibrate(
 
 def _scores(end: EndModel, states: States, prior: LengthPrior, where: str) -> tuple[float, float]:
     """Mean log score of the end and of the prior alone; an end that adds nothing is refused."""
-    score = float(end.log_score(states, prior).mean())
-    base = float(prior_score(states, prior).mean())
-    if not score > base:
+    own, alone = log_score(end, states, prior), prior_score(states, prior)
+    score, base = float(own.mean()), float(alone.mean())
+    # A fit that leans on the prior wholly is never much worse than it, and better by chance.
+    error = float((own - alone).std()) / len(own) ** 0.5
+    if not score > base + error:
         raise InputError(
             f"calibration refused: on {where} held out, the end posterior scores {score:.3f} nats, "
-            f"no better than the length prior's {base:.3f}; this model's EOS marginals say nothing "
-            "about the end (or the answers are not the model's)"
+            f"not a standard error better than the length prior's {base:.3f}; this model's EOS "
+            "marginals say nothing about the end (or the answers are not the model's)"
         )
     return score, base
 

@@ -54,6 +54,7 @@ def observe(
     hidden: Sequence[Tensor] | None = None,
     delimiters: Sequence[tuple[int, float]] = (),
     batch: int = 16,
+    ended: bool = False,
 ) -> States:
     """One forward for each pair on its canvas.
 
@@ -61,6 +62,8 @@ def observe(
         lengths: canvas of each pair; an answer that is longer is cut.
         hidden: boolean [length] per pair, what is masked; everything when None.
         batch: canvases per forward.
+        ended: whether the end is known to be the canvas's last position: no other end token is
+            possible then, as where a decoder has drawn the end.
     """
     width, eos, mask = max(lengths), adapter.eos_ids[0], adapter.mask_id
     truth = torch.full((len(pairs), width), eos)
@@ -86,6 +89,9 @@ def observe(
             ids[r, left : left + size] = torch.where(masked[i, :size], mask, truth[i, :size])
             keys[r, left - len(prompt) : left + size] = True
         logits = adapter.forward(ids, keys, left).logits
+        if ended:
+            ends = torch.tensor(adapter.eos_ids, device=logits.device)
+            logits = logits.index_fill(-1, ends, -torch.inf)
         found = read_features(logits, adapter.eos_ids, delimiters)
         for name in FIELDS:
             value = getattr(found, name).cpu()

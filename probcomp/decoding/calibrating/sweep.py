@@ -1,29 +1,39 @@
 """How bold to be: the cheapest setting within one standard error of the best, on dev answers.
 
 ``error_step``           greedy decoding, scored by exact answers
-``gamma``, ``draw_end``  sampling, scored by log q of the true answers under the decoder, with the
-                         end drawn first or token by token. What committing together costs in
-                         log q is its divergence from one token at a time.
+``gamma``, ``draw_end``  sampling, scored by log q of the true answers under the decoder: with the
+``draw_commits``         end drawn token by token, first and alone, or in one forward with other
+                         tokens. What committing together costs in log q is its divergence from
+                         one token at a time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 from probcomp.decoding.adapters.base import Adapter
 from probcomp.decoding.calibrating.states import Pair
 from probcomp.decoding.config import DecodingConfig
 from probcomp.decoding.ledger import Ledger
-from probcomp.decoding.loop import Decoder
+from probcomp.decoding.loop import Decoder, Step
 from probcomp.decoding.noise import row_seeds
 from probcomp.decoding.rows import Rows
 
 ERRORS = (0.01, 0.03, 0.1, 0.3, 1.0)
-GAMMAS = (0.01, 0.03, 0.1, 0.2, 0.35, 0.7)
+BOLD = (0.03, 0.3)  # steps of the error at which commits are watched
+GAMMAS = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5)
+ENDS = ((False, False), (True, False), (True, True))  # draw_end, draw_commits
 
 
 def run_pairs(
-    adapter: Adapter, config: DecodingConfig, pairs: Sequence[Pair], seed: int, *, teach: bool
+    adapter: Adapter,
+    config: DecodingConfig,
+    pairs: Sequence[Pair],
+    seed: int,
+    *,
+    teach: bool,
+    observer: Callable[[Step], object] | None = None,
 ) -> Rows:
     """Decode the prompts of ``pairs``, with their answers as teacher when asked."""
     left = max(len(prompt) for prompt, _ in pairs)
@@ -45,9 +55,35 @@ def run_pairs(
         sizing=config.sizes_first,
     )
     Decoder(adapter, config).run(
-        context, keys, rows, row_seeds(seed, len(pairs)), teacher=truth if teach else None
+        context,
+        keys,
+        rows,
+        row_seeds(seed, len(pairs)),
+        teacher=truth if teach else None,
+        observer=observer,
     )
     return rows
+
+
+def commits(
+    adapter: Adapter, config: DecodingConfig, pairs: Sequence[Pair], seed: int
+) -> tuple[Tensor, Tensor]:
+    """(confidence, wrong) of what greedy decoding would commit, the truth committed in its place.
+
+    These are the tokens that the ledger pays for: on canvases as a decoder meets them, and only
+    those it dares to take. (Random masks show other states, in which it is wrong more often.)
+    """
+    confidence, wrong = [], []
+
+    def watch(step: Step) -> None:
+        confidence.append(step.confidence[step.commit])
+        truth = step.ids[:, : step.token.shape[1]]
+        wrong.append((step.token != truth)[step.commit])
+
+    for value in BOLD:
+        tried = config.replace(temperature=0.0, error_step=value)
+        run_pairs(adapter, tried, pairs, seed, teach=True, observer=watch)
+    return torch.cat(confidence), torch.cat(wrong)
 
 
 def sweep_error(
@@ -91,21 +127,17 @@ def _cheapest(
 def sweep_sampling(
     adapter: Adapter, config: DecodingConfig, pairs: Sequence[Pair], seed: int
 ) -> tuple[dict[str, float | bool], list[dict[str, float]]]:
-    """({gamma, draw_end}, table): differences of log q are paired, answer by answer."""
+    """({gamma, draw_end, draw_commits}, table): log q is compared in pairs, answer by answer."""
     config = config.replace(temperature=1.0)
     table, scores = [], []
-    for draw_end in (False, True):
+    for draw_end, draw_commits in ENDS:
         for value in GAMMAS:
-            tried = config.replace(gamma=value, draw_end=draw_end)
-            rows = run_pairs(adapter, tried, pairs, seed, teach=True)
+            choice = {"gamma": value, "draw_end": draw_end, "draw_commits": draw_commits}
+            rows = run_pairs(adapter, config.replace(**choice), pairs, seed, teach=True)
             scores.append(rows.teacher_log_prob.clamp(min=-1e3))
-            table.append(
-                {
-                    "gamma": value,
-                    "draw_end": draw_end,
-                    "log_q": round(float(scores[-1].mean()), 4),
-                    "forwards": round(float(rows.nfe.double().mean()), 4),
-                }
-            )
-    chosen = _cheapest(table, scores, "log_q")
-    return {"gamma": chosen["gamma"], "draw_end": bool(chosen["draw_end"])}, table
+            log_q, forwards = float(scores[-1].mean()), float(rows.nfe.double().mean())
+            table.append({**choice, "log_q": round(log_q, 4), "forwards": round(forwards, 4)})
+    best = _cheapest(table, scores, "log_q")
+    chosen = {"gamma": best["gamma"]}
+    chosen |= {name: bool(best[name]) for name in ("draw_end", "draw_commits")}
+    return chosen, table

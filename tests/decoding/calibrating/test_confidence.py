@@ -1,11 +1,15 @@
+import math
+
 import pytest
 import torch
 from sklearn.isotonic import IsotonicRegression
 
 from probcomp.decoding.calibrating.confidence import (
     calibration_error,
+    choose_curve,
     fit_error_curve,
-    fit_temperature,
+    fit_line,
+    log_loss,
 )
 from probcomp.decoding.committing import expected_error
 
@@ -48,10 +52,53 @@ def test_past_the_last_knot_a_surer_token_is_not_charged_more():
     assert float(expected_error(at, 1.0, ((0.5, 0.1),))[0]) == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_a_temperature_is_found(temperature):
+def test_a_line_is_a_logistic_regression_and_reaches_past_the_data():
     def law(c):
-        return expected_error(c, temperature)
+        return torch.sigmoid(-1.0 + 1.5 * torch.logit(1 - c))
 
-    found = fit_temperature(*draws(20000, 3, law))
-    assert found == pytest.approx(temperature, rel=0.1)
+    c, wrong = draws(20000, 3, law)
+    curve = fit_line(c, wrong)
+    at = torch.tensor([0.4, 0.7, 0.9], dtype=torch.float64)
+    torch.testing.assert_close(expected_error(at, 1.0, curve), law(at), atol=0.02, rtol=0)
+    far = torch.tensor([0.99999], dtype=torch.float64)
+    assert float(expected_error(far, 1.0, curve)) == pytest.approx(float(law(far)), rel=0.5)
+
+
+def test_doubt_that_says_nothing_gives_a_level_line():
+    c, wrong = draws(4000, 4, lambda c: 0 * c + 0.2)
+    errors = [e for _, e in fit_line(c, wrong)]
+    assert errors[0] >= errors[1]
+    at = torch.tensor([0.5, 0.95], dtype=torch.float64)
+    assert expected_error(at, 1.0, fit_line(c, wrong)).tolist() == pytest.approx(
+        [0.2, 0.2], abs=0.05
+    )
+
+
+@pytest.mark.parametrize(
+    ("law", "knots"),
+    [
+        (lambda c: 1 - c, (0,)),  # right as it is
+        (lambda c: torch.sigmoid(-2.0 + 2.0 * torch.logit(1 - c)), (2,)),
+        (lambda c: torch.where(c > 0.6, 0.01, 0.9), range(3, 25)),  # a step is no line
+    ],
+)
+def test_the_curve_that_explains_other_pairs_best_is_kept(law, knots):
+    curve = choose_curve(draws(20000, 5, law), draws(20000, 6, law))
+    if knots == (0,):  # a line may win by a hair: it must then say the same
+        at = torch.linspace(0.3, 0.99, 20, dtype=torch.float64)
+        torch.testing.assert_close(expected_error(at, 1.0, curve), 1 - at, atol=0.02, rtol=0)
+    else:
+        assert len(curve) in knots
+
+
+def test_few_pairs_get_no_bins():
+    def step(c):
+        return torch.where(c > 0.6, 0.01, 0.9)
+
+    assert len(choose_curve(draws(400, 7, step), draws(400, 8, step))) <= 2
+
+
+def test_the_log_loss_is_the_mean_surprise():
+    error, wrong = torch.tensor([0.25, 0.5]), torch.tensor([True, False])
+    assert log_loss(error, wrong) == pytest.approx(0.5 * (math.log(4) + math.log(2)))
+    assert math.isfinite(log_loss(torch.tensor([0.0]), torch.tensor([True])))

@@ -38,7 +38,8 @@ def test_it_beats_the_prior_on_held_out_answers(fitted):
     assert report["end_log_score_partly_seen"] > report["end_log_score"]
     assert report["end_log_score_partly_seen"] > report["prior_log_score_partly_seen"]
     assert report["error_calibration"] <= report["error_calibration_before"]
-    assert report["held_out"] == 10
+    assert 0 <= report["commits_wrong"] < report["commits_watched"]
+    assert (report["answers"], report["chosen_on"], report["held_out"]) == (20, 10, 10)
     assert len(fitted.options["hazard"]) >= 12
 
 
@@ -132,13 +133,32 @@ def test_dev_answers_that_do_not_fit_are_refused_by_name(tmp_path):
 
 def test_an_error_fit_that_is_worse_on_held_out_answers_is_dropped(monkeypatch):
     """A curve that calls everything wrong: the model's own 1 - c is kept, and reported."""
-    monkeypatch.setattr(fit, "fit_error_curve", lambda c, wrong: ((0.5, 0.99),))
-    monkeypatch.setattr(fit, "fit_temperature", lambda c, wrong: 50.0)
+    monkeypatch.setattr(fit, "choose_curve", lambda fitted, chosen: ((0.5, 0.99), (1 - 1e-9, 0.9)))
     found = calibrate(examples=dev("add", 40), sweep=False)
     assert found.report["error_fit_kept"] is False
     assert found.report["error_calibration"] == found.report["error_calibration_before"]
     assert found.options["error_curve"] == ()
     assert found.options["confidence_temperature"] == 1.0
+
+
+def test_fits_choices_and_checks_never_share_an_answer(monkeypatch):
+    """Sweeps see what no fit saw; the check sees what neither saw."""
+    parts = {}
+
+    def note(name, real):
+        def run(adapter, config, pairs, *rest):
+            parts.setdefault(name, []).append({(*p, -1, *a) for p, a in map(tuple, pairs)})
+            return real(adapter, config, pairs, *rest)
+
+        return run
+
+    for name in ("commits", "sweep_error", "sweep_sampling"):
+        real = getattr(fit, name)
+        monkeypatch.setattr(fit, name, note(name, real))
+    calibrate(examples=sorted(set(dev("add", 40)))[:24])
+    fitted, chosen, held = parts["commits"]
+    assert parts["sweep_error"] == parts["sweep_sampling"] == [chosen]
+    assert not (fitted & chosen) | (fitted & held) | (chosen & held)
 
 
 def test_bad_input(tmp_path):

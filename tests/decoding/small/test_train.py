@@ -1,62 +1,119 @@
-"""Parts of the training script that decide what the model learns."""
+"""Parts of the training script that decide what the model learns, and that a cut run goes on."""
 
-import random
-
+import pytest
 import torch
 
+from probcomp.decoding.small import train as script
 from probcomp.decoding.small.network import SmallConfig, SmallDenoiser
-from probcomp.decoding.small.tasks import make_examples
+from probcomp.decoding.small.tasks import TASKS, make_examples
 from probcomp.decoding.small.tokenizer import CharacterTokenizer
-from probcomp.decoding.small.train import CANVAS, average, collate, corrupt, draw_validity
-from probcomp.storage import read_json, read_tensors, write_json, write_tensors
+from probcomp.decoding.small.train import (
+    CANVAS,
+    KINDS,
+    MIX,
+    SHORTEST,
+    collate,
+    corrupt,
+    draw_batch,
+    one_by_one,
+    train,
+)
+from probcomp.storage import read_json, read_tensors
 
 TOKENIZER = CharacterTokenizer()
 
 
-def test_a_row_is_prompt_answer_and_filler():
+def pools(count=200):
+    return {task: make_examples(task, count, 0) for task in TASKS}
+
+
+def test_a_row_is_prompt_answer_and_filler_or_the_answer_cut():
     examples = make_examples("json", 20, 0)
-    ids, keys, answer = collate(examples, TOKENIZER, random.Random(0))
-    for row, key, where, e in zip(ids, keys, answer, examples):
+    sizes = [4 + i for i in range(20)]
+    ids, keys, answer = collate(examples, TOKENIZER, sizes)
+    for row, key, where, e, size in zip(ids, keys, answer, examples, sizes):
         text = TOKENIZER.decode(row[where], skip_special_tokens=False)
-        assert text.rstrip("$") == e.answer
-        assert len(e.answer) < len(text) <= CANVAS
+        assert text == (e.answer + "$" * size)[:size]
         assert TOKENIZER.decode(row[key & ~where]) == e.prompt
-    ids, _, answer = collate(examples, TOKENIZER, random.Random(0), spare=0)
-    assert answer.sum(1).tolist() == [len(e.answer) + 1 for e in examples]
 
 
-def test_open_canvases_do_not_know_the_answer_and_cut_it():
-    examples = make_examples("json", 300, 0)
-    ids, _, answer = collate(examples, TOKENIZER, random.Random(0), open_=True)
-    size = answer.sum(1).double()
-    length = torch.tensor([float(len(e.answer)) for e in examples], dtype=torch.float64)
-    assert abs(float(torch.corrcoef(torch.stack((size, length)))[0, 1])) < 0.18  # 3 / sqrt(300)
-    cut = [i for i in range(300) if size[i] < length[i]]
-    assert cut
-    for i in cut:
-        assert TOKENIZER.decode(ids[i][answer[i]]) == examples[i].answer[: int(size[i])]
-
-
-def test_rates_are_stratified_and_a_share_is_whole():
+def test_rates_are_stratified_and_kinds_are_masked_as_they_say():
     answer = torch.ones(60, 40, dtype=torch.bool)
     ids = torch.zeros(60, 40, dtype=torch.long)
-    chosen = corrupt(ids, answer, torch.Generator().manual_seed(0))
-    rate = chosen.double().mean(1).sort().values
+    ids[:, -1] = 1
+    rng = torch.Generator().manual_seed(0)
+    rate = corrupt(ids, answer, ["open"] * 60, 1, rng).double().mean(1).sort().values
     # 60 strata of width 1/60, and 40 Bernoulli draws each: 4 standard errors of 0.08.
     assert float((rate - (torch.arange(60) + 0.5) / 60).abs().max()) < 0.32
-    whole = corrupt(ids, answer, torch.Generator().manual_seed(0), 1 / 3)
-    assert 18 <= int(whole.all(1).sum()) <= 24
+    assert corrupt(ids, answer, ["whole"] * 60, 1, rng).all()
+    told = corrupt(ids, answer, ["told"] * 60, 1, rng)
+    assert not told[:, -1].any()
+    assert told.any(1).all()
 
 
-def test_averaging_mixes_weights_and_says_so(tmp_path):
-    for name, value in (("new", 1.0), ("old", 0.0)):
-        write_tensors(tmp_path / name / "small.safetensors", {"w": torch.full((2,), value)})
-        write_json(tmp_path / name / "training.json", {"seed": 1})
-    average(tmp_path / "new", tmp_path / "old", 0.75, tmp_path / "out")
-    assert read_tensors(tmp_path / "out" / "small.safetensors")["w"].tolist() == [0.75, 0.75]
-    assert read_json(tmp_path / "out" / "training.json")["averaged_with_the_part_before"] == 0.75
+def test_hidden_ends_do_not_show_in_the_size_of_the_canvas(monkeypatch):
+    """Where the end may be hidden, the canvas is drawn without looking at the answer."""
+    met = []
+
+    def note(examples, tokenizer, canvas):
+        met.extend((len(e.answer), size) for e, size in zip(examples, canvas))
+        return collate(examples, tokenizer, canvas)
+
+    monkeypatch.setattr(script, "collate", note)
+    some = pools()
+    for step in range(8):
+        draw_batch(some, TOKENIZER, 64, f"0-{step}")
+    kinds = [KINDS[(i + i // len(MIX)) % len(KINDS)] for _ in range(8) for i in range(64)]
+    hidden = torch.tensor([pair for pair, kind in zip(met, kinds) if kind != "told"])
+    # 384 pairs: the correlation of independent ones is within 4 / sqrt(384).
+    assert abs(float(torch.corrcoef(hidden.double().T)[0, 1])) < 0.2
+    assert hidden[:, 1].min() >= SHORTEST
+    assert (hidden[:, 0] > hidden[:, 1]).any()  # some answers are cut
+    assert all(size == n + 1 for (n, size), kind in zip(met, kinds) if kind == "told")
+
+
+def test_every_task_meets_every_kind():
+    seen = {(MIX[i % len(MIX)], KINDS[(i + i // len(MIX)) % len(KINDS)]) for i in range(64)}
+    assert seen == {(task, kind) for task in TASKS for kind in KINDS}
+
+
+def test_a_batch_is_its_name():
+    some = pools()
+    for a, b in zip(*(draw_batch(some, TOKENIZER, 32, "3-7") for _ in range(2))):
+        assert a.equal(b)
+    assert not draw_batch(some, TOKENIZER, 32, "3-8")[2].equal(a)
+    ids, keys, chosen = draw_batch(some, TOKENIZER, 64, "1-1")
+    assert (chosen <= keys).all()
+    assert ids.shape[1] <= 15 + CANVAS
+
+
+def test_a_cut_run_ends_at_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(script, "POOL", 40)
+    monkeypatch.setattr(script, "EVERY", 2)
+    monkeypatch.setattr(script, "one_by_one", lambda *args, **options: 0.5)
+    train(tmp_path / "whole", steps=4, batch=8)
+    calls = []
+
+    def stop(*args):
+        calls.append(args)
+        if len(calls) == 3:  # in the third step, after the checkpoint of the second
+            raise KeyboardInterrupt
+        return draw_batch(*args)
+
+    monkeypatch.setattr(script, "draw_batch", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", steps=4, batch=8)
+    monkeypatch.setattr(script, "draw_batch", draw_batch)
+    train(tmp_path / "cut", steps=4, batch=8)
+    whole, cut = (read_tensors(tmp_path / p / "small.safetensors") for p in ("whole", "cut"))
+    assert all(whole[name].equal(cut[name]) for name in whole)
+    log = read_json(tmp_path / "cut" / "training.json")
+    assert [entry["step"] for entry in log["curve"]] == [2, 4]
+    assert log["parameters"] <= 500_000
 
 
 def test_an_untrained_model_draws_nothing_lawful():
     torch.manual_seed(0)
-    assert draw_validity(SmallDenoiser(SmallConfig()), TOKENIZER, count=32) < 0.05
+    model = SmallDenoiser(SmallConfig())
+    assert one_by_one(model, TOKENIZER, "record", drawn=True, count=32) < 0.05
+    assert one_by_one(model, TOKENIZER, "add", drawn=False, count=8) == 0.0

@@ -4,15 +4,13 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from probcomp.decoding import decode
 from probcomp.decoding.calibrating.ends import fit_beta
 from probcomp.decoding.config import DecodingConfig
 from probcomp.decoding.coupled import coupled
 from probcomp.decoding.end import beyond_probability, cdf_end, tail_mean, with_beyond
-from probcomp.decoding.oracles import EnumeratedOracle, MarkovOracle
+from probcomp.decoding.oracles import MarkovOracle
 from probcomp.decoding.oracles.laws import (
     balanced,
     brackets,
@@ -24,37 +22,9 @@ from probcomp.decoding.oracles.laws import (
     tabular,
     xor_blocks,
 )
-from probcomp.decoding.oracles.shallow import chain_text, shallow_chain, shallow_sudoku
-from probcomp.errors import InputError
 
 EXACT = 1e-12
 SERIAL = {"rule": "budget", "error_step": 1e-9, "sizing": "none", "beyond": False}
-
-
-@settings(max_examples=10)
-@given(st.integers(0, 10**6), st.lists(st.integers(-1, 2), min_size=4, max_size=4))
-def test_marginals_of_a_table_are_brute_force(seed, shown):
-    oracle = tabular(4, 3, seed)
-    ids = torch.tensor([[oracle.mask_id if s < 0 else s for s in shown]])
-    want, total = torch.zeros(4, 4, dtype=torch.float64), 0.0
-    for text, p in zip(oracle.texts.tolist(), oracle.weights.tolist()):
-        if all(s < 0 or s == x for s, x in zip(shown, text)):
-            total += p
-            for i, x in enumerate(text):
-                want[i, x] += p
-    torch.testing.assert_close(oracle.marginals(ids)[0], want / total, atol=EXACT, rtol=1e-9)
-    assert float(oracle.log_prob(ids)) == pytest.approx(torch.tensor(total).log().item())
-
-
-def test_eos_marginals_of_a_list_are_a_cdf():
-    oracle = brackets(4)
-    blank = torch.full((1, 10), oracle.mask_id)
-    mass = oracle.marginals(blank)[..., oracle.eos_id]
-    p = cdf_end(mass, torch.ones(1, 11, dtype=torch.bool), torch.tensor([10]))[0]
-    law = torch.zeros(11, dtype=torch.float64)
-    for text, weight in zip(oracle.texts, oracle.weights):
-        law[int((text != oracle.eos_id).sum())] += weight
-    torch.testing.assert_close(p, law, atol=EXACT, rtol=0)
 
 
 def test_pairs_of_an_xor_say_nothing_and_triples_do():
@@ -122,40 +92,6 @@ def test_borders_of_segments_show_in_the_text():
     assert float(breaks.sum() / both.sum()) == pytest.approx(0.3 * 0.8, abs=0.02)
 
 
-def test_a_chain_needs_one_forward_a_step_and_no_less():
-    adapter = shallow_chain(7, 3, 2, length=6)
-    want = chain_text(4, 7, 3, 2, 6)
-    common = {"input_ids": torch.tensor([[4]]), "max_new_tokens": 10}
-    for preset in ("serial", "fixed"):
-        output = decode(adapter, preset=preset, stop="eos", **common)
-        assert output.answers[0].tolist() == want
-    # The entropy rule leaves the largest entropy out of its sum, so it also takes one blind guess.
-    assert decode(adapter, preset="eb", stop="eos", **common).answers[0].tolist() != want
-    bayes = decode(adapter, initial_length=10, beyond=False, end_model="cdf", **common)
-    assert bayes.answers[0].tolist() == want
-    assert bayes.nfe == [6]
-    deep = decode(
-        shallow_chain(7, 3, 2, length=6, depth=3),
-        initial_length=10, beyond=False, end_model="cdf", **common,
-    )  # fmt: skip
-    assert deep.answers[0].tolist() == want
-    assert deep.nfe == [2]
-
-
-def test_sudoku_by_elimination_is_solved_in_its_serial_depth():
-    grid = (0, 1, 2, 3, 2, 3, 0, 1, 1, 0, 3, 2, 3, 2, 1, 0)
-    hidden = (0, 1, 4, 7, 8, 10, 13)
-    ids = torch.tensor([[5 if i in hidden else x for i, x in enumerate(grid)]])
-    assert sorted(set(grid)) == [0, 1, 2, 3]
-    assert lawful(grid)
-    one, deep = (decode(shallow_sudoku(d), input_ids=ids) for d in (1, 8))
-    for output in (one, deep):
-        solved = ids[0].clone()
-        solved[0:] = torch.cat((ids[0, :0], output.sequences[0]))
-        assert tuple(solved.tolist()) == grid
-    assert deep.nfe[0] <= one.nfe[0]
-
-
 def test_beyond_mass_of_a_model_that_only_saw_what_fits():
     """Its EOS marginals say that every text ends inside: uncorrected the score is unbounded;
     with the tail densities and the prior it beats that prior by what the window shows."""
@@ -182,11 +118,6 @@ def test_beyond_mass_of_a_model_that_only_saw_what_fits():
     raw = p.gather(1, column[:, None]).clamp(min=1e-30).log().mean()
     assert float(score) > float(raw) + 1.0
     assert float(past.mean()) == pytest.approx(float((~fits).double().mean()), abs=0.05)
-
-
-def test_an_empty_list_is_refused():
-    with pytest.raises(InputError, match="at least one"):
-        EnumeratedOracle([], 2)
 
 
 def test_total_correlation_is_below_the_entropy_bound_of_random_joints():

@@ -1,0 +1,238 @@
+"""Every decoder on the embedded tasks, for `benchmarks/decoding.py`: quality against forwards."""
+
+import math
+import random
+from pathlib import Path
+
+import torch
+
+from probcomp.decoding import decode, presets
+from probcomp.decoding.small.load import load_small
+from probcomp.decoding.small.tasks import (
+    TASKS,
+    is_valid,
+    is_well_formed,
+    make_examples,
+    record_length_law,
+)
+from probcomp.decoding.small.tokenizer import CharacterTokenizer
+
+CANVAS = 32
+TUNED = 20  # dev prompts a task on which a knob is chosen
+SEED = 1
+REFERENCE = "one_by_one@true_length"
+THRESHOLDS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
+KNOBS: dict[str, tuple[str, tuple[float, ...]]] = {
+    "bayes": ("gamma", (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)),  # what moves it when drawing
+    "fixed": ("threshold", THRESHOLDS),
+    "factor": ("factor", (0.5, 1.0, 2.0, 4.0, 8.0)),
+    "eb": ("gamma", (0.05, 0.1, 0.35, 1.0, 3.0)),
+    "adablock": ("threshold", THRESHOLDS),
+    "daedal": ("threshold", THRESHOLDS),
+    "rho_eos": ("threshold", THRESHOLDS),
+    "klass": ("threshold", (0.2, 0.4, 0.6, 0.8, 0.9)),
+    "wino": ("below", (0.5, 0.7, 0.8, 0.9)),
+    "dystruct": ("error_step", (0.03, 0.1, 0.3, 1.0, 3.0)),
+}
+TOKENIZER = CharacterTokenizer()
+
+
+def variants():
+    """(name, options of `decode`) of every decoder that is compared."""
+    comma = ((TOKENIZER.encode(",")[0], 1.0),)
+    yield "bayes", {}
+    for name in presets:
+        if name in ("bayes", "llada"):  # llada at 32 steps on 32 positions is serial
+            continue
+        options = {"preset": name, "max_new_tokens": CANVAS, "delimiters": comma}
+        if presets[name].sizing != "none":
+            options["initial_length"] = 16
+        yield name, options
+        if name == "fixed":
+            yield f"{name}+stop", {**options, "stop": "eos"}
+
+
+def sampled(task: str) -> dict[str, float]:
+    """Records are drawn: their prompt fixes neither length nor content."""
+    return {"temperature": 1.0} if task == "record" else {}
+
+
+def tried(model) -> dict[str, dict[str, dict[float, tuple[float, float]]]]:
+    """What each value of each knob gives on dev prompts: task -> decoder -> value -> (right,
+    forwards), both means."""
+    found: dict = {}
+    for task in TASKS:
+        examples = make_examples(task, TUNED, 401, "dev")
+        prompts = [example.prompt for example in examples]
+        for name, options in variants():
+            if name not in KNOBS or (name == "bayes" and task != "record"):
+                continue
+            knob, values = KNOBS[name]
+            for value in values:
+                output = decode(
+                    model,
+                    TOKENIZER,
+                    prompt=prompts,
+                    seed=SEED,
+                    **{**options, knob: value},
+                    **sampled(task),
+                )
+                right = sum(is_valid(e, t) for e, t in zip(examples, output.texts)) / TUNED
+                at = found.setdefault(task, {}).setdefault(name, {})
+                at[value] = (right, sum(output.nfe) / TUNED)
+    return found
+
+
+def chosen(dev, at: dict[str, float] | None = None) -> dict[str, dict[str, float]]:
+    """Knobs by task and decoder: most right on dev prompts, then fewest forwards; or with ``at``,
+    forwards a task, the value that comes nearest to them (ours keeps its calibration)."""
+    found: dict[str, dict[str, float]] = {}
+    for task, decoders in dev.items():
+        for name, values in decoders.items():
+            if name == "bayes":
+                continue
+            if at is None:
+                best = max(values, key=lambda v: (values[v][0], -values[v][1]))
+            else:
+                best = min(values, key=lambda v: (abs(values[v][1] - at[task]), -values[v][0]))
+            found.setdefault(task, {})[name] = best
+    return found
+
+
+def at_true_length(model, examples, **options):
+    """One token a forward on a canvas that ends with a visible EOS behind the true length:
+    (answers, forwards)."""
+    end, mask = TOKENIZER.eos_token_id, TOKENIZER.mask_token_id
+    rows = [[*TOKENIZER.encode(e.prompt), *[mask] * len(e.answer), end] for e in examples]
+    width = max(map(len, rows))
+    ids = torch.full((len(rows), width), TOKENIZER.pad_token_id)
+    keys = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        ids[i, width - len(row) :] = torch.tensor(row)
+        keys[i, width - len(row) :] = 1
+    output = decode(
+        model, TOKENIZER, input_ids=ids, attention_mask=keys, calibration=False, **options
+    )
+    return [TOKENIZER.decode(answer) for answer in output.answers], output.nfe
+
+
+def interval(difference: list[float], seed: int = 0) -> tuple[float, float, float]:
+    """Mean and a paired 95 % bootstrap interval."""
+    rng, n = random.Random(seed), len(difference)
+    means = sorted(sum(rng.choices(difference, k=n)) / n for _ in range(1000))
+    return sum(difference) / n, means[25], means[974]
+
+
+def compare(models: list[Path], count: int, knobs: dict[str, dict[str, float]]) -> list[dict]:
+    """One row per task and decoder, over all models."""
+    rows = []
+    for task in TASKS:
+        examples = make_examples(task, count, 101, "test")
+        scores = scores_of(task, examples, models, knobs[task])
+        base = scores[REFERENCE]
+        found = [summary(task, name, entry, base, models) for name, entry in scores.items()]
+        mark_front([row for row in found if "@" not in row["decoder"]])
+        rows += found
+    return rows
+
+
+def scores_of(task, examples, models, knobs) -> dict[str, dict[str, list[float]]]:
+    """decoder -> lists over all models and prompts: right, formed, nfe, n, w (canvas)."""
+    scores: dict[str, dict[str, list[float]]] = {}
+    prompts = [example.prompt for example in examples]
+
+    def note(name, texts, nfe, n, w):
+        entry = scores.setdefault(name, {k: [] for k in ("right", "formed", "nfe", "n", "w")})
+        entry["right"] += [float(is_valid(x, t)) for x, t in zip(examples, texts)]
+        entry["formed"] += [float(is_well_formed(task, t)) for t in texts]
+        for key, values in (("nfe", nfe), ("n", n), ("w", w)):
+            entry[key] += values
+
+    length = [len(example.answer) for example in examples]
+    references = {
+        REFERENCE: {"rule": "budget", "error_step": 1e-9},
+        "serial@true_length": {"preset": "serial"},
+    }
+    for folder in models:
+        model = load_small(folder)
+        for name, options in references.items():
+            texts, nfe = at_true_length(model, examples, seed=SEED, **options, **sampled(task))
+            note(name, texts, nfe, length, length)
+        for name, options in variants():
+            base = name.partition("+")[0]
+            if base in knobs:
+                options = {**options, KNOBS[base][0]: knobs[base]}
+            output = decode(model, TOKENIZER, prompt=prompts, seed=SEED, **options, **sampled(task))
+            note(name, output.texts, output.nfe, output.num_new_tokens, output.canvas)
+    return scores
+
+
+def summary(task, name, entry, base, models) -> dict:
+    """Means over models and prompts, with differences paired to the reference."""
+    total = len(base["right"])
+    count = total // len(models)
+    difference = [a - b for a, b in zip(entry["right"], base["right"])]
+    mean, low, high = interval(difference)
+    error = math.sqrt(sum((d - mean) ** 2 for d in difference) / max(total - 1, 1) / total)
+    per = [entry["right"][i * count : (i + 1) * count] for i in range(len(models))]
+    forwards = sum(entry["nfe"]) / total
+    return {
+        "task": task,
+        "decoder": name,
+        "right": round(sum(entry["right"]) / total, 4),
+        "right_by_model": [round(sum(x) / count, 4) for x in per],
+        "well_formed": round(sum(entry["formed"]) / total, 4),
+        "minus_reference": [round(v, 4) for v in (mean, low, high)],
+        "standard_error_of_difference": round(error, 4),
+        "within_one_standard_error": mean >= -error,
+        "forwards": round(forwards, 3),
+        "times_fewer_forwards": round(sum(base["nfe"]) / sum(entry["nfe"]), 2),
+        "tokens_per_forward": round(sum(entry["n"]) / sum(entry["nfe"]), 3),
+        "canvas_used": round(sum(entry["n"]) / sum(entry["w"]), 3),
+        "length_distance": length_distance(entry["n"]) if task == "record" else None,
+        "mean_length": round(sum(entry["n"]) / total, 3),
+    }
+
+
+def length_distance(lengths: list[int]) -> float:
+    """Total variation between the lengths of ``record`` answers and their law."""
+    law, total = record_length_law(), len(lengths)
+    seen = {n: lengths.count(n) / total for n in set(lengths)}
+    return round(0.5 * sum(abs(seen.get(n, 0) - law.get(n, 0)) for n in {*seen, *law}), 4)
+
+
+def mark_front(rows: list[dict]) -> None:
+    """Whether no other decoder of the task has at least this quality in fewer forwards."""
+    for row in rows:
+        row["on_front"] = not any(
+            (other["right"] >= row["right"] and other["forwards"] < row["forwards"])
+            or (other["right"] > row["right"] and other["forwards"] <= row["forwards"])
+            for other in rows
+        )
+
+
+def told(row: dict) -> str:
+    """One decoder in words."""
+    return f"{row['decoder']}: {row['right']} right in {row['forwards']} forwards"
+
+
+def winners(rows: list[dict]) -> dict[str, dict]:
+    """By task: the decoders on the front, cheapest first, and those that are ahead of ours."""
+    found = {}
+    for task in TASKS:
+        mine = [r for r in rows if r["task"] == task and "@" not in r["decoder"]]
+        front = sorted((r for r in mine if r["on_front"]), key=lambda r: r["forwards"])
+        ours = next(r for r in mine if r["decoder"] == "bayes")
+        beats = [
+            r["decoder"]
+            for r in front
+            if r["right"] >= ours["right"] and r["forwards"] <= ours["forwards"] and r is not ours
+        ]
+        found[task] = {
+            "front": [
+                f"{r['decoder']} {r['right']} right, {r['forwards']} forwards" for r in front
+            ],
+            "ours": f"{ours['right']} right, {ours['forwards']} forwards",
+            "as_good_in_fewer_forwards": beats,
+        }
+    return found
