@@ -46,8 +46,8 @@ class Epochs:
 
 
 EPOCHS = {
-    "lenet-300-100": Epochs(6, 32),
-    "lenet-5-caffe": Epochs(3, 20),
+    "lenet-300-100": Epochs(6, 16),
+    "lenet-5-caffe": Epochs(3, 12),
     "resnet-20": Epochs(20, 8),
 }
 """Chosen on 10,000 images held out of the training set. On LeNet-300-100 the divergence of BC-GHS

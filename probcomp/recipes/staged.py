@@ -4,9 +4,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from probcomp.data.batches import Batches
 from probcomp.errors import InputError
 from probcomp.inference.baselines import (
@@ -18,10 +15,10 @@ from probcomp.inference.baselines import (
     iterative,
     pdp,
 )
+from probcomp.recipes.fisher_targets import fisher_targets
 from probcomp.recipes.job import Job, Outcome
 from probcomp.recipes.methods import Method
 from probcomp.recipes.pricing import limit_of
-from probcomp.recipes.task import Task
 from probcomp.recipes.variational import outcome
 
 
@@ -51,36 +48,6 @@ def recipe(
         return outcome(fit(setting, config, job), job, "")
 
     return run
-
-
-def fisher_targets(
-    task: Task,
-) -> Callable[[nn.Module, Any, torch.Generator], Any] | None:
-    """Draws the targets of a batch from the model, as the Fisher information needs them.
-
-    Classes are drawn from the softmax of the outputs, real targets from a Gaussian of unit
-    variance. ``None`` for a loss of the user's own or a dict batch, whose density is not known:
-    the data's own targets then give the empirical Fisher.
-    """
-    if task.criterion is not None:
-        return None
-
-    def resample(model: nn.Module, batch: Any, generator: torch.Generator) -> Any:
-        if isinstance(batch, dict):
-            return batch
-        with torch.no_grad():
-            logits = task.logits(model, batch)
-        return (*batch[:-1], _draw(logits, batch[-1], generator))
-
-    return resample
-
-
-def _draw(logits: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
-    if targets.is_floating_point():
-        return logits + torch.randn(logits.shape, generator=generator)
-    if logits.dim() != 2:
-        return targets  # positions or pixels: the data's own targets
-    return torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
 
 
 def _iterative(score: Any) -> Callable[[Setting, Any, Job], Pruned]:

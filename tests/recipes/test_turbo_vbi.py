@@ -13,6 +13,7 @@ from probcomp.recipes.turbo_vbi import (
     batch_size,
     cost_and_share,
     density_for_bits,
+    honesty,
     run,
     starved,
     words,
@@ -59,6 +60,16 @@ def test_without_a_budget_the_posterior_decides():
     assert outcome.posterior.meta["price_nats"] == 0
 
 
+def test_numbers_that_failed_the_check_are_called_scores():
+    checked = {"removals": 40, "temperature_of_removals": 2.0, "removal_slope": 1.6}
+    assert honesty({"calibrated": True, **checked}) == []
+    (failed,) = honesty({"calibrated": False, **checked})
+    assert failed.startswith(HONESTY)
+    assert "1.6 of the promised loss" in failed
+    assert "20 weights" in failed
+    assert honesty({}) == [f"{HONESTY}."]
+
+
 def test_a_layer_starved_by_a_budget_in_macs_is_named():
     given = job("macs=0.3")
     first, *rest = given.units
@@ -83,7 +94,8 @@ def test_a_checkpoint_of_another_unit_of_budget_is_refused(tmp_path):
 def test_the_outcome_names_its_prior_and_its_steps():
     outcome = run(job("params=0.4", config=QUICK))
     assert outcome.prior == words(QUICK)
-    assert outcome.warnings.count(HONESTY) == 1
+    scores = not outcome.posterior.meta["calibrated"]
+    assert sum(w.startswith(HONESTY) for w in outcome.warnings) == scores
     assert len(outcome.history["nll"]) == QUICK.rounds
     assert set(outcome.posterior.weights) == {"one.weight", "two.weight", "three.weight"}
     assert outcome.posterior.meta["budget"] == "params=0.4"

@@ -79,7 +79,7 @@ class GroupConfig(Schedule):
     noise_rate: float = 2e-2
     warm_up: float = 0.5
     threshold: float | None = None
-    tolerance: float = 0.01
+    tolerance: float = 0.03
     log_variance: float = -9.0
     scale_log_variance: float = -9.0
     clip_variance: float = 0.04

@@ -76,11 +76,18 @@ def build_graph(
                 raise InputError(f"the prior has no entry for {name}; it has {sorted(prior)}")
             layer = model.get_submodule(name.rpartition(".")[0])
             swapped = isinstance(layer, _TRANSPOSED) or is_gpt_linear(layer)
-            cost_of_sites = sites.collect(whole)
-            matrices[name] = Matrix(sites, own, sites.slots(gates), cost_of_sites, swapped)
+            matrices[name] = Matrix(
+                sites,
+                own,
+                sites.slots(gates),
+                sites.collect(whole),
+                swapped,
+                sites.collect(whole**config.cost_power),
+            )
         elif gates and name in parameters:
             free = torch.zeros((), device=device)
-            gated[name] = Gated(gates, (free if here is None else here).expand(shape).clone())
+            own_cost = (free if here is None else here).expand(shape).clone()
+            gated[name] = Gated(gates, own_cost, own_cost**config.cost_power)
         elif here is not None:
             constant += float(here.expand(shape).double().sum())
     fields = {g.name: torch.full((g.size,), config.gate_field, device=device) for g in groups}

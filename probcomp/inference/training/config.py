@@ -31,6 +31,10 @@ class TurboConfig:
         kappa_end: The same from ``kappa_rounds`` on.
         kappa_rounds: Share of the rounds over which kappa falls, geometrically.
         target_rounds: Share of the rounds over which the cost target falls to the one asked for.
+        cost_power: A weight pays the price times its cost to this power; budgets count costs as
+            they are. The evidence of a weight is bounded, while what it is really worth grows with
+            the positions it acts on, as its multiplications do: charged in full, the weights of
+            early convolutions all leave. Nothing changes where every weight costs 1.
         temperature: What the evidence of a weight is divided by; see `CollapsedGamma`.
         field: Log-odds of a weight within live units, for the default prior.
         coupling: Coupling of neighbouring supports, for the default prior; below 1.39, the
@@ -73,6 +77,7 @@ class TurboConfig:
     kappa_end: float = 1e-3
     kappa_rounds: float = 0.5
     target_rounds: float = 0.6
+    cost_power: float = 0.5
     temperature: float = 1.0
     field: float = -0.5
     coupling: float = 1.0
@@ -116,6 +121,7 @@ class TurboConfig:
             ("sigma_every", self.sigma_every >= 1, "at least 1"),
             *((n, 0 < getattr(self, n) < math.inf, "positive and finite") for n in rates),
             *((n, 0 <= getattr(self, n) <= 1, "a share in [0, 1]") for n in shares),
+            ("cost_power", 0 <= self.cost_power <= 1, "in [0, 1]"),
             *((n, 0 <= getattr(self, n) < math.inf, "not negative") for n in counts),
             ("kappa_start", self.kappa_end <= self.kappa_start < 1, "in [kappa_end, 1)"),
             ("kappa_end", self.kappa_end > 0, "positive"),

@@ -13,8 +13,9 @@ and the precision of the Gaussian that the next weight step uses as its prior. T
 
 import math
 import warnings
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -68,6 +69,40 @@ class Weights:
         """
         share = (1 - self.precision * self.variance).clamp(0, 1)
         return self.mean.square() + share * self.variance
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    r"""Quadratic log-likelihood of each weight of a parameter, the others at their means.
+
+    .. math:: \eta w - \tfrac12 \lambda w^2
+
+    Attributes:
+        curvature: ``lambda``, not negative.
+        linear: ``eta``.
+    """
+
+    curvature: Tensor
+    linear: Tensor
+
+    def evidence(self, scale: Scale) -> Tensor:
+        """Evidence for the support, nats: a Gaussian slab against a Gaussian spike."""
+        sharp = self.curvature.clamp_min(CAVITY_FLOOR)
+        slab = scale.slab
+        return gaussian_evidence(sharp, self.linear, 1 / slab, 1 / (scale.kappa * slab))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What probabilities are read from at the end.
+
+    Attributes:
+        likelihoods: Weight name to its likelihood.
+        meta: JSON values for the posterior's ``meta``.
+    """
+
+    likelihoods: Mapping[str, Likelihood]
+    meta: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

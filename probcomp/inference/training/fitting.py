@@ -25,7 +25,12 @@ from probcomp.inference.training.checkpoint import (
 )
 from probcomp.inference.training.config import TurboConfig
 from probcomp.inference.training.engine import Info, State, init, remove_orphans, step
-from probcomp.inference.training.evidence import CollapsedGamma, WeightEvidence
+from probcomp.inference.training.evidence import (
+    CollapsedGamma,
+    Reading,
+    Scale,
+    WeightEvidence,
+)
 from probcomp.inference.training.gates import Graph, beliefs, expected_cost
 from probcomp.inference.training.layers import Noise, bayesian_layers, from_bayesian, to_bayesian
 from probcomp.inference.training.permute import PERMUTABLE, permute_model, permuted
@@ -98,6 +103,7 @@ def fit(
     seed: int = 0,
     checkpoint: Path | str | None = None,
     on_step: Callable[[Info], None] | None = None,
+    reader: Callable[[nn.Module, Sequence[str]], Reading | None] | None = None,
 ) -> TurboResult:
     """Train a network under a structured sparse prior, and read off what it needs.
 
@@ -116,6 +122,9 @@ def fit(
         seed: Seed of all noise. The same seed gives the same masks.
         checkpoint: Directory to continue from and to write to after every round.
         on_step: Called after every round.
+        reader: ``reader(model, weight names)`` looks at the likelihood around the means, and the
+            posterior's probabilities are read from that; the decision is not. By default they are
+            read from the evidence of the last round.
 
     Raises:
         InputError: Something does not fit; raised before training starts.
@@ -160,7 +169,7 @@ def fit(
                 save_checkpoint(checkpoint, run, state, history, identity)
             if on_step is not None:
                 on_step(info)
-        return _finish(run, state, history, dense, units, seed)
+        return _finish(run, state, history, dense, units, seed, reader)
 
 
 def default_prior(config: TurboConfig) -> Any:
@@ -181,6 +190,7 @@ def _finish(
     dense: nn.Module,
     units: Sequence[UnitGroup],
     seed: int,
+    reader: Callable[[nn.Module, Sequence[str]], Reading | None] | None,
 ) -> TurboResult:
     """Decide, permute, refit."""
     config, graph = run.config, state.graph
@@ -206,8 +216,21 @@ def _finish(
         decision = decide(graph, sites, messages, units, run.target)
     # A negative price spends a loose budget; it is no belief, so probabilities are read without it.
     believed, agreed = settle(graph, sites, replace(messages, price=max(messages.price, 0.0)))
-    posterior = _posterior(run, graph, sites, believed, seed)
+    expected = expected_cost(graph, sites, believed) / graph.total
+    moments = _moments(run)
     model = from_bayesian(run.model).eval()
+    reading = reader(model, list(moments)) if reader is not None else None
+    if reading is not None:
+        end = replace(believed, price=0.0)
+        scales = {n: Scale(slab, config.kappa_end) for n, slab in state.slab.items()}
+        sites = {
+            n: graph.matrices[n].sites.collect(likelihood.evidence(scales[n]))
+            for n, likelihood in reading.likelihoods.items()
+        }
+        believed, agreed = settle(graph, sites, end)
+    posterior = _posterior(run, graph, sites, believed, moments, seed)
+    if reading is not None:
+        posterior = replace(posterior, meta={**posterior.meta, **reading.meta})
     masks, keep = dict(decision.masks), dict(decision.keep)
     shapes = tensor_shapes(model)
     gates = slots(units, shapes)
@@ -229,7 +252,7 @@ def _finish(
         refit_history=refit_history,
         orders=orders,
         achieved=decision.cost / graph.total,
-        expected=expected_cost(graph, sites, believed) / graph.total,
+        expected=expected,
         price=messages.price,
         converged=_settled(state, config),
         messages_converged=agreed,
@@ -306,17 +329,27 @@ def _kept_first(order: Tensor, keep: Tensor) -> Tensor:
     return torch.cat([order[keep[order]], order[~keep[order]]])
 
 
-def _posterior(run: Run, graph: Graph, sites: Any, messages: Any, seed: int) -> Posterior:
+def _moments(run: Run) -> dict[str, tuple[Tensor, Tensor]]:
+    """Posterior mean and variance of each weight."""
+    return {
+        name: (layer.weight.detach().clone(), torch.exp(2 * layer.weight_log_sigma.detach()))
+        for name, layer in run.layers.items()
+    }
+
+
+def _posterior(
+    run: Run,
+    graph: Graph,
+    sites: Any,
+    messages: Any,
+    moments: dict[str, tuple[Tensor, Tensor]],
+    seed: int,
+) -> Posterior:
     belief = beliefs(graph, sites, messages)
     weights = {}
-    for name, layer in run.layers.items():
+    for name, (mean, variance) in moments.items():
         odds = graph.matrices[name].sites.expand(belief[name]).contiguous()
-        weights[name] = WeightPosterior(
-            log_odds=odds,
-            probability=torch.sigmoid(odds),
-            mean=layer.weight.detach().clone(),
-            variance=torch.exp(2 * layer.weight_log_sigma.detach()),
-        )
+        weights[name] = WeightPosterior(odds, torch.sigmoid(odds), mean, variance)
     groups = {n: UnitPosterior(t, torch.sigmoid(t)) for n, t in messages.units.items()}
     meta = {
         "method": "turbo-vbi",

@@ -65,6 +65,7 @@ class Matrix:
         slots: Gates on the rows (dim -2) and columns (dim -1) of the sites; see `Sites.slots`.
         cost: Cost of a site, broadcasts over the sites.
         transposed: Whether the weight is [in, out, ...]: then columns are what it produces.
+        charge: What a site pays for each nat of the price; ``None`` for its cost.
     """
 
     sites: Sites
@@ -72,6 +73,16 @@ class Matrix:
     slots: tuple[Slot, ...]
     cost: Tensor
     transposed: bool = False
+    charge: Tensor | None = None
+
+    @property
+    def charged(self) -> Tensor:
+        """What a site pays for each nat of the price."""
+        return self.cost if self.charge is None else self.charge
+
+    def net(self, evidence: Tensor, price: float) -> Tensor:
+        """Evidence of the sites less what they pay, clipped, nats."""
+        return (evidence - price * self.charged).clamp(-CLIP, CLIP)
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,7 @@ class Gated:
 
     slots: tuple[Slot, ...]
     cost: Tensor
+    charge: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -180,7 +192,7 @@ def sweep(
     matrices, change = {}, 0.0
     for name, matrix in graph.matrices.items():
         old = messages.matrices[name]
-        l = (evidence[name] - price * matrix.cost).clamp(-CLIP, CLIP)
+        l = matrix.net(evidence[name], price)
         new = _matrix(graph, matrix, l, old, units, hold)
         matrices[name] = new
         moved = torch.sigmoid(new.psi + l) - torch.sigmoid(old.psi + l)
@@ -295,7 +307,7 @@ def _charge(
 ) -> None:
     """Field on the gates for what only they remove; a second gate enters by its probability."""
     for k, slot in enumerate(entry.slots):
-        cost = entry.cost
+        cost = entry.cost if entry.charge is None else entry.charge
         for j, other in enumerate(entry.slots):
             if j != k:
                 gate = torch.sigmoid(current[other.group])
@@ -306,8 +318,7 @@ def _charge(
 def beliefs(graph: Graph, evidence: Mapping[str, Tensor], messages: Messages) -> dict[str, Tensor]:
     """Posterior log-odds of the sites of each parameter, price included."""
     return {
-        name: messages.matrices[name].psi
-        + (evidence[name] - messages.price * matrix.cost).clamp(-CLIP, CLIP)
+        name: messages.matrices[name].psi + matrix.net(evidence[name], messages.price)
         for name, matrix in graph.matrices.items()
     }
 
@@ -315,7 +326,7 @@ def beliefs(graph: Graph, evidence: Mapping[str, Tensor], messages: Messages) ->
 def support_log_odds(graph: Graph, name: str, evidence: Tensor, messages: Messages) -> Tensor:
     """Posterior log-odds of the supports ``r`` of one matrix, whatever its gates say."""
     matrix, own = graph.matrices[name], messages.matrices[name]
-    l = (evidence - messages.price * matrix.cost).clamp(-CLIP, CLIP)
+    l = matrix.net(evidence, messages.price)
     cavities = _cavities(matrix, messages.units, own.slots)
     return own.prior + (_mix(_sum(cavities), l) if cavities else l)
 

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from probcomp.errors import InputError
+from probcomp.kernels.reparameterised import fused_noise, noisy_linear
 
 Draw = Literal["outputs", "weights"]
 
@@ -176,6 +177,18 @@ class BayesLinear(_Bayesian, nn.Linear):  # type: ignore[misc]
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return nn.functional.linear(x, weight, bias)
+
+    def _output(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, log_sigma: Tensor | None
+    ) -> Tensor:
+        if log_sigma is None or self.draw == "weights" or not fused_noise(x):
+            return super()._output(x, weight, bias, log_sigma)
+        # Few rows on a GPU: one kernel reads every weight once and draws the noise itself.
+        spread = _Variance.apply(log_sigma)
+        self.variance = spread.detach()
+        source = self.noise.generator
+        seed = int(torch.randint(2**31 - 1, (1,), generator=source, device=source.device))
+        return noisy_linear(x, weight, spread, bias, seed=seed)
 
 
 class BayesConv1d(_Bayesian, nn.Conv1d):  # type: ignore[misc]

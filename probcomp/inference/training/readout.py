@@ -35,10 +35,10 @@ def decide(
 ) -> Decision:
     r"""Threshold the beliefs so that units and weights agree and the cost is the target.
 
-    A weight's belief falls by its cost for each nat of price, so the price at which it would be
-    dropped is :math:`\lambda + \mathrm{bel}_n / c_n`. Weights of live units are taken in that
-    order until the budget is spent. A unit left without any weight that makes it, or without any
-    that reads it, is dead; its weights go, and what they cost is spent on the next in line.
+    A weight's belief falls by what it pays for each nat of price, its charge, so the price at which
+    it would be dropped is :math:`\lambda + \mathrm{bel}_n / c_n`. Weights of live units are taken
+    in that order until the budget is spent. A unit left without any weight that makes it, or
+    without any that reads it, is dead; its weights go, and what they cost is spent on the next.
 
     Args:
         graph: The factor graph.
@@ -183,11 +183,14 @@ def _choose(
     cost = torch.cat(
         [graph.matrices[n].cost.expand_as(belief[n]).reshape(-1).double() for n in names]
     )
+    charge = torch.cat(
+        [graph.matrices[n].charged.expand_as(belief[n]).reshape(-1).double() for n in names]
+    )
     odds = torch.cat([belief[n].reshape(-1).double() for n in names])
     must = torch.cat([forced[n].reshape(-1) for n in names])
     may = torch.cat([live[n].reshape(-1) for n in names])
     free = may & (cost <= 0) & (odds > 0)  # what costs nothing stays where it is likely needed
-    score = (odds / cost.clamp_min(1e-300)).masked_fill(must, float("inf"))
+    score = (odds / charge.clamp_min(1e-300)).masked_fill(must, float("inf"))
     score = score.masked_fill(~may | (cost <= 0), -float("inf"))
     order = torch.argsort(score, descending=True, stable=True)
     order = order[torch.isfinite(score[order]) | must[order]]

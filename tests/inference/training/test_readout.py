@@ -97,3 +97,18 @@ def test_unit_masks_cover_every_gated_dimension() -> None:
     gates = {"w": (Slot("g", 0, torch.tensor([0, 1])), Slot("g", 1, torch.tensor([1, 0, -1])))}
     mask = unit_masks(keep, gates, {"w": (2, 3)})["w"]
     assert mask.tolist() == [[False, True, True], [False, False, False]]
+
+
+def test_a_charge_orders_the_weights_and_the_cost_counts_them() -> None:
+    """Charged by its root, the costlier weight with the stronger evidence is the better buy."""
+    cost = torch.tensor([[1.0, 9.0, 1.0]])  # the last is likeliest, and keeps the layer connected
+    evidence = {"a": torch.tensor([[2.0, 9.0, 20.0]])}
+    cases = ((None, [True, False, True], 2.0), (cost.sqrt(), [False, True, True], 10.0))
+    for charge, kept, spent in cases:
+        matrix = Matrix(Sites((1, 3)), Independent(0.5), (), cost, charge=charge)
+        graph = Graph({"a": matrix}, {}, {})
+        target = 10.0
+        messages = steer(graph, evidence, start(graph), target, trials=30)
+        decision = decide(graph, evidence, messages, [], target)
+        assert decision.masks["a"].tolist() == [kept]
+        assert decision.cost == spent

@@ -66,3 +66,15 @@ def test_leaving_out_needs_zeros_that_are_worth_it_and_keeps_a_lone_bias() -> No
     assert layers["w"].live[0].tolist() == [0, 1]
     leave_out(layers, {"w": torch.ones(4, 6, dtype=torch.bool)})
     assert layers["w"].live is None
+
+
+def test_a_convolution_of_which_nothing_is_kept_still_computes() -> None:
+    layer = nn.Conv2d(3, 4, 3, bias=False)
+    with torch.no_grad():
+        layer.weight.zero_()
+    to_bayesian(layer, Noise())
+    leave_out({"weight": layer}, {"weight": torch.zeros(4, 3, 3, 3, dtype=torch.bool)})
+    assert layer.live is None
+    out = layer.eval()(torch.randn(2, 3, 5, 5))
+    assert out.shape == (2, 4, 3, 3)
+    assert not out.any()

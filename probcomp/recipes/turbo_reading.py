@@ -1,0 +1,196 @@
+r"""What inclusion probabilities are read from after training: the likelihood around the means.
+
+While training runs, the evidence of a weight comes from its own posterior, which its prior has
+shaped: a weight believed needless is held at zero and looks needless. That is a good guide and a
+poor probability. So at the end the likelihood itself is looked at, weight by weight with the others
+at their means :math:`\mu`:
+
+.. math:: \ln p(D \mid w_n) \approx \eta_n w_n - \tfrac12\lambda_n w_n^2,\qquad
+          \lambda_n = N h_n,\quad \eta_n = \lambda_n \mu_n - N g_n
+
+with the gradient ``g`` of the mean loss over all ``N`` samples and the diagonal ``h`` of its Fisher
+information. The quadratic promises :math:`\tfrac12\lambda\mu^2 - N g\mu` nats for taking a weight
+away. Some weights are taken away: promised over measured nats is the temperature that both numbers
+are divided by, and on others it is checked. Where the check fails they stay scores.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probcomp.data.batches import Batches
+from probcomp.inference.baselines.curvature import curvatures
+from probcomp.inference.training.evidence import Likelihood, Reading
+from probcomp.inference.training.weights import Loss
+from probcomp.recipes.fisher_targets import fisher_targets
+from probcomp.recipes.task import Task
+
+SAMPLES = 2048
+"""Samples that curvature and removals are measured on; gradients are of all."""
+
+EDGES = (0.1, 0.5, 2.0, 8.0, 30.0)
+EACH = 16
+"""Promised nats between which weights are taken away, and how many in each bin."""
+
+AGREES = (0.8, 1.25)
+"""Measured over promised nats on the weights of the check that pass for calibrated."""
+
+FEWEST = 16
+"""Removals below which nothing can be said."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads the likelihood of every weight of a network; see the module.
+
+    Attributes:
+        task: Runs the network and its loss.
+        train: Training data.
+        seed: Of the samples and of the weights that are taken away.
+    """
+
+    task: Task
+    train: Any
+    seed: int = 0
+
+    def __call__(self, model: nn.Module, names: Sequence[str]) -> Reading | None:
+        """The likelihoods, or ``None`` for a network with other layers than it knows.
+
+        Args:
+            model: With the posterior means, in evaluation mode; as before afterwards.
+            names: Names of the weights.
+        """
+        layers = [name.rpartition(".")[0] for name in names]
+        if not all(_known(model.get_submodule(layer)) for layer in layers):
+            return None
+        loss: Loss = self.task.loss
+        batches = Batches(self.train, 256, self.seed)
+        sample = list(islice(batches(0), max(1, SAMPLES // 256)))
+        count = min(len(sample) * 256, batches.samples)
+        number = batches.samples
+        factors = curvatures(
+            model,
+            batches,
+            loss,
+            layers,
+            samples=count,
+            resample=fisher_targets(self.task),
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+        sharp = {name: number * _diagonal(model, name, factors[name]) for name in names}
+        here = _gradient(model, loss, sample, names)
+        promised = {
+            n: 0.5 * s * (w := model.get_parameter(n).detach()).square() - number * here[n] * w
+            for n, s in sharp.items()
+        }
+        pairs = self._remove(model, loss, sample, number, promised)
+        temperature, slope = temper(pairs)
+        whole = _gradient(model, loss, list(batches(0)), names)
+        found = {}
+        for name, curvature in sharp.items():
+            mean = model.get_parameter(name).detach()
+            linear = curvature * mean - number * whole[name]
+            found[name] = Likelihood(curvature / temperature, linear / temperature)
+        good = slope is not None and AGREES[0] <= slope <= AGREES[1]
+        meta = {
+            "calibrated": good,
+            "removals": len(pairs),
+            "temperature_of_removals": temperature,
+            "removal_slope": slope,
+        }
+        return Reading(found, meta)
+
+    @torch.no_grad()
+    def _remove(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        sample: Sequence[Any],
+        number: int,
+        promised: Mapping[str, Tensor],
+    ) -> list[tuple[float, float]]:
+        """Promised and measured nats of single weights taken away, in random order."""
+        generator = torch.Generator().manual_seed(self.seed)
+        base = _mean(model, loss, sample)
+        flat = torch.cat([p.flatten() for p in promised.values()])
+        starts, at = {}, 0
+        for name, values in promised.items():
+            starts[name], at = at, at + values.numel()
+        pairs = []
+        for low, high in pairwise(EDGES):
+            inside = ((flat >= low) & (flat < high)).nonzero().flatten()
+            for i in inside[torch.randperm(len(inside), generator=generator)[:EACH]].tolist():
+                name = max((n for n in starts if starts[n] <= i), key=starts.__getitem__)
+                weight = model.get_parameter(name)
+                place = torch.unravel_index(torch.tensor(i - starts[name]), weight.shape)
+                old = weight[place].clone()
+                weight[place] = 0.0
+                pairs.append((float(flat[i]), number * (_mean(model, loss, sample) - base)))
+                weight[place] = old
+        order = torch.randperm(len(pairs), generator=generator).tolist()
+        return [pairs[i] for i in order]
+
+
+def temper(pairs: Sequence[tuple[float, float]]) -> tuple[float, float | None]:
+    """Temperature from one half of the pairs, and from the other half what it leaves.
+
+    Args:
+        pairs: Promised and measured nats, in random order.
+
+    Returns:
+        Promised over measured, by least squares through zero; and measured over promised of the
+        other half after the division. 1 and ``None`` where there are too few, or where removal
+        does not raise the loss.
+    """
+    if len(pairs) < FEWEST:
+        return 1.0, None
+    first, second = (_slope(pairs[k::2]) for k in (0, 1))
+    if first <= 0:
+        return 1.0, None
+    return 1 / first, second / first
+
+
+def _slope(pairs: Sequence[tuple[float, float]]) -> float:
+    return sum(p * m for p, m in pairs) / sum(p * p for p, _ in pairs)
+
+
+def _known(layer: nn.Module) -> bool:
+    """Whether the curvature of a layer is known."""
+    return isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d) and (
+        getattr(layer, "groups", 1) == 1
+    )
+
+
+def _diagonal(model: nn.Module, name: str, curvature: Any) -> Tensor:
+    """Fisher information of each weight, for each sample."""
+    outer = curvature.outputs.diagonal()[:, None] * curvature.inputs.diagonal()[None]
+    return outer.reshape(model.get_parameter(name).shape)
+
+
+def _gradient(
+    model: nn.Module, loss: Loss, batches: Sequence[Any], names: Sequence[str]
+) -> dict[str, Tensor]:
+    """Gradient of the mean loss over batches, by name."""
+    model.zero_grad(set_to_none=True)
+    total = sum(_rows(batch) for batch in batches)
+    for batch in batches:
+        (loss(model, batch) * (_rows(batch) / total)).backward()
+    found = {}
+    for name in names:
+        gradient = model.get_parameter(name).grad
+        found[name] = torch.zeros_like(model.get_parameter(name)) if gradient is None else gradient
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def _mean(model: nn.Module, loss: Loss, batches: Sequence[Any]) -> float:
+    total = sum(_rows(batch) for batch in batches)
+    return sum(float(loss(model, batch)) * _rows(batch) for batch in batches) / total
+
+
+def _rows(batch: Any) -> int:
+    return len(next(iter(batch.values())) if isinstance(batch, dict) else batch[0])

@@ -1,0 +1,90 @@
+import pytest
+import torch
+from torch import nn
+
+from probcomp import compress
+from probcomp.inference.training import TurboConfig
+from probcomp.recipes.task import Task
+from probcomp.recipes.turbo_reading import Reader, temper
+
+CALIBRATION_ERROR = 0.05  # the target; 0.02 measured, and 0.09 of the evidence of the last round
+DENSITY, WIDTH, SAMPLES = 0.25, 0.15, 1000
+INPUTS, OUTPUTS = 40, 20
+
+
+def teacher(seed: int):
+    """A sparse linear map with noise of deviation 1: its weights lie from 0 to 10 standard errors.
+
+    Its support is the student's: a linear map has no hidden units to permute.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    support = torch.rand(OUTPUTS, INPUTS, generator=generator) < DENSITY
+    weight = support * WIDTH * torch.randn(OUTPUTS, INPUTS, generator=generator)
+    x = torch.randn(SAMPLES, INPUTS, generator=generator)
+    y = x @ weight.T + torch.randn(SAMPLES, OUTPUTS, generator=generator)
+    student = nn.Linear(INPUTS, OUTPUTS, bias=False)
+    with torch.no_grad():
+        student.weight.copy_(torch.linalg.lstsq(x, y).solution.T)
+    return support, x, y, student
+
+
+def calibration_error(probability: torch.Tensor, support: torch.Tensor) -> float:
+    """Mean gap between stated and true inclusion over ten bins, by their number of weights."""
+    place = (10 * probability).long().clamp_max(9)
+    total = 0.0
+    for k in place.unique():
+        here = place == k
+        gap = probability[here].mean() - support[here].float().mean()
+        total += float(gap.abs() * here.sum()) / probability.numel()
+    return total
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_probabilities_of_a_known_support_are_calibrated(seed: int) -> None:
+    support, x, y, student = teacher(seed)
+    config = TurboConfig(
+        rounds=20, steps=32, refit_steps=0, permute=False, coupling=0.0, field=-1.1
+    )
+    result = compress(
+        student, (x, y), budget=None, config=config, seed=seed, test=(x, y), progress=False
+    )
+    probability = result.posterior.weights["weight"].probability
+    assert calibration_error(probability, support) <= CALIBRATION_ERROR
+    assert float(probability.sum()) == pytest.approx(float(support.sum()), rel=0.15)
+    meta = result.posterior.meta
+    assert meta["calibrated"]
+    assert meta["temperature_of_removals"] == pytest.approx(1, abs=0.25)  # a quadratic loss
+    assert result.report.calibrated
+
+
+def test_the_likelihood_of_a_linear_regression_is_its_own() -> None:
+    _, x, y, student = teacher(2)
+    before = student.weight.detach().clone()
+    reading = Reader(Task(), (x, y))(student.eval(), ["weight"])
+    found = reading.likelihoods["weight"]
+    heat = reading.meta["temperature_of_removals"]
+    squares = x.square().sum(0).expand(OUTPUTS, INPUTS)
+    # Drawn targets and products of means stand for each sample's own: within a tenth.
+    torch.testing.assert_close(heat * found.curvature, squares, rtol=0.15, atol=0)
+    residual = y - x @ before.T
+    linear = heat * found.curvature * before + residual.T @ x
+    torch.testing.assert_close(heat * found.linear, linear, rtol=1e-3, atol=0.1)
+    assert torch.equal(student.weight, before)
+    assert student.weight.grad is None
+
+
+def test_layers_without_a_known_curvature_are_not_read() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.Flatten(), nn.LazyLinear(2)).eval()
+    x = torch.randn(6, 4, 5, 5)
+    model(x)
+    assert Reader(Task(), (x, torch.zeros(6, 2)))(model, ["0.weight", "2.weight"]) is None
+
+
+def test_a_temperature_comes_from_one_half_and_is_checked_on_the_other() -> None:
+    generator = torch.Generator().manual_seed(0)
+    promised = (10 * torch.rand(40, generator=generator) + 0.1).tolist()
+    assert temper([(p, p / 4) for p in promised]) == pytest.approx((4.0, 1.0))
+    mixed = [(p, p / (4 if k % 2 == 0 else 2)) for k, p in enumerate(promised)]
+    assert temper(mixed) == pytest.approx((4.0, 2.0))
+    assert temper([(p, -p) for p in promised]) == (1.0, None)
+    assert temper([(1.0, 1.0)] * 4) == (1.0, None)
