@@ -1,4 +1,4 @@
-"""The variational baselines as recipes: train under the published prior, prune by its rule."""
+"""Baselines that train as recipes, and the records of those with a prior of their own."""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,19 +31,24 @@ SCORES = "This method gives a decision and scores, and no probabilities."
 
 
 def recipe(
-    fit: Callable[[Setting, Any], Pruned], default: Schedule, prior: str
+    fit: Callable[[Setting, Any, Job], Pruned],
+    default: Any,
+    prior: str,
+    steps: Callable[[Any], int] = lambda config: config.epochs,
 ) -> Callable[[Job], Outcome]:
-    """The ``run`` of a variational method.
+    """The ``run`` of a method that trains, whatever its prior.
 
     Args:
         fit: Trains and prunes.
         default: Settings where the job has none; a job's own must be of the same type.
-        prior: The prior in words.
+        prior: The prior in words, or "" for a method that has none.
+        steps: Length of the progress bar.
     """
 
     def run(job: Job) -> Outcome:
         if job.prior is not None:
-            raise InputError(f"this method has its own prior ({prior}); leave prior out")
+            has = f"its own prior ({prior})" if prior else "no support prior"
+            raise InputError(f"this method has {has}; leave prior out")
         config = job.config if job.config is not None else default
         if type(config) is not type(default):
             raise InputError(
@@ -57,10 +62,9 @@ def recipe(
             seed=job.seed,
             limit=limit_of(job),
             checkpoint=job.checkpoint,
-            on_epoch=lambda e: job.on_step(e.epoch, config.epochs, f"nll {e.nll:.3f}"),
+            on_epoch=lambda e: job.on_step(e.epoch, steps(config), f"nll {e.nll:.3f}"),
         )
-        found = fit(setting, config)
-        return outcome(found, job, prior)
+        return outcome(fit(setting, config, job), job, prior)
 
     return run
 
@@ -99,7 +103,7 @@ def method(
         name=name,
         title=title,
         source=source,
-        run=recipe(fit, default, prior),
+        run=recipe(lambda setting, config, job: fit(setting, config), default, prior),
         evidence=evidence,
         prior=prior,
         inference=inference,
