@@ -18,7 +18,7 @@ from probcomp.kernels.nm import GroupWeight
 from probcomp.kernels.packed import PackedWeight
 from probcomp.kernels.packing import pack
 from probcomp.kernels.planning import Plan
-from probcomp.kernels.reparameterised import reparameterised_linear
+from probcomp.kernels.reparameterised import noisy_linear, reparameterised_linear
 from probcomp.kernels.replace import PackedLayer, pack_layers, unpack_layers
 from probcomp.kernels.runs import RunWeight
 from probcomp.kernels.statistics import DecodeStats, decode_stats
@@ -43,6 +43,7 @@ __all__ = [
     "gated_mlp_hidden",
     "live_attention",
     "masked_linear",
+    "noisy_linear",
     "pack",
     "pack_layers",
     "quantise",

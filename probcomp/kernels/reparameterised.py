@@ -10,6 +10,9 @@ from probcomp.kernels import gather
 from probcomp.kernels.blocks import BlockWeight
 from probcomp.kernels.library import block_backward_input, block_backward_weight
 
+FEW_ROWS = 128
+"""Rows up to which a fused kernel should beat two products; a prediction, not yet measured."""
+
 
 def reparameterised_linear(
     x: Tensor, packed: BlockWeight, variance: Tensor, *, seed: int, backend: str = "auto"
@@ -47,6 +50,68 @@ def reparameterised_linear(
         flat, packed.val, variance, packed.bias, packed, seed, "triton" if triton else "gather"
     )
     return y.view(*x.shape[:-1], packed.shape[0])
+
+
+def noisy_linear(
+    x: Tensor, mean: Tensor, variance: Tensor, bias: Tensor | None, *, seed: int,
+    backend: str = "auto",
+) -> Tensor:  # fmt: skip
+    """As `reparameterised_linear`, for whole matrices ``[N, K]`` of means and variances.
+
+    On a GPU one kernel reads each weight once and draws the noise itself (up to `FEW_ROWS` rows,
+    where memory is the limit); elsewhere it is two products.
+    """
+    if backend not in ("auto", "torch", "triton"):
+        raise unknown("reparameterised backend", backend, ("auto", "torch", "triton"))
+    if mean.dim() != 2 or variance.shape != mean.shape or x.shape[-1] != mean.shape[1]:
+        raise InputError(
+            f"x {list(x.shape)}, means {list(mean.shape)} and variances {list(variance.shape)} "
+            "must be [..., K], [N, K] and [N, K]"
+        )
+    flat = x.reshape(-1, x.shape[-1])
+    triton = backend == "triton" or (backend == "auto" and fused_noise(x))
+    y = _Noisy.apply(flat, mean, variance, bias, seed, triton)
+    return y.view(*x.shape[:-1], mean.shape[0])
+
+
+def fused_noise(x: Tensor) -> bool:
+    """Whether `noisy_linear` runs its kernel for this input."""
+    return x.is_cuda and 0 < x.numel() // max(x.shape[-1], 1) <= FEW_ROWS
+
+
+class _Noisy(torch.autograd.Function):
+    """`noisy_linear`; the gradients are products of whole matrices."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, mean: Tensor, variance: Tensor, bias: Tensor | None, seed: int,
+        triton: bool,
+    ) -> Tensor:  # fmt: skip
+        if triton:
+            from probcomp.kernels.gpu.reparameterised import launch_dense
+
+            y, half = launch_dense(x, mean, variance, bias, seed)
+        else:
+            spread = x.square() @ variance.t()
+            y, half = add_noise(x @ mean.t(), spread, bias, seed)
+        ctx.save_for_backward(x, mean, variance, half)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        x, mean, variance, half = ctx.saved_tensors
+        spread = grad * half
+        dx = dmean = dvar = dbias = None
+        if ctx.needs_input_grad[0]:
+            dx = grad @ mean + 2 * x * (spread @ variance)
+        if ctx.needs_input_grad[1]:
+            dmean = grad.t() @ x
+        if ctx.needs_input_grad[2]:
+            dvar = spread.t() @ x.square()
+        if ctx.needs_input_grad[3]:
+            dbias = grad.sum(0)
+        return dx, dmean, dvar, dbias, None, None
 
 
 class _Reparameterised(torch.autograd.Function):
@@ -96,9 +161,16 @@ def sample(
     n = packed.shape[0]
     y = gather.block_forward(x, mean, packed.index, n)
     spread = gather.block_forward(x.square(), variance, packed.index, n)
-    generator = torch.Generator(device=x.device).manual_seed(seed)
-    noise = torch.randn(y.shape, generator=generator, device=x.device, dtype=x.dtype)
-    deviation = spread.clamp(min=0.0).sqrt()
-    half = torch.where(spread > 0, noise / (2 * deviation), torch.zeros_like(noise))
-    y = y + deviation * noise
+    return add_noise(y, spread, bias, seed)
+
+
+def add_noise(
+    mean: Tensor, variance: Tensor, bias: Tensor | None, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Mean, bias and noise of a variance, ``[M, N]``; and eps / (2 sd)."""
+    generator = torch.Generator(device=mean.device).manual_seed(seed)
+    noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+    deviation = variance.clamp(min=0.0).sqrt()
+    half = torch.where(variance > 0, noise / (2 * deviation), torch.zeros_like(noise))
+    y = mean + deviation * noise
     return (y if bias is None else y + bias), half

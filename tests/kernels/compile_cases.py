@@ -125,10 +125,10 @@ def other_cases(dtype: str) -> dict[str, Case]:
             reparameterised.reparameterised,
             {
                 **pointers(dtype, "x mean var bias y half", "crow order col"),
-                **sizes("M N seed stride_x stride_y"),
+                **sizes("M N K seed stride_x stride_y stride_w"),
             },
-            {"BM": bm, "BN": bn, "BK": 32, "BIAS": True, **ARITHMETIC}, warps, stages,
-            ("M", "seed"), wgmma=bm >= 64 and bn >= 64,
+            {"BM": bm, "BN": bn, "BK": 32, "BIAS": True, "DENSE": rows == 16, **ARITHMETIC},
+            warps, stages, ("M", "seed"), wgmma=bm >= 64 and bn >= 64,
             stack=32,  # the range reduction of sine and cosine keeps an array of 28 bytes
         )  # fmt: skip
     for bt, bc in ((512, 1), (64, 16)):

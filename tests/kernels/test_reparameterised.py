@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from probcomp.errors import InputError
-from probcomp.kernels import pack, reparameterised_linear
+from probcomp.kernels import noisy_linear, pack, reparameterised_linear
+from probcomp.kernels.reparameterised import FEW_ROWS, fused_noise
 from tests.kernels.supports import block_support, generator
 
 # z-scores of moments over 40000 draws: a failure by chance about once in 10^7 runs.
@@ -86,3 +87,39 @@ def test_bad_input_is_refused() -> None:
         reparameterised_linear(torch.zeros(2, 47), packed, variance, seed=0)
     with pytest.raises(InputError, match="unknown reparameterised backend"):
         reparameterised_linear(torch.zeros(2, 48), packed, variance, seed=0, backend="cpp")
+
+
+def test_whole_matrices_are_blocks_that_all_live() -> None:
+    mean = torch.randn(7, 5, generator=generator(0), dtype=torch.float64, requires_grad=True)
+    variance = torch.rand(7, 5, generator=generator(1), dtype=torch.float64).requires_grad_()
+    bias = torch.randn(7, generator=generator(2), dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2, 3, 5, generator=generator(3), dtype=torch.float64, requires_grad=True)
+    inputs = (x, mean, variance, bias)
+    y = noisy_linear(x, mean, variance, bias, seed=4)
+    weights = torch.randn(y.shape, generator=generator(5), dtype=torch.float64)
+    ours = torch.autograd.grad((y * weights).sum(), inputs)
+    noise = torch.randn(6, 7, generator=generator(4), dtype=torch.float64).view(2, 3, 7)
+    want_y = x @ mean.T + bias + (x.square() @ variance.T).sqrt() * noise
+    assert torch.allclose(y, want_y, atol=1e-12)
+    for got, want in zip(ours, torch.autograd.grad((want_y * weights).sum(), inputs)):
+        assert torch.allclose(got, want, atol=1e-10)
+    still = noisy_linear(x, mean, torch.zeros_like(variance), None, seed=4)
+    assert torch.allclose(still, x @ mean.T, atol=1e-12)
+    with pytest.raises(InputError, match=r"must be \[..., K\]"):
+        noisy_linear(x, mean, variance[1:], None, seed=0)
+    with pytest.raises(InputError, match="unknown reparameterised backend"):
+        noisy_linear(x, mean, variance, None, seed=0, backend="cpp")
+
+
+def test_the_kernel_is_for_few_rows_on_a_gpu() -> None:
+    class Gpu(torch.Tensor):
+        is_cuda = True  # type: ignore[assignment]
+
+    def rows(m: int) -> torch.Tensor:
+        return torch.zeros(m, 4).as_subclass(Gpu)
+
+    assert fused_noise(rows(1))
+    assert fused_noise(rows(FEW_ROWS))
+    assert not fused_noise(rows(FEW_ROWS + 1))
+    assert not fused_noise(rows(0))
+    assert not fused_noise(torch.zeros(4, 4))

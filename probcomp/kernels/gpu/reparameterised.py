@@ -1,4 +1,7 @@
-"""Mean, variance and noise of a Bayesian linear layer in one walk over the live blocks."""
+"""Mean, variance and noise of a Bayesian linear layer in one walk over its weights.
+
+The weights are live blocks, or whole matrices of which nothing is left out.
+"""
 
 import torch
 import triton
@@ -12,25 +15,42 @@ from probcomp.kernels.gpu.runtime import accuracy, check_device, finish, options
 @triton.jit
 def reparameterised(
     x_ptr, mean_ptr, var_ptr, crow_ptr, order_ptr, col_ptr, bias_ptr, y_ptr, half_ptr,
-    M, N, seed, stride_x, stride_y,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BIAS: tl.constexpr, ACC: tl.constexpr,
-    UPCAST: tl.constexpr, PREC: tl.constexpr,
+    M, N, K, seed, stride_x, stride_y, stride_w,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BIAS: tl.constexpr, DENSE: tl.constexpr,
+    ACC: tl.constexpr, UPCAST: tl.constexpr, PREC: tl.constexpr,
 ):  # fmt: skip
-    r = tl.load(order_ptr + tl.program_id(1))
+    if DENSE:
+        r = tl.program_id(1)
+        lo = 0
+        hi = tl.cdiv(K, BK)
+    else:
+        r = tl.load(order_ptr + tl.program_id(1))
+        lo = tl.load(crow_ptr + r)
+        hi = tl.load(crow_ptr + r + 1)
     o_m = tl.program_id(0) * BM + tl.arange(0, BM)
     o_n = tl.arange(0, BN)
     o_k = tl.arange(0, BK)
     m_m = o_m[:, None] < M
     p_x = x_ptr + o_m[:, None].to(tl.int64) * stride_x + o_k[None, :]
-    o_w = o_n[None, :] * BK + o_k[:, None]
+    if DENSE:
+        o_w = (r * BN + o_n)[None, :].to(tl.int64) * stride_w + o_k[:, None]
+        m_n = (r * BN + o_n)[None, :] < N
+    else:
+        o_w = o_n[None, :] * BK + o_k[:, None]
     mean = tl.zeros([BM, BN], dtype=ACC)
     var = tl.zeros([BM, BN], dtype=ACC)
-    for e in range(tl.load(crow_ptr + r), tl.load(crow_ptr + r + 1)):
-        c = tl.load(col_ptr + e)
-        at = tl.cast(e, tl.int64) * (BN * BK)
-        b_x = tl.load(p_x + c * BK, mask=m_m, other=0.0)  # [BM, BK]
-        b_m = tl.load(mean_ptr + at + o_w)  # [BK, BN]
-        b_v = tl.load(var_ptr + at + o_w)  # [BK, BN]
+    for e in range(lo, hi):
+        if DENSE:
+            m_k = e * BK + o_k < K
+            b_x = tl.load(p_x + e * BK, mask=m_m & m_k[None, :], other=0.0)  # [BM, BK]
+            b_m = tl.load(mean_ptr + e * BK + o_w, mask=m_k[:, None] & m_n, other=0.0)  # [BK, BN]
+            b_v = tl.load(var_ptr + e * BK + o_w, mask=m_k[:, None] & m_n, other=0.0)
+        else:
+            c = tl.load(col_ptr + e)
+            at = tl.cast(e, tl.int64) * (BN * BK)
+            b_x = tl.load(p_x + c * BK, mask=m_m, other=0.0)  # [BM, BK]
+            b_m = tl.load(mean_ptr + at + o_w)  # [BK, BN]
+            b_v = tl.load(var_ptr + at + o_w)  # [BK, BN]
         if UPCAST:
             b_x = b_x.to(tl.float32)
             b_m = b_m.to(tl.float32)
@@ -57,6 +77,9 @@ def reparameterised(
     tl.store(half_ptr + at_y, half.to(half_ptr.dtype.element_ty), mask=m_y)
 
 
+DENSE_BLOCK = (32, 32)  # low: at few rows a tall tile leaves too few programs to fill a GPU
+
+
 def noise_tile(rows: int, bn: int) -> tuple[int, int, int]:
     """Rows of a tile, warps and stages. Philox is inlined for each normal of a thread, so many
     threads and small tiles keep the code short and the registers unspilled."""
@@ -75,7 +98,27 @@ def launch(
     bm, warps, stages = noise_tile(x.shape[0], bn)
     reparameterised[(triton.cdiv(x.shape[0], bm), at.crow.shape[0] - 1)](
         x, mean, var, at.crow, at.row_order, at.col, y if bias is None else bias, y, half,
-        x.shape[0], n, seed, x.stride(0), y.stride(0),
-        BM=bm, BN=bn, BK=bk, BIAS=bias is not None, **accuracy(x), **options(warps, stages),
+        x.shape[0], n, 0, seed, x.stride(0), y.stride(0), 0,
+        BM=bm, BN=bn, BK=bk, BIAS=bias is not None, DENSE=False, **accuracy(x),
+        **options(warps, stages),
+    )  # fmt: skip
+    return finish(y, x), finish(half, x)
+
+
+def launch_dense(
+    x: Tensor, mean: Tensor, var: Tensor, bias: Tensor | None, seed: int
+) -> tuple[Tensor, Tensor]:
+    """As `launch`, for whole matrices ``[N, K]``."""
+    check_device(x)
+    n, k = mean.shape
+    x, mean, var = rows_of(x, k), mean.contiguous(), var.contiguous()
+    y = output(x, x.shape[0], n)
+    half = torch.empty_like(y)
+    bm, warps, stages = noise_tile(x.shape[0], DENSE_BLOCK[0])
+    reparameterised[(triton.cdiv(x.shape[0], bm), triton.cdiv(n, DENSE_BLOCK[0]))](
+        x, mean, var, y, y, y, y if bias is None else bias, y, half,
+        x.shape[0], n, k, seed, x.stride(0), y.stride(0), k,
+        BM=bm, BN=DENSE_BLOCK[0], BK=DENSE_BLOCK[1], BIAS=bias is not None, DENSE=True,
+        **accuracy(x), **options(warps, stages),
     )  # fmt: skip
     return finish(y, x), finish(half, x)

@@ -3,7 +3,11 @@
 import pytest
 import torch
 
-from probcomp.kernels import masked_linear, pack, reparameterised_linear
+from probcomp.inference.training import layers
+from probcomp.kernels import masked_linear, noisy_linear, pack, reparameterised_linear
+from probcomp.kernels import reparameterised as kernel
+from probcomp.kernels.gpu import reparameterised as gpu
+from probcomp.kernels.gpu.reparameterised import DENSE_BLOCK
 from tests.kernels.supports import block_support, generator
 from tests.kernels.test_reparameterised import layer, moments
 
@@ -70,3 +74,38 @@ def test_blocks_of_another_shape() -> None:
     packed = pack(torch.randn(70, 50), support, block=(64, 32), format="blocks")
     y = draw(packed, torch.zeros_like(packed.val))(torch.ones(2, 50))
     assert torch.allclose(y, masked_linear(torch.ones(2, 50), packed), atol=1e-4)
+
+
+@pytest.mark.parametrize(("m", "n", "k"), [(3, 40, 50), (17, 64, 32), (1, 5, 1)])
+def test_whole_matrices_draw_what_blocks_that_all_live_draw(m, n, k) -> None:
+    mean = torch.randn(n, k, generator=generator(0))
+    variance = torch.rand(n, k, generator=generator(1))
+    bias, x = torch.randn(n, generator=generator(2)), torch.randn(m, k, generator=generator(3))
+    every = torch.ones(n, k, dtype=torch.bool)
+    packed = pack(mean, every, block=DENSE_BLOCK, format="blocks", bias=bias)
+    spread = pack(variance, every, block=DENSE_BLOCK, format="blocks").val
+    want = reparameterised_linear(x, packed, spread, seed=9, backend="triton")
+    got = noisy_linear(x, mean, variance, bias, seed=9, backend="triton")
+    assert torch.allclose(got, want, atol=1e-5)
+
+
+def test_a_bayesian_layer_trains_through_the_kernel(monkeypatch) -> None:
+    """On a GPU a layer asks `fused_noise`; the answer is given for it here."""
+    for module in (layers, kernel):
+        monkeypatch.setattr(module, "fused_noise", lambda x: True)
+    calls = []
+    real = gpu.launch_dense
+    monkeypatch.setattr(gpu, "launch_dense", lambda *a: calls.append(a[-1]) or real(*a))
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.ReLU(), torch.nn.Linear(5, 3))
+    noise = layers.Noise(torch.Generator().manual_seed(0))
+    layers.to_bayesian(model, noise=noise)
+    x = torch.randn(4, 6)
+    first, second = model.train()(x), model(x)
+    assert len(set(calls)) == 4  # every pass of every layer has a seed of its own
+    assert not torch.equal(first, second)
+    second.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    noise.generator.manual_seed(0)
+    assert torch.equal(model(x), first)  # a checkpoint restores the generator, and the noise
+    model.eval()(x)
+    assert len(calls) == 6
