@@ -34,6 +34,7 @@ def summary(rows: list[Row]) -> Row:
     of = back[0]["of"] if back else None
     return {
         "seeds": len(rows),
+        "epochs": first["config"]["epochs"]["method"],
         "sizes": first["sizes"],
         "dense_error": mean(rows, lambda r: r["dense_error"]),
         "error": mean(rows, lambda r: r["error"]),
@@ -123,8 +124,9 @@ def table(records: list[Row]) -> list[str]:
     lines = []
     for title, group in fronts(records).items():
         head = (
-            f"{'method':24}{'point':>8}{'seeds':>6}{'error %':>9}{'coded %':>9}{'bytes':>8}"
-            f"{'file x':>8}{'weights x':>10}{'arch x':>8}{'MACs x':>8}{'bits x':>8}  kept"
+            f"{'method':24}{'point':>8}{'seeds':>6}{'epochs':>7}{'error %':>9}"
+            f"{'coded %':>9}{'bytes':>8}{'file x':>8}{'weights x':>10}{'arch x':>8}"
+            f"{'MACs x':>8}{'bits x':>8}  kept"
         )
         lines += ["", f"{title} (* on a front: b bytes, m MACs)", head]
         for row in sorted(group["points"], key=lambda r: r["bytes"]):
@@ -132,7 +134,8 @@ def table(records: list[Row]) -> list[str]:
             marks = "b" * (name in group["front_bytes"]) + "m" * (name in group["front_macs"])
             bits = f"{row['precision_ratio']:8.0f}" if row["precision_ratio"] else f"{'-':>8}"
             lines.append(
-                f"{row['method']:24}{row['point']:>8}{row['seeds']:6d}{row['error']:9.2f}"
+                f"{row['method']:24}{row['point']:>8}{row['seeds']:6d}{row['epochs']:7d}"
+                f"{row['error']:9.2f}"
                 f"{row['coded_error']:9.2f}{row['bytes']:8.0f}{row['file_ratio']:8.0f}"
                 f"{row['params_ratio']:10.0f}{row['architecture_ratio']:8.1f}"
                 f"{row['macs_ratio']:8.1f}{bits}  {row['sizes']}{' *' + marks if marks else ''}"

@@ -26,6 +26,7 @@ def record(method: str, seed: int, error: float, size: int) -> dict:
             "method": method,
             "label": "own",
             "seed": seed,
+            "epochs": {"dense": 6, "method": 16},
         },
         "sizes": "9-8-7",
         "dense_error": 1.5,
