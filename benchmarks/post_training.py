@@ -13,6 +13,7 @@ units and our refit: less OBS it is what the refit is worth, and ours less it wh
 could not make up for it, with the same tempering and refit.
 
     PROBCOMP_DATA=... probcomp bench post_training --seeds 3
+    PROBCOMP_DATA=... probcomp bench post_training --seeds 1 --networks minilm --cost 3
 """
 
 import argparse
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _post_cost import cost
 from _post_networks import Network, cache_directory, language_model, minilm, resnet
 from _post_predictions import predictions
 from _post_rows import (
@@ -99,11 +101,13 @@ class Record:
             "networks": {},
             "rows": [],
             "predictions": [],
+            "cost": {},
         }
         if not path.is_file():
             return
         old = read_json(path)
         same = {n for n, value in settings.items() if old.get("settings", {}).get(n) == value}
+        self.value["cost"] = old.get("cost", {})
         for part in ("rows", "predictions"):
             self.value[part] = [row for row in old[part] if row["network"] in same]
         self.value["networks"] = {n: v for n, v in old["networks"].items() if n in same}
@@ -278,6 +282,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=cache_directory())
     parser.add_argument("--epochs", type=int, default=12, help="of the language model's training")
     parser.add_argument("--no-ablations", action="store_true", help="the comparison alone")
+    parser.add_argument("--cost", type=int, default=0, metavar="N", help="only time ours, N times")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that all runs")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -296,7 +301,13 @@ def main() -> None:
                 if name not in networks:
                     networks[name] = Prepared.of(load(name, options))
                     record.value["networks"][name] = describe_network(networks[name], options)
-                measure(networks[name], seed, options, record, rows)
+                if options.cost:
+                    data = networks[name].network.calibration(sizes(name, options)[0], seed)
+                    found = cost(networks[name], data, REMOVED[-1], seed, repeats=options.cost)
+                    record.value["cost"][name] = found
+                    print(name, found)
+                else:
+                    measure(networks[name], seed, options, record, rows)
     except ProbcompError as error:
         parser.error(str(error))
     record.write()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from probcomp.evidence.obs import DAMPING, Elimination, alive, eliminate
-from probcomp.inference.quadratic import Quadratic
+from probcomp.inference.quadratic import Quadratic, refit
 from probcomp.recipes.calibrating import (
     Calibrated,
     CalibrationConfig,
@@ -21,7 +21,6 @@ from probcomp.recipes.calibrating import (
 from probcomp.recipes.job import Job, Outcome
 from probcomp.recipes.methods import Method
 from probcomp.recipes.units import Spending, remove_lowest
-from probcomp.recovery.compensation import compensate
 
 ALLOCATIONS = ("absolute", "relative", "uniform")
 
@@ -97,7 +96,7 @@ def removal_keys(found: Elimination, size: int, cost: float, allocation: str) ->
 def refitted(seen: Calibrated, keep: Mapping[str, Tensor], damping: float) -> dict[str, Tensor]:
     """Read-outs refitted to their dense outputs, where any input went."""
     return {
-        name: compensate(seen.weights[name], _gram(seen, name), kept, damping=damping)
+        name: refit(Quadratic(seen.weights[name], _gram(seen, name), damping), kept)
         for name, kept in kept_columns(seen, keep).items()
         if not bool(kept.all())
     }

@@ -1,6 +1,6 @@
 """How many units of each axis go: curves tempered by tried removals, and one price for all."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,12 +10,18 @@ from probcomp.allocation.curves import Allocation, allocate
 from probcomp.evidence import Readout, Statistics
 from probcomp.evidence.fisher import Categorical
 from probcomp.evidence.watch import BiasPlace
-from probcomp.inference.quadratic import Quadratic
+from probcomp.inference.quadratic import GroupFactor, Quadratic
 from probcomp.recipes.job import Job
 from probcomp.recipes.post_config import PostConfig, Steps
 from probcomp.recipes.post_evidence import Evidence
 from probcomp.recipes.post_temper import Tempering
-from probcomp.recipes.post_units import Judged, dense_quadratic, dense_refit, kept_columns
+from probcomp.recipes.post_units import (
+    Judged,
+    dense_quadratic,
+    dense_refit,
+    factors,
+    kept_columns,
+)
 from probcomp.recipes.units import Spending
 
 Changes = dict[str, tuple[Any, Tensor, Tensor | None]]
@@ -36,10 +42,30 @@ class Context:
     config: PostConfig
     places: Mapping[str, BiasPlace | None]
     _known: dict[str, Quadratic] = field(default_factory=dict)
+    _parts: dict[str, list[GroupFactor]] = field(default_factory=dict)
 
     def centred(self, parameter: str) -> bool:
         """Whether something takes up the mean error of a read-out."""
         return self.places[parameter] is not None
+
+    def factors(
+        self, reads: Sequence[Readout], seen: Mapping[str, Statistics], correlations: bool = True
+    ) -> list[GroupFactor]:
+        """The likelihoods of an axis, kept for the next stage unless memory is limited."""
+        key = ",".join(read.parameter for read in reads) + str(correlations)
+        found = self._parts.get(key)
+        if found is None:
+            found = factors(
+                self.job.model,
+                reads,
+                seen,
+                damping=self.config.damping,
+                centred=self.centred,
+                correlations=correlations,
+            )
+            if self.config.limit is None:
+                self._parts[key] = found
+        return found
 
     def removal(self, judged: Judged, keep: Tensor, seen: Mapping[str, Statistics]) -> Changes:
         """The read-outs of an axis when it keeps some of its units and these adjust."""

@@ -18,7 +18,7 @@ from probcomp.inference.quadratic import GroupFactor, ep_group
 from probcomp.recipes.post_allocate import Context
 from probcomp.recipes.post_evidence import Evidence
 from probcomp.recipes.post_temper import Tempering
-from probcomp.recipes.post_units import Judged, factors
+from probcomp.recipes.post_units import Judged
 
 TRIED = 0.3
 """Share of an axis that goes in the removal that its temperature is measured on."""
@@ -38,13 +38,7 @@ def by_posterior(
             changes = context.removal(j, j.keep(gone), evidence.statistics)
             tempering.add(float(j.loss[gone]), evidence.meter.increase(changes))
         temperatures[name] = tempering.temperature(float(j.loss[gone]))
-        parts = factors(
-            job.model,
-            j.reads,
-            evidence.statistics,
-            damping=config.damping,
-            centred=context.centred,
-        )
+        parts = context.factors(j.reads, evidence.statistics)
         cooled = [GroupFactor(f.quadratic.tempered(temperatures[name]), f.columns) for f in parts]
         found = ep_group(cooled, prior=job.prior, iterations=ITERATIONS)
         stays = found.probability > 0.5

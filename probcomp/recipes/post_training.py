@@ -33,7 +33,7 @@ from probcomp.recipes.post_posterior import believe
 from probcomp.recipes.post_refit import refit_dense, refit_sequential
 from probcomp.recipes.post_rule import by_posterior
 from probcomp.recipes.post_temper import Tempering, units_of
-from probcomp.recipes.post_units import Judged, factors, judge
+from probcomp.recipes.post_units import Judged, judge
 from probcomp.recipes.task import Task
 from probcomp.recipes.units import Spending
 from probcomp.structure import Axis, silence
@@ -82,16 +82,8 @@ def run(job: Job) -> Outcome:
     ) as found_out:
         seen, judged = found_out.statistics, {}
         for axis in axes:
-            judged[axis.name] = judge(
-                job.model,
-                axis,
-                reads[axis.name],
-                seen,
-                damping=config.damping,
-                units=total_units,
-                centred=context.centred,
-                correlations=config.correlations,
-            )
+            parts = context.factors(reads[axis.name], seen, config.correlations)
+            judged[axis.name] = judge(axis, reads[axis.name], parts, units=total_units)
             step(f"judging {axis.name}")
         forecast = None
         if spending is None:
@@ -192,7 +184,7 @@ def _posterior(
         predicted = float(j.loss[found.removed[name]])
         # The slope of the tempered curve is what a further unit costs.
         warmth = 1 / tempering[name].worth(predicted)
-        parts = factors(job.model, j.reads, seen, damping=config.damping, centred=context.centred)
+        parts = context.factors(j.reads, seen)
         # Single precision is enough for numbers that are rounded to probabilities.
         cooled = [replace(f, quadratic=f.quadratic.tempered(warmth).single()) for f in parts]
         belief = believe(

@@ -111,31 +111,16 @@ def factors(
 
 
 def judge(
-    model: nn.Module,
-    axis: Axis,
-    reads: Sequence[Readout],
-    statistics: Mapping[str, Statistics],
-    *,
-    damping: float | None,
-    units: int,
-    centred: Callable[[str], bool],
-    correlations: bool = True,
+    axis: Axis, reads: Sequence[Readout], parts: Sequence[GroupFactor], *, units: int
 ) -> Judged:
     """Remove the units of an axis one at a time, each judged by what the others can make up for.
 
     Args:
-        model: The dense model.
         axis: The axis.
         reads: Its read-outs.
-        statistics: What they saw.
-        damping: See `damping_of`.
+        parts: Their likelihoods, see `factors`.
         units: What the loss counts: samples or tokens of the calibration set.
-        centred: Whether something takes up the mean of a read-out's error, by parameter name.
-        correlations: See `factors`.
     """
-    parts = factors(
-        model, reads, statistics, damping=damping, centred=centred, correlations=correlations
-    )
     found = eliminate([(f.quadratic, f.columns) for f in parts], removals=axis.size - axis.min_keep)
     loss = torch.cat([torch.zeros(1, dtype=torch.float64), found.cost.cumsum(0)]) / units
     return Judged(axis, tuple(reads), found.order, loss)

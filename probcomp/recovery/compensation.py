@@ -1,22 +1,16 @@
-r"""Compensation without tuning: a constant, or a refit of what stays.
-
-A removed input whose mean is not zero shifts the output; its mean can be put into the bias,
+r"""Compensation by a constant: the mean of what is removed goes into a bias.
 
 .. math:: b \leftarrow b + \sum_{j \notin K} \mu_j W_{:j}
 
 (An et al. 2024, FLAP, section 3.3). Least squares goes further and lets the inputs that stay stand
-in for the removed ones as far as they are correlated,
-
-.. math:: W_K \leftarrow W H_{:K} (H_{KK} + \epsilon I)^{-1}
-
-which is where all steps of Optimal Brain Surgeon end (`probcomp.inference.quadratic.refit`).
+in for the removed ones: `probcomp.inference.quadratic.refit`, or `probcomp.recovery.ridge` with a
+penalty that is cross-validated.
 """
 
 import torch
 from torch import Tensor, nn
 
 from probcomp.errors import InputError
-from probcomp.inference.quadratic import Quadratic, refit
 
 
 def mean_bias(weight: Tensor, mean: Tensor, kept: Tensor) -> Tensor:
@@ -30,24 +24,16 @@ def mean_bias(weight: Tensor, mean: Tensor, kept: Tensor) -> Tensor:
     Raises:
         InputError: Shapes or types that do not fit.
     """
-    _check(weight, mean, kept)
+    if weight.dim() != 2 or kept.dtype != torch.bool:
+        raise InputError(
+            f"expected a matrix and a boolean mask, got {tuple(weight.shape)} and {kept.dtype}"
+        )
+    if mean.shape != weight.shape[1:] or kept.shape != weight.shape[1:]:
+        raise InputError(
+            f"a read-out {tuple(weight.shape)} has {weight.shape[1]} inputs, but the means are of "
+            f"{tuple(mean.shape)} and the mask of {tuple(kept.shape)}"
+        )
     return weight.to(mean) @ mean.masked_fill(kept, 0.0)
-
-
-def compensate(weight: Tensor, gram: Tensor, kept: Tensor, *, damping: float) -> Tensor:
-    """The read-out refitted to its dense outputs with the kept columns alone, ``[do, di]``.
-
-    Args:
-        weight: The dense read-out as a matrix ``[do, di]``.
-        gram: ``sum_t x_t x_t^T`` of its inputs, ``[di, di]``.
-        kept: True where a column stays, boolean ``[di]``.
-        damping: Added to the diagonal of the Gram matrix, over its mean.
-
-    Raises:
-        InputError: Shapes or types that do not fit.
-    """
-    _check(weight, gram.diagonal(), kept)
-    return refit(Quadratic(weight.to(gram), gram, damping), kept)
 
 
 def add_bias(module: nn.Module, value: Tensor) -> None:
@@ -69,15 +55,3 @@ def add_bias(module: nn.Module, value: Tensor) -> None:
         )
     with torch.no_grad():
         bias += value.to(bias)
-
-
-def _check(weight: Tensor, inputs: Tensor, kept: Tensor) -> None:
-    if weight.dim() != 2 or kept.dtype != torch.bool:
-        raise InputError(
-            f"expected a matrix and a boolean mask, got {tuple(weight.shape)} and {kept.dtype}"
-        )
-    if inputs.shape != weight.shape[1:] or kept.shape != weight.shape[1:]:
-        raise InputError(
-            f"a read-out {tuple(weight.shape)} has {weight.shape[1]} inputs, but the statistics "
-            f"are of {tuple(inputs.shape)} and the mask of {tuple(kept.shape)}"
-        )

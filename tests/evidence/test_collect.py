@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from probcomp.errors import InputError
 from probcomp.evidence import Matrix, collect, collect_within, readouts
-from probcomp.evidence.collect import parts_within
+from probcomp.evidence.collect import PANEL, parts_within, symmetric_product
 from probcomp.evidence.matrices import matrix_of
 from probcomp.structure import trace
 
@@ -69,6 +69,31 @@ def test_fisher_equals_the_outer_products_of_gradients_at_the_output() -> None:
     assert found.probes == 2
     expected = (outputs.T @ outputs + ones.T @ ones) / (2 * len(outputs))
     torch.testing.assert_close(found.metric, expected, atol=EXACT, rtol=0)
+
+
+def test_some_batches_alone_are_probed() -> None:
+    """Gradients are those of every second batch, inputs those of all."""
+    model, x, mask = tokens()
+    batches = [{"x": x[i : i + 1], "attention_mask": mask[i : i + 1]} for i in range(len(x))]
+
+    def probe(outputs: Tensor, batch: dict[str, Tensor]) -> list[Tensor]:
+        return [(outputs * batch["attention_mask"][:, :, None]).square().sum() / 2]
+
+    some = collect(model, MATRICES, batches, run, probe=probe, every=2)["down.weight"]
+    whole = collect(model, MATRICES, batches, run)["down.weight"]
+    half = collect(model, MATRICES, batches[::2], run, probe=probe)["down.weight"]
+    assert torch.equal(some.gram, whole.gram)
+    assert some.count == whole.count
+    assert some.probed == half.count < whole.count
+    torch.testing.assert_close(some.metric, half.metric, atol=EXACT, rtol=0)
+    both = (some + half).metric
+    torch.testing.assert_close(both, half.metric, atol=EXACT, rtol=0)
+
+
+def test_wide_rows_have_the_same_product() -> None:
+    rows = torch.randn(30, 2 * PANEL + 7, dtype=torch.float64)
+    found = symmetric_product(rows)
+    torch.testing.assert_close(found, rows.T @ rows, atol=EXACT, rtol=0)
 
 
 def test_the_model_is_left_as_it_was() -> None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from probcomp.errors import InputError
 from probcomp.recipes.post_config import PostConfig, parts_of
 
 
@@ -11,8 +12,22 @@ def test_samples_that_measure_are_spread_over_sorted_data(named: bool) -> None:
     x = torch.arange(103)
     fitted, tried = parts_of({"x": x} if named else (x,), PostConfig(measured=16))
     first, second = (p["x"] if named else p[0] for p in (fitted, tried))
-    assert len(second) == 16
+    assert len(second) == 8
     assert torch.equal(torch.cat([first, second]).sort().values, x)
-    assert int(second.diff().max()) <= 7
-    assert int(second[0]) < 7
-    assert int(second[-1]) > 95
+    assert int(second.diff().max()) <= 13
+    assert int(second[0]) < 13
+    assert int(second[-1]) > 89
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "kept_back"), [(1600, 64, 64), (1600, 500, 100), (8, 64, 2)]
+)
+def test_how_many_measure(count: int, most: int, kept_back: int) -> None:
+    """One in sixteen; of few samples eight, or a quarter."""
+    fitted, tried = parts_of((torch.arange(count),), PostConfig(measured=most))
+    assert (len(fitted[0]), len(tried[0])) == (count - kept_back, kept_back)
+
+
+def test_three_samples_are_too_few() -> None:
+    with pytest.raises(InputError, match="give at least 4"):
+        parts_of((torch.arange(3),), PostConfig())
