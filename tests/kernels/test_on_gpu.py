@@ -16,6 +16,7 @@ from probcomp.kernels import (
     gated_mlp_hidden,
     live_attention,
     masked_linear,
+    noisy_linear,
     pack,
     quantise,
     reparameterised_linear,
@@ -143,6 +144,21 @@ def test_moments_of_the_reparameterised_product() -> None:
         return reparameterised_linear(rows.to(WHERE), here, there, seed=1, backend="triton").cpu()
 
     moments(draw, packed, variance, x, draws)
+
+
+def test_whole_matrices_draw_with_the_moments_of_the_closed_form() -> None:
+    every = torch.ones(40, 48, dtype=torch.bool)
+    mean, spread = torch.randn(2, 40, 48, generator=generator(0))
+    variance, bias = spread.square(), torch.randn(40, generator=generator(1))
+    packed = pack(mean, every, block=(8, 16), format="blocks", bias=bias)
+    blocks = pack(variance, every, block=(8, 16), format="blocks").val
+    x = torch.randn(1, 48, generator=generator(3))
+    weights = [t.to(WHERE) for t in (mean, variance, bias)]
+
+    def draw(rows):
+        return noisy_linear(rows.to(WHERE), *weights, seed=1, backend="triton").cpu()
+
+    moments(draw, packed, blocks, x, 4000 if STAND_IN else 40_000)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
