@@ -3,12 +3,17 @@
 import torch
 
 from probcomp.decoding import Decoder, decode, presets
+from probcomp.decoding.calibrating.coupling import fit_coupling
 from probcomp.decoding.config import DecodingConfig
 from probcomp.decoding.ledger import Ledger
 from probcomp.decoding.noise import row_seeds
+from probcomp.decoding.oracles.embedded import record_oracle
 from probcomp.decoding.oracles.laws import brackets, lawful, records, sudoku
 from probcomp.decoding.oracles.shallow import chain_text, shallow_chain, shallow_sudoku
 from probcomp.decoding.rows import Rows
+from probcomp.decoding.small.load import small_config
+from probcomp.decoding.small.tasks import is_valid, make_examples
+from probcomp.decoding.small.tokenizer import CharacterTokenizer
 
 
 def oracle_run(adapter, config, width, rows, canvas=None):
@@ -25,6 +30,46 @@ def oracle_run(adapter, config, width, rows, canvas=None):
     empty = torch.zeros(rows, 0, dtype=torch.long)
     Decoder(adapter, config).run(empty, empty, state, row_seeds(0, rows))
     return state
+
+
+def drawn_records(rows: int = 300) -> list[dict]:
+    """Records of the embedded task drawn from their exact law: what the schedule alone costs."""
+    oracle, tokenizer = record_oracle(), CharacterTokenizer()
+    pairs = [
+        (tokenizer.encode(e.prompt), tokenizer.encode(e.answer))
+        for e in make_examples("record", 120, 1, "dev")
+    ]
+    profile = fit_coupling(oracle, pairs, 32, 0)
+    examples = make_examples("record", rows, 5, "test")
+    ours = small_config().replace(
+        initial_length=24, temperature=1.0, coupling_profile=profile, draw_end=True
+    )
+    decoders = {
+        "one_by_one": ours.replace(rule="budget", error_step=1e-9),
+        **{
+            f"bayes gamma {g}{', end apart' if apart else ''}": ours.replace(
+                gamma=g, draw_commits=not apart
+            )
+            for apart in (True, False)
+            for g in (0.05, 0.1, 0.2, 0.3, 0.4)
+        },
+    }
+    found = []
+    for name, config in decoders.items():
+        output = decode(
+            oracle, tokenizer, prompt=[e.prompt for e in examples], generation_config=config
+        )
+        right = sum(is_valid(e, t) for e, t in zip(examples, output.texts))
+        found.append(
+            {
+                "task": "embedded records",
+                "decoder": name,
+                "valid": round(right / rows, 4),
+                "forwards": round(sum(output.nfe) / rows, 3),
+                "tokens_per_forward": round(sum(output.num_new_tokens) / sum(output.nfe), 3),
+            }
+        )
+    return found
 
 
 def oracles(rows: int = 100) -> list[dict]:
@@ -91,4 +136,4 @@ def oracles(rows: int = 100) -> list[dict]:
             {"task": "chain", "decoder": name, "valid": sum(exactly) / rows,
              "forwards": round(sum(output.nfe) / rows, 3)}
         )  # fmt: skip
-    return found
+    return found + drawn_records()

@@ -84,9 +84,9 @@ figure = plot_generation(decode(prompt="{k=12;b=x", error_step=0.05, history=Tru
 # The decoder reads probabilities, and a network's are not quite right. `probcomp decode MODEL
 # --calibrate FILE` fits what they are worth on dev answers and writes the result beside the model:
 # the length prior, how often a confident token is wrong, how strongly tokens depend on each other
-# at each distance, and how much of the prior to mix into the end. A quarter of the answers is held
-# out, and a fit that does not beat the length prior there is refused. The embedded model comes
-# with its own.
+# at each distance, how noisy its end marginals are and how much of the prior to mix into the end.
+# Half of the answers is fitted on, a quarter chooses how bold to be, and a quarter checks: a fit
+# that does not beat the length prior there is refused. The embedded model comes with its own.
 
 # %%
 from probcomp.decoding import load_calibration
@@ -105,11 +105,19 @@ print("coupling by distance:", [round(v, 2) for v in fitted.options["coupling_pr
 
 # %% [markdown]
 # In the records above the next letter is three characters on, and so is the peak of the profile:
-# a letter tells more about the next letter than about the digit beside it. When drawing, tokens
-# go together only as far as their summed coupling stays within `gamma` nats.
+# a letter tells more about the next letter than about the digit beside it. When drawing, the end
+# is drawn first, and tokens go together only as far as their summed coupling stays within `gamma`
+# nats: those that tell most about the rest first, so that what is left falls apart.
 
 # %%
-draws = decode(prompt=["?c"] * 8, temperature=1.0, seed=2)
+draws = decode(prompt=["?c"] * 8, temperature=1.0, seed=2, history=True)
+longest = max(range(8), key=lambda i: draws.num_new_tokens[i])
+print("together in each forward of", draws.texts[longest])
+for step in draws.history:
+    at = (step.rows == longest).nonzero()[:, 0]
+    if len(at):
+        places = step.commit[int(at[0])].nonzero()[:, 0].tolist()
+        print("  ", " ".join(draws.texts[longest][i] for i in places))
 alone = decode(prompt=["?c"] * 8, temperature=1.0, seed=2, gamma=1e-9)
 print("forwards:", sum(draws.nfe), "together,", sum(alone.nfe), "one by one")
 assert sum(draws.nfe) < sum(alone.nfe)

@@ -38,6 +38,14 @@ def test_json_and_files(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_what_is_drawn_is_not_called_wrong():
+    status, out, _ = call("-p", "?c", "--temperature", "1", "--seed", "3")
+    assert status == 0
+    assert out.splitlines()[-1].split()[-1] == "drawn"
+    status, out, _ = call("-p", "+385+267")
+    assert float(out.splitlines()[-1].split()[-1]) < 1.0
+
+
 def test_a_trained_folder_is_a_model():
     import probcomp.decoding.small as small
 
