@@ -4,7 +4,7 @@
     PROBCOMP_DATA=/data python benchmarks/regime.py loo
     PROBCOMP_DATA=/data python benchmarks/regime.py diagnosis
     python benchmarks/regime.py sweep --store DIR
-    python benchmarks/regime.py digits
+    python benchmarks/regime.py digits --count 10
 
 ``designs``: decisions at every cell from nine pilots drawn one to each of 3 x 3 strata. ``loo``:
 test error of each density from the runs at the others. ``diagnosis``: too cold or too hot, on
@@ -291,6 +291,8 @@ def digits(count: int, start: int) -> dict[str, object]:
     longest = 100 * (grid_error[:, -1] - grid_error.min(1))
     random = 100 * (grid_error.mean(1) - grid_error.min(1))
     return {
+        "designs": count,
+        "converged": float(np.mean([str(row["fit"]).startswith("converged") for row in rows])),
         "mean_regret_points": float(np.mean([row["mean_regret"] for row in rows])),
         "longest_training_regret_points": float(longest.mean()),
         "random_level_regret_points": float(random.mean()),

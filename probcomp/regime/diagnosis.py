@@ -93,8 +93,11 @@ class Diagnosis:
     ridge: float
 
     @staticmethod
-    def fit(features: Array, too_cold: ArrayLike) -> "Diagnosis":
-        """Fit to features [rows, k] and labels [rows], true where the temperature was too low."""
+    def fit(features: Array, too_cold: ArrayLike, *, ridge: float | None = None) -> "Diagnosis":
+        """Fit to features [rows, k] and labels [rows], true where the temperature was too low.
+
+        ``ridge`` is found by the evidence if not given.
+        """
         labels = np.asarray(too_cold, float)
         if features.ndim != 2 or len(features) != len(labels) or len(labels) < 10:
             raise InputError(f"features {features.shape}, {len(labels)} labels; need 10 or more.")
@@ -102,9 +105,10 @@ class Diagnosis:
             raise InputError("all runs have the same label; runs of both kinds are needed.")
         mean, scale = features.mean(0), np.maximum(features.std(0), 1e-6)
         phi = _quadratic((features - mean) / scale)
-        fits = [(_laplace(phi, labels, ridge), ridge) for ridge in RIDGES]
-        (_, weights, cover), ridge = max(fits, key=lambda fit: fit[0][0])
-        return Diagnosis(mean, scale, weights, cover, float(ridge))
+        tried = RIDGES if ridge is None else [ridge]
+        fits = [(_laplace(phi, labels, value), value) for value in tried]
+        (_, weights, cover), best = max(fits, key=lambda fit: fit[0][0])
+        return Diagnosis(mean, scale, weights, cover, float(best))
 
     def probability(self, features: Array) -> Array:
         """P(too cold) of each row, averaged over the posterior.
@@ -146,7 +150,8 @@ class StackedDiagnosis:
             # A quarter is empty where few sizes occur; one label alone teaches nothing.
             if not out.any() or len(np.unique(labels[~out])) < 2 or (~out).sum() < 10:
                 continue
-            for name, member in _members(features[~out], labels[~out]).items():
+            part = _members(features[~out], labels[~out], like=members)
+            for name, member in part.items():
                 said = np.clip(_said(name, member, features[out]), SURE, 1 - SURE)
                 scores[name].append(np.log(np.where(labels[out], said, 1 - said)))
         if not scores["all"]:
@@ -160,13 +165,15 @@ class StackedDiagnosis:
         return np.sum(each, axis=0)
 
 
-def _members(features: Array, labels: Array) -> dict[str, Any]:
+def _members(features: Array, labels: Array, like: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The members, with the ridges of those they are ``like``."""
     from sklearn.ensemble import ExtraTreesClassifier
 
+    ridge = {name: like[name].ridge if like else None for name in ("all", "landscape")}
     forest = ExtraTreesClassifier(TREES, min_samples_leaf=LEAF, random_state=0)
     return {
-        "all": Diagnosis.fit(features, labels),
-        "landscape": Diagnosis.fit(features[:, LANDSCAPE], labels),
+        "all": Diagnosis.fit(features, labels, ridge=ridge["all"]),
+        "landscape": Diagnosis.fit(features[:, LANDSCAPE], labels, ridge=ridge["landscape"]),
         "forest": forest.fit(features, labels),
     }
 

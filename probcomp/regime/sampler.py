@@ -121,7 +121,7 @@ def run_nuts(
     kernel = NUTS(
         program,
         dense_mass=True,
-        max_tree_depth=(7, 8)[attempt],
+        max_tree_depth=8,
         target_accept_prob=(0.9, 0.97)[attempt],
         init_strategy=init_to_uniform(radius=0.5),
     )

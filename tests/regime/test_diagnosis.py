@@ -88,7 +88,7 @@ def collection(rows, seed, sizes):
 
 def test_weights_go_to_what_carries_over_to_other_sizes():
     features, labels = collection(600, 0, [-1.0, -0.5, 0.0, 0.5])
-    # The label's own noise is told by the batch size, but only at the sizes that were seen.
+    # The batch size follows the landscape by a law that bends where nothing was seen.
     model = StackedDiagnosis.fit(features, labels)
     assert sum(model.weights.values()) == pytest.approx(1)
     unseen, truth = collection(600, 1, [2.0, 3.0])

@@ -66,32 +66,27 @@ def test_gates():
 
 @pytest.fixture(scope="module")
 def large():
-    """The bare model of 121 cells, and their regimes."""
+    """The model of 121 cells, and their regimes."""
     values = np.geomspace(0.5, 2.2, 11)
     columns, truth = sk_table(values, values, noise=0.02)
-    return RegimeModel.fit(columns, residual=False), truth
+    return RegimeModel.fit(columns, residual=False, warmup=400, samples=400), truth
 
 
 @pytest.mark.slow
 def test_the_large_spin_glass_converges_without_divergences_to_speak_of(large):
-    """With the level of the similar regime as a parameter 1.3 % diverged, above the gate."""
-    model, _ = large
-    assert model.convergence.ok, str(model.convergence)
+    """With jumps alone, and barriers of pure noise on a log scale, 1.3 % diverged."""
+    gates = large[0].convergence
+    assert gates.ok, str(gates)
+    assert gates.divergences <= 0.005 * gates.draws
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    raises=AssertionError,
-    reason="known: the fit converges, but puts the point where three regimes meet at bias 1.28 and "
-    "temperature .70 (exact: 1, 1; 20 % is asked) with slope 1.16 (10 % is asked): barriers that "
-    "are noise alone have a skew logarithm, and similarity grows from zero at its boundary",
-)
 def test_spin_glass_triple_point_slope_and_labels(large):
-    model, truth = large[0].with_processes(), large[1]
+    model, truth = large
     diagram = model.phase_diagram()
     assert diagram.triple_load[1] == pytest.approx(1, rel=0.2)
     assert diagram.triple_value[1] == pytest.approx(1, rel=0.2)
-    # II-A | II-B: x - x0 = kappa (t - t0); both axes are logarithms over the same range.
+    # II-A | II-B far from there: dx = kappa dt; both axes are logarithms over the same range.
     slope = 1 / np.median(model.parameters["kappa"])
     assert slope == pytest.approx(1, rel=0.1)
     found = model.predict(model.table.settings, model.table.load).regime.argmax(1)
