@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -313,6 +314,7 @@ def tests(bench: Bench) -> dict[str, Any]:
     )
     result = {"passed": done.returncode == 0, "summary": done.stdout.strip().splitlines()[-1]}
     sanitizer = shutil.which("compute-sanitizer")
+    result["sanitizer"] = sanitizer or "not installed: memcheck and racecheck were not run"
     if sanitizer and not bench.stand_in:
         for tool in ("memcheck", "racecheck"):
             command = [sanitizer, "--tool", tool, "--error-exitcode", "9", *base]
@@ -343,6 +345,7 @@ def main() -> int:
         "device": "interpreter" if bench.stand_in else torch.cuda.get_device_name(0),
         "torch": torch.__version__,
         "dtype": str(bench.dtype),
+        "blksprs": "compared" if find_spec("blksprs") else "not installed: not compared",
         "ceilings": bench.ceilings(),
     }
     folder = ROOT / "probcomp/kernels/tables" if arguments.ship else None

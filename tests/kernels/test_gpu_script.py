@@ -30,6 +30,8 @@ def test_every_stage_runs_interpreted(tmp_path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     result = read_json(out)
     assert result["tests"]["passed"]
+    assert result["tests"]["sanitizer"]  # a path, or that it was not run
+    assert {"ceilings", "blksprs", "table_of_winners"} <= set(result)
     assert {row["kernel"] for row in result["rows"]} == KERNELS
     for row in result["rows"]:
         assert row["us"]["triton"] > 0
