@@ -20,12 +20,18 @@ def note_counter() -> None:
 
 @functools.cache
 def _register() -> None:
-    from torch.utils.flop_counter import register_flop_formula
+    from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+    from torch.utils.flop_counter import flop_registry, register_flop_formula
 
     ops = torch.ops.probcomp
     stored = [ops.block_linear, ops.block_backward_input, ops.run_linear, ops.group_linear]
     register_flop_formula(stored)(_by_stored_weight)
     register_flop_formula(ops.block_backward_weight)(_by_output)
+    # A counter copies the formulas when it is made; the one that is counting now was made before.
+    for mode in _get_current_dispatch_mode_stack():
+        known = getattr(getattr(mode, "counter", mode), "flop_registry", None)
+        if known is not None:
+            known.update(flop_registry)
 
 
 def _by_stored_weight(x_shape: Any, val_shape: Any, *args: Any, **kwargs: Any) -> int:

@@ -2,11 +2,9 @@
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from probcomp.kernels import masked_linear, pack
 from probcomp.kernels.library import block_backward_input, block_backward_weight, block_linear
-from probcomp.kernels.library_packed import group_linear, run_linear
 from tests.kernels.supports import block_support, folded, generator, relative_error
 
 BFLOAT16 = 1.5e-2  # inputs, weights and output rounded to 8 bits
@@ -46,21 +44,6 @@ def test_opcheck_of_the_backward_products() -> None:
     torch.library.opcheck(block_backward_input, inputs)
     inputs = (grad, x, index, packed.bitmap, 16, 16, "gather")
     torch.library.opcheck(block_backward_weight, inputs)
-
-
-def test_opcheck_of_runs_and_groups() -> None:
-    x = torch.randn(5, 64).requires_grad_()
-    support = torch.zeros(32, 64, dtype=torch.bool)
-    support.view(32, 16, 4)[..., [0, 2]] = True
-    weight, bias = torch.randn(32, 64), torch.randn(32)
-    runs = pack(weight, support, format="runs", bias=bias)
-    torch.library.opcheck(
-        run_linear, (x, runs.val, runs.ptr, runs.seg, runs.inverse, bias, "none", "gather")
-    )
-    group = pack(weight, support, format="nm", bias=bias)
-    torch.library.opcheck(
-        group_linear, (x, group.val, group.code, bias, group.n, group.m, "none", "auto")
-    )
 
 
 @pytest.mark.parametrize("backend", ["gather", "dense", "auto"])
@@ -135,16 +118,6 @@ def test_autocast_runs_in_bfloat16() -> None:
         assert y.dtype == torch.bfloat16
         expected = x.double() @ packed.dense().double().T + packed.bias.double()
         assert relative_error(y, expected) < BFLOAT16
-
-
-def test_flops_count_live_blocks_only() -> None:
-    packed, _ = blocks(torch.float32)
-    packed.val.requires_grad_()
-    x = torch.randn(6, 56, requires_grad=True)
-    with FlopCounterMode(display=False) as counter:
-        masked_linear(x, packed, backend="gather").sum().backward()
-    one = 2 * 6 * packed.val.numel()
-    assert counter.get_total_flops() == 3 * one
 
 
 @pytest.mark.slow

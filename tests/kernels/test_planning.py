@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from probcomp.errors import InputError
-from probcomp.kernels import masked_linear, pack, tables, tuning
+from probcomp.kernels import pack, tables
 from probcomp.kernels.dispatch import candidates, choose, forget_choices
-from probcomp.kernels.tuning import problem_of, time_backends, tune
+from probcomp.kernels.tuning import problem_of, time_backends
 from tests.kernels.supports import block_support, generator
 
 
@@ -59,34 +59,7 @@ def test_measuring_times_every_candidate() -> None:
     assert row.speedup is not None
 
 
-def test_a_wrong_backend_is_not_timed(monkeypatch) -> None:
-    def broken(x, packed, backend="auto"):
-        y = masked_linear(x, packed, backend=backend)
-        return y + 1 if backend == "gather" else y
-
-    monkeypatch.setattr(tuning, "masked_linear", broken)
-    with pytest.raises(InputError, match="'gather' is off by"):
-        time_backends(example(), 4, rounds=1)
-
-
-def test_tuning_writes_a_table_that_decides_the_next_choice() -> None:
-    packed = example()
-    path = tune([packed], M=[16], rounds=3)
-    assert path.parent == tables.user_folder()
-    choice = choose(problem_of(packed, 16))
-    assert choice.reason.startswith("table: measured here")
-    times = packed.plan(M=[16]).rows[0].microseconds
-    assert choice.backend == min(times, key=times.get)
-    tune([packed], M=[1], rounds=3)  # merged, not replaced
-    assert choose(problem_of(packed, 16)).reason.startswith("table: measured here")
-
-
 @pytest.mark.parametrize("sizes", [[], [0], [4, -1]])
 def test_bad_batches_are_refused(sizes) -> None:
     with pytest.raises(InputError, match="M must be positive"):
         example().plan(M=sizes)
-
-
-def test_tuning_nothing_is_refused() -> None:
-    with pytest.raises(InputError, match="one device"):
-        tune([])

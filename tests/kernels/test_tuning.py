@@ -1,0 +1,50 @@
+"""The tuner: what it times, what it refuses to, and what it writes."""
+
+import pytest
+
+from probcomp.errors import InputError
+from probcomp.kernels import masked_linear, tables, tuning
+from probcomp.kernels.dispatch import choose
+from probcomp.kernels.tuning import problem_of, time_backends, tune
+from probcomp.storage import read_json
+from tests.kernels.test_planning import example, own_cache
+
+__all__ = ["own_cache"]  # the fixture applies to this file too
+
+
+def test_a_wrong_backend_is_not_timed(monkeypatch) -> None:
+    def broken(x, packed, backend="auto"):
+        y = masked_linear(x, packed, backend=backend)
+        return y + 1 if backend == "gather" else y
+
+    monkeypatch.setattr(tuning, "masked_linear", broken)
+    with pytest.raises(InputError, match="'gather' is off by"):
+        time_backends(example(), 4, rounds=1)
+
+
+def test_tuning_writes_a_table_that_decides_the_next_choice() -> None:
+    packed = example()
+    path = tune([packed], M=[16], rounds=3)
+    assert path.parent == tables.user_folder()
+    choice = choose(problem_of(packed, 16))
+    assert choice.reason.startswith("table: measured here")
+    times = packed.plan(M=[16]).rows[0].microseconds
+    assert choice.backend == min(times, key=times.get)
+    tune([packed], M=[1], rounds=3)  # merged, not replaced
+    assert choose(problem_of(packed, 16)).reason.startswith("table: measured here")
+
+
+def test_tuning_nothing_is_refused() -> None:
+    with pytest.raises(InputError, match="one device"):
+        tune([])
+
+
+def test_a_table_says_how_sure_its_times_are() -> None:
+    path = tune([example()], M=[4], rounds=3)
+    table = read_json(path)
+    ((_, shapes),) = table["cases"].items()
+    case = shapes["256x256"]
+    assert case["us"]["dense"] <= case["median"]["dense"] <= case["p80"]["dense"]
+    assert case["error"] < 1e-5
+    assert {"torch", "cpp", "date"} <= set(table["meta"])
+    assert table["family"] == tables.device_name("cpu").family

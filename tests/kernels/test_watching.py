@@ -1,0 +1,37 @@
+"""When a product may be called past PyTorch's dispatcher."""
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from probcomp.kernels.watching import unwatched
+
+
+class Other(torch.Tensor):
+    pass
+
+
+def test_a_plain_tensor_in_eager_mode_is_unwatched() -> None:
+    x = torch.ones(2)
+    assert unwatched(x)
+    with torch.inference_mode():
+        assert unwatched(x)
+
+
+def test_subclasses_modes_transforms_and_tracers_watch() -> None:
+    x, seen = torch.ones(2), []
+
+    def look(x):
+        seen.append(unwatched(x))
+        return x * 2
+
+    assert not unwatched(x.as_subclass(Other))
+    assert not unwatched(torch.nn.Parameter(x))
+    with FlopCounterMode(display=False):
+        look(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        look(x)
+    torch.vmap(look)(x)
+    torch.func.grad(lambda x: look(x).sum())(x)
+    torch.jit.trace(look, x, check_trace=False)
+    assert seen == [False] * len(seen)
+    assert len(seen) == 5
