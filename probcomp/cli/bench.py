@@ -1,5 +1,6 @@
 """``probcomp bench``: run a benchmark script of a source checkout."""
 
+import ast
 import subprocess
 import sys
 import tempfile
@@ -15,8 +16,11 @@ from probcomp.errors import InputError, unknown
 def bench(
     context: typer.Context,
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="structure, training, compress, kernels ...")
-    ],
+        str | None,
+        typer.Argument(
+            metavar="[NAME]", help="A benchmark; without it, all are listed.", show_default=False
+        ),
+    ] = None,
     json: Json = False,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed, for scripts that take one.", show_default=False)
@@ -25,7 +29,14 @@ def bench(
         Path | None, typer.Option(help="File for the JSON result.", show_default=False)
     ] = None,
 ) -> None:
-    """Run benchmarks/NAME.py of the source checkout; further options go to the script."""
+    """Run benchmarks/NAME.py of the source checkout; further options go to the script.
+
+    'python benchmarks/NAME.py --help' lists those; bayes and post_training have a --quick.
+    """
+    if name is None:
+        for script, path in find_scripts().items():
+            typer.echo(f"{script:18} {_purpose(path)}")
+        return
     raise typer.Exit(run_script(name, context.args, json=json, seed=seed, out=out))
 
 
@@ -61,6 +72,12 @@ def run_script(
                 raise InputError(f"{scripts[name].name} wrote no result to --out")
             print_json(read_json(target))
     return status
+
+
+def _purpose(path: Path) -> str:
+    """The first line of a script's docstring; the script is not run."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return text.partition("\n")[0]
 
 
 def find_scripts() -> dict[str, Path]:

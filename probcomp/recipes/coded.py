@@ -5,6 +5,7 @@ trained once more with the masks fixed where the method trains at all, and are w
 adaptive arithmetic code. The price of a bit is set by what the training data bear, or by a budget.
 """
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -139,6 +140,15 @@ def code_within(model: nn.Module, trial: Trial, bits: float) -> Coded:
             break
     found = _written(_tuned(best, trial).model, before, measure)
     return found if 8 * found.size.bytes <= bits else _written(best.model, before, measure)
+
+
+def least_bits(model: nn.Module) -> int:
+    """Bits of a file in which every parameter of a model is zero: no smaller one can hold it."""
+    empty = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in empty.parameters():
+            parameter.zero_()
+    return 8 * network_bytes(empty)[1].bytes
 
 
 def _written(model: nn.Module, before: float, measure: Measure) -> Coded:

@@ -18,7 +18,7 @@ from probcomp.data.batches import Batches
 from probcomp.errors import BudgetError, InputError, SurgeryError
 from probcomp.kernels import PackedLayer, pack_layers
 from probcomp.progress import progress as progress_bar
-from probcomp.recipes.coded import BITS_A_WEIGHT, Coded, Trial, code, code_within
+from probcomp.recipes.coded import BITS_A_WEIGHT, Coded, Trial, code, code_within, least_bits
 from probcomp.recipes.describe import dense_bits, describe
 from probcomp.recipes.job import Job
 from probcomp.recipes.label_free import label_free
@@ -221,8 +221,13 @@ def in_params(
         return budget
     if budget.unit == "bits":
         total = float(sum(p.numel() for p in model.parameters()))
-        allowed = budget.amount(dense_bits(model)) / BITS_A_WEIGHT
-        return Budget(params=min(max(allowed, 2.0), total))
+        bits = budget.amount(dense_bits(model))
+        least = least_bits(model)
+        if bits < least:
+            raise BudgetError(
+                f"bits={bits:g} is out of reach: the architecture alone takes {least:,}"
+            )
+        return Budget(params=min(max(bits / BITS_A_WEIGHT, 2.0), total))
     dense, floor = prunable_range(model, structure, units)
     if dense <= floor:
         raise BudgetError("no parameter belongs to a unit that may be removed; name params instead")

@@ -98,6 +98,7 @@ def describe(
         nll=nll,
         nll_unit=job.task.unit if forecast is None else forecast.unit,
         loss=loss_words(job),
+        loss_name="half squared distance" if _imitates(job) else "nats",
         cosine=_cosine(compressed, job, test),
         prediction=None
         if forecast is None
@@ -251,11 +252,8 @@ def _losses(model: nn.Module, job: Job, test: Any) -> Tensor:
 def loss_words(job: Job) -> str:
     """What the loss is; its unit is said elsewhere."""
     task = job.task
-    if isinstance(task.likelihood, Gaussian):
-        return (
-            "squared distance to the dense model's outputs (half of it, over the variance of one "
-            "coordinate)"
-        )
+    if _imitates(job):
+        return "squared distance to the dense outputs (over the variance of one coordinate)"
     if isinstance(task.likelihood, Categorical) and task.likelihood.soft:
         return "divergence from the dense model's class probabilities"
     if task.criterion is not None:
@@ -263,9 +261,14 @@ def loss_words(job: Job) -> str:
     return "negative log-likelihood"
 
 
+def _imitates(job: Job) -> bool:
+    """Whether the targets are real outputs of the dense model itself."""
+    return isinstance(job.task.likelihood, Gaussian)
+
+
 def _cosine(compressed: nn.Module, job: Job, test: Any) -> Estimate | None:
     """Mean cosine of outputs and targets, where the targets are the dense model's outputs."""
-    if not isinstance(job.task.likelihood, Gaussian):
+    if not _imitates(job):
         return None
     found = []
     training = compressed.training

@@ -57,6 +57,7 @@ def render_page(report: Report) -> str:
         predicted=words.prediction_sentence(report),
         predictions=_predictions(report),
         inclusion_name=inclusion,
+        per=words.per(report),
         ratios=report.ratios,
         quality=_quality(report),
         bars=_bars(report),
@@ -175,7 +176,7 @@ def _shares(report: Report) -> list[tuple[str, str, float, float]]:
 def _predictions(report: Report) -> list[Picture]:
     if report.prediction is None or report.nll is None:
         return []
-    return plot_prediction(report.prediction, report.nll.difference, report.nll_unit)
+    return plot_prediction(report.prediction, report.nll.difference, words.per(report))
 
 
 def _quality(report: Report) -> list[Picture]:

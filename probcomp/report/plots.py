@@ -168,7 +168,10 @@ def plot_reliability(diagrams: Sequence[Reliability]) -> Picture:
 
 
 def plot_prediction(prediction: Prediction, measured: Estimate, unit: str) -> list[Picture]:
-    """The predicted loss increase beside the measured one, and what each axis was charged."""
+    """The predicted loss increase beside the measured one, and what each axis was charged.
+
+    ``unit`` is that of the loss, as in ``nats per token``.
+    """
     pictures = []
     with canvas(height=1.45) as target:
         axes = target.axes
@@ -186,12 +189,12 @@ def plot_prediction(prediction: Prediction, measured: Estimate, unit: str) -> li
         high = max(measured.high, prediction.increase)
         axes.set_xlim(1.1 * low, 1.12 * high if high > 0 else 1.0)
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel(f"loss increase, nats per {unit}")
+        axes.set_xlabel(f"loss increase, {unit}" if len(unit) < 20 else unit)
     note = f"Bar: {chance(measured.level)} interval over {count(measured.n)} held-out samples."
     pictures.append(Picture(target.source, "Predicted against measured", note))
     shares = dict(prediction.by_axis)
     if shares:
-        pictures.append(_bars(shares, f"nats per {unit}", "Predicted for each axis alone"))
+        pictures.append(_bars(shares, unit, "Predicted for each axis alone"))
     if prediction.temperatures:
         heat = {n: t for n, t in prediction.temperatures.items() if t > 0 and math.isfinite(t)}
         pictures.append(_temperatures(heat))

@@ -49,9 +49,11 @@ class Report:
         compressed: sizes of the compressed model.
         layers: sizes per layer, in the order of the model.
         accuracy: share of correct test samples, dense and compressed; ``None`` if not a classifier.
-        nll: mean loss in nats per ``nll_unit``, dense and compressed.
-        nll_unit: what a nat of ``nll`` is counted for: ``sample`` or ``token`` of the test data.
+        nll: mean loss in ``loss_name`` per ``nll_unit``, dense and compressed.
+        nll_unit: what ``nll`` is counted for: ``sample`` or ``token`` of the test data.
         loss: what ``nll`` is, in words; by default a negative log-likelihood.
+        loss_name: what it is counted in: ``nats``, or ``half squared distance`` where outputs are
+            compared and no likelihood is meant.
         cosine: mean cosine of the compressed model's outputs with the dense model's, where the loss
             is their distance; ``None`` otherwise.
         prediction: what the method expected the loss increase to be, or ``None``.
@@ -90,6 +92,7 @@ class Report:
     nll: Comparison | None = None
     nll_unit: str = "sample"
     loss: str = "negative log-likelihood"
+    loss_name: str = "nats"
     cosine: Estimate | None = None
     prediction: Prediction | None = None
     reliability: tuple[Reliability, ...] = ()

@@ -53,7 +53,7 @@ def _rows(report: Report) -> list[tuple[str, ...]]:
         n = report.nll
         rows.append(
             (
-                f"loss, nats per {report.nll_unit}",
+                f"loss, {words.per(report)}",
                 words.number(n.dense.value, 3),
                 words.number(n.compressed.value, 3),
                 f"{words.number(n.difference.value, 3)} ({words.interval(n.difference, 1, 3)})",

@@ -90,6 +90,11 @@ def short(loss: str) -> str:
     return loss.partition(",")[0].partition(" (")[0]
 
 
+def per(report: Report) -> str:
+    """What the loss is counted in, and for what: ``nats per token``."""
+    return f"{report.loss_name} per {report.nll_unit}"
+
+
 def headline(report: Report) -> str:
     """What came out, in one sentence."""
     smaller = f"{times(report.ratios.get('nonzero'))} fewer non-zero parameters"
@@ -104,7 +109,7 @@ def headline(report: Report) -> str:
     if report.nll is not None:
         before, after = report.nll.dense.value, report.nll.compressed.value
         return (
-            f"{smaller} at a {short(report.loss)} of {after:.3f} nats per {report.nll_unit} "
+            f"{smaller} at a {short(report.loss)} of {after:.3f} {per(report)} "
             f"(dense: {before:.3f})."
         )
     return f"{smaller}."
@@ -179,9 +184,9 @@ def prediction_sentence(report: Report) -> str:
         return ""
     change = report.nll.difference
     text = (
-        f"Loss increase predicted before the refit: {report.prediction.increase:.3g} nats per "
-        f"{report.nll_unit}; measured after it, on held-out data: {change.value:.3g} "
-        f"({change.low:.3g} to {change.high:.3g})."
+        f"Loss increase, {per(report)}, predicted before the refit: "
+        f"{report.prediction.increase:.3g}; measured after it, on held-out data: "
+        f"{change.value:.3g} ({change.low:.3g} to {change.high:.3g})."
     )
     heat = sorted(report.prediction.temperatures.values())
     if heat:
@@ -211,7 +216,7 @@ def coded_sentence(report: Report) -> str:
         )
     if coded.nll is not None:
         after = coded.nll.compressed.value
-        return f"{text}: {short(report.loss)} {after:.3f} nats per {report.nll_unit}."
+        return f"{text}: {short(report.loss)} {after:.3f} {per(report)}."
     return f"{text}."
 
 

@@ -80,3 +80,14 @@ def test_interpreter_is_ours(checkout, monkeypatch) -> None:
     assert bench.run_script("structure", ["--size", "2"]) == 0
     assert seen[0][0] == sys.executable
     assert seen[0][2:] == ["--size", "2"]
+
+
+def test_without_a_name_the_benchmarks_are_listed(checkout, capfd):
+    from probcomp.cli.app import run
+
+    (checkout / "benchmarks" / "speed.py").write_text('"""How fast it is.\n\nMore."""\nraise 1\n')
+    (checkout / "benchmarks" / "_shared.py").write_text("")
+    assert run(["bench"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["speed", "structure"]
+    assert lines[0].endswith("How fast it is.")

@@ -12,7 +12,15 @@ from probcomp.coding import load
 from probcomp.coding.network import network_bytes
 from probcomp.coding.quantise import FIRST_VALUES
 from probcomp.errors import BudgetError, InputError
-from probcomp.recipes.coded import FILE_TOLERANCE, SHARE, TOLERANCE, Trial, code, code_within
+from probcomp.recipes.coded import (
+    FILE_TOLERANCE,
+    SHARE,
+    TOLERANCE,
+    Trial,
+    code,
+    code_within,
+    least_bits,
+)
 from probcomp.recipes.result import NETWORK
 from probcomp.recipes.task import Task
 from probcomp.structure import apply_masks, masks_of
@@ -146,3 +154,9 @@ def test_a_file_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write"):
         result.encode(tmp_path / "file" / "net.pcn")
+
+
+def test_a_size_that_no_file_has_is_refused_before_any_work():
+    with pytest.raises(BudgetError, match=r"bits=2000 is out of reach: the architecture alone"):
+        probcomp.compress(trained(), clouds(), budget="bits=2000", progress=False)
+    assert least_bits(trained()) < 8 * code_within(masked(), TRIAL, 8 * 650).size.bytes

@@ -112,12 +112,14 @@ def test_the_name_of_the_scores_is_on_every_picture(report) -> None:
 
 
 def test_predictions_stand_beside_what_was_measured(report) -> None:
-    both, axes, heat = plots.plot_prediction(report.prediction, report.nll.difference, "sample")
+    both, axes, heat = plots.plot_prediction(
+        report.prediction, report.nll.difference, "nats per sample"
+    )
     assert "360 held-out samples" in both.note
     assert axes.title == "Predicted for each axis alone"
     assert "no correction" in heat.note
     bare = Prediction(-0.1, {}, {})
-    assert len(plots.plot_prediction(bare, report.nll.difference, "token")) == 1
+    assert len(plots.plot_prediction(bare, report.nll.difference, "nats per token")) == 1
 
 
 def test_long_names_keep_what_tells_them_apart() -> None:

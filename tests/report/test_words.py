@@ -143,7 +143,10 @@ def test_a_file_is_told_by_its_size_and_what_is_lost(report) -> None:
 
 def test_a_prediction_stands_beside_the_measurement(report) -> None:
     text = words.prediction_sentence(report)
-    assert "predicted before the refit: 0.05 nats per sample" in text
+    assert "Loss increase, nats per sample, predicted before the refit: 0.05" in text
+    distance = words.prediction_sentence(report.replace(loss_name="half squared distance"))
+    assert "half squared distance per sample" in distance
+    assert "nats" not in distance
     assert f"held-out data: {report.nll.difference.value:.3g}" in text
     assert "0.8 to 2.5" in text
     assert words.prediction_sentence(REPORT) == ""
