@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import hashlib
+import itertools
 import os
 import shutil
 from collections.abc import Sequence
@@ -41,6 +42,7 @@ class Layer(NamedTuple):
 
     raw: _Layer
     held: tuple[Tensor, ...]
+    slack: int = 0  # columns of the last block that may lie beyond the inputs
 
 
 class Chain(NamedTuple):
@@ -50,6 +52,7 @@ class Chain(NamedTuple):
     held: tuple[object, ...]
     width: int  # inputs, in whole blocks of the first layer
     outputs: int
+    slack: int  # inputs may be fewer by this many
 
 
 @functools.cache
@@ -148,13 +151,21 @@ def block_layer(val: Tensor, at: BlockIndex, n: int) -> Layer:
 
     def build() -> Layer:
         turned = val.detach().transpose(1, 2).contiguous()
-        return _layer((turned, at.crow, at.col, at.row_order), n, width, bn, bk)
+        return _layer((turned, at.crow, at.col, at.row_order), n, width, bn, bk, slack=bk - 1)
 
     return derived(val, ("cpp", n, width), build)
 
 
 def dense_layer(weight: Tensor) -> Layer:
-    """A frozen dense weight ``[N, K]``, in panels of `PANEL` outputs. Kept."""
+    """A frozen dense weight ``[N, K]``, in panels of `PANEL` outputs. Kept.
+
+    Raises:
+        InputError: It is not float32 on a CPU.
+    """
+    if weight.dtype != torch.float32 or weight.device.type != "cpu":
+        raise InputError(
+            f"the C++ kernel takes float32 on a CPU, got {weight.dtype} on {weight.device}"
+        )
 
     def build() -> Layer:
         n, k = weight.shape
@@ -167,30 +178,61 @@ def dense_layer(weight: Tensor) -> Layer:
     return derived(weight, "cpp dense", build)
 
 
-def _layer(held: tuple[Tensor, ...], n: int, width: int, bn: int, bk: int) -> Layer:
+def _layer(held: tuple[Tensor, ...], n: int, width: int, bn: int, bk: int, slack: int = 0) -> Layer:
     pointers = (tensor.data_ptr() for tensor in held)
     raw = _Layer(*pointers, None, n, width, held[1].shape[0] - 1, bn, bk, 0)
-    return Layer(raw, held)
+    return Layer(raw, held, slack)
 
 
 def chain(
     layers: Sequence[Layer], biases: Sequence[Tensor | None], activations: Sequence[str]
 ) -> Chain:
-    """Layers one after another, each with a bias ``[N]`` and an activation by name."""
+    """Layers one after another, each with a bias ``[N]`` and an activation by name.
+
+    Raises:
+        InputError: A bias is not float32 ``[N]`` on a CPU, or a layer does not read as many as the
+            one before it gives.
+    """
+    for layer, bias in zip(layers, biases, strict=True):
+        if bias is not None and not _is_bias(bias, layer.raw.N):
+            raise InputError(
+                f"a bias must be float32 [{layer.raw.N}] on a CPU, "
+                f"got {bias.dtype} {list(bias.shape)} on {bias.device}"
+            )
+    for layer, reader in itertools.pairwise(layers):
+        if not 0 <= reader.raw.width - layer.raw.N <= reader.slack:
+            raise InputError(
+                f"a layer reads {reader.raw.width} values, the one before gives {layer.raw.N}"
+            )
     raw = (_Layer * len(layers))(*(layer.raw for layer in layers))
     added = [None if bias is None else bias.detach().contiguous() for bias in biases]
     for entry, bias, activation in zip(raw, added, activations, strict=True):
         entry.bias = None if bias is None else bias.data_ptr()
         entry.act = ACTIVATION_CODES[activation]
-    return Chain(raw, (layers, added), raw[0].width, raw[-1].N)
+    return Chain(raw, (layers, added), raw[0].width, raw[-1].N, layers[0].slack)
+
+
+def _is_bias(bias: Tensor, n: int) -> bool:
+    on_cpu = bias.device.type == "cpu"
+    return on_cpu and bias.dtype == torch.float32 and tuple(bias.shape) == (n,)
 
 
 def run_chain(x: Tensor, layers: Chain, isa: int = -1) -> Tensor:
-    """The last layer's output ``[M, N]`` for x ``[M, K]``, float32 on a CPU."""
+    """The last layer's output ``[M, N]`` for x ``[M, K]``, float32 on a CPU.
+
+    Raises:
+        InputError: The kernel is not built, or x does not fit the first layer.
+    """
     if _library is None:
         raise InputError("the C++ kernel is not built: call probcomp.kernels.cpp.build()")
-    if x.shape[1] != layers.width:
-        x = torch.nn.functional.pad(x, (0, layers.width - x.shape[1]))
+    missing = layers.width - x.shape[1]
+    if x.dtype != torch.float32 or x.device.type != "cpu" or not 0 <= missing <= layers.slack:
+        raise InputError(
+            f"x must be float32 [M, {layers.width}] on a CPU, "
+            f"got {x.dtype} {list(x.shape)} on {x.device}"
+        )
+    if missing:
+        x = torch.nn.functional.pad(x, (0, missing))
     if x.stride(1) != 1:
         x = x.contiguous()
     y = x.new_empty(x.shape[0], layers.outputs)

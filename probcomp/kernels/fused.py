@@ -29,7 +29,7 @@ _Linear = nn.Linear | MaskedLinear
 class _Read(NamedTuple):
     """A tensor that a plan was made from, and how to tell that it is still the same."""
 
-    owner: dict[str, Any]  # the parameters of its layer
+    owner: dict[str, Any]  # the parameters or buffers of its layer
     name: str
     tensor: Tensor
     address: int
@@ -163,7 +163,7 @@ def _is_plain(x: Any) -> bool:
 
 
 def _may_run(module: nn.Module) -> bool:
-    """Inference, and no hook on a child that the one call would pass over."""
+    """Inference, and no hook or own ``forward`` of a child that the one call would pass over."""
     # A slice of a fused ``nn.Sequential`` has its class and no plan: it is another chain.
     if module.training or "_kept" not in module.__dict__:
         return False
@@ -171,7 +171,7 @@ def _may_run(module: nn.Module) -> bool:
     for part in module._modules.values():
         if part is None:
             continue
-        if part._forward_hooks or part._forward_pre_hooks:
+        if part._forward_hooks or part._forward_pre_hooks or "forward" in part.__dict__:
             return False
         if learns and any(p.requires_grad for p in part._parameters.values() if p is not None):
             return False
@@ -189,9 +189,10 @@ def _chain_of(module: Fused) -> cpp.Chain | None:
     kept.layers = tuple((name, layer) for name, layer, _ in links)
     kept.inputs = links[0][1].in_features
     kept.reads = [
-        _Read(layer._parameters, name, tensor, tensor.data_ptr(), tensor._version)
+        _Read(owner, name, tensor, tensor.data_ptr(), tensor._version)
         for _, layer in kept.layers
-        for name, tensor in layer._parameters.items()
+        for owner in (layer._parameters, layer._buffers)  # a packed layer's places are buffers
+        for name, tensor in owner.items()
         if tensor is not None
     ]
     kept.chain = cpp.chain(

@@ -16,5 +16,6 @@ def unwatched(x: Tensor) -> bool:
         and not torch.jit.is_tracing()
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._len_torch_dispatch_stack()
+        and not torch._C._len_torch_function_stack()
         and not torch.is_autocast_enabled(x.device.type)
     )

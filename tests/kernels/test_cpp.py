@@ -149,3 +149,32 @@ def test_without_a_compiler_the_request_says_what_to_install(monkeypatch, tmp_pa
     assert cpp.instruction_set() == "not built"
     with pytest.raises(InputError, match="needs a C"):
         cpp.build()
+
+
+def _dense_chain(bias: torch.Tensor | None) -> cpp.Chain:
+    return cpp.chain([cpp.dense_layer(torch.randn(8, 10))], [bias], ["none"])
+
+
+@pytest.mark.parametrize("bias", [torch.zeros(8, dtype=torch.float64), torch.zeros(3)])
+def test_a_bias_that_does_not_fit_is_refused(bias: torch.Tensor) -> None:
+    with pytest.raises(InputError, match=r"a bias must be float32 \[8\]"):
+        _dense_chain(bias)
+
+
+@pytest.mark.parametrize("width", [6, 9, 11, 14])
+def test_inputs_of_another_width_are_refused(width: int) -> None:
+    with pytest.raises(InputError, match=r"x must be float32 \[M, 10\]"):
+        cpp.run_chain(torch.randn(2, width), _dense_chain(None))
+
+
+def test_inputs_and_weights_of_another_type_are_refused() -> None:
+    with pytest.raises(InputError, match="x must be float32"):
+        cpp.run_chain(torch.randn(2, 10, dtype=torch.float64), _dense_chain(None))
+    with pytest.raises(InputError, match="takes float32 on a CPU"):
+        cpp.dense_layer(torch.randn(8, 10, dtype=torch.float64))
+
+
+def test_layers_that_do_not_follow_each_other_are_refused() -> None:
+    layers = [cpp.dense_layer(torch.randn(8, 10)), cpp.dense_layer(torch.randn(4, 9))]
+    with pytest.raises(InputError, match="reads 9 values, the one before gives 8"):
+        cpp.chain(layers, [None, None], ["relu", "none"])

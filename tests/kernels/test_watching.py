@@ -1,6 +1,7 @@
 """When a product may be called past PyTorch's dispatcher."""
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from probcomp.kernels.watching import unwatched
@@ -30,8 +31,10 @@ def test_subclasses_modes_transforms_and_tracers_watch() -> None:
         look(x)
     with torch.autocast("cpu", torch.bfloat16):
         look(x)
+    with TorchFunctionMode():
+        look(x)
     torch.vmap(look)(x)
     torch.func.grad(lambda x: look(x).sum())(x)
     torch.jit.trace(look, x, check_trace=False)
     assert seen == [False] * len(seen)
-    assert len(seen) == 5
+    assert len(seen) == 6
