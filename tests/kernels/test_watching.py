@@ -1,7 +1,7 @@
 """When a product may be called past PyTorch's dispatcher."""
 
 import torch
-from torch.overrides import TorchFunctionMode
+from torch.overrides import BaseTorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from probcomp.kernels.watching import unwatched
@@ -31,7 +31,7 @@ def test_subclasses_modes_transforms_and_tracers_watch() -> None:
         look(x)
     with torch.autocast("cpu", torch.bfloat16):
         look(x)
-    with TorchFunctionMode():
+    with BaseTorchFunctionMode():
         look(x)
     torch.vmap(look)(x)
     torch.func.grad(lambda x: look(x).sum())(x)
