@@ -8,6 +8,7 @@ from torch import Tensor
 from probcomp.errors import InputError, unknown
 from probcomp.kernels import gather
 from probcomp.kernels.blocks import BlockWeight
+from probcomp.kernels.dispatch import triton_installed
 from probcomp.kernels.library import block_backward_input, block_backward_weight
 
 FEW_ROWS = 128
@@ -76,7 +77,9 @@ def noisy_linear(
 
 def fused_noise(x: Tensor) -> bool:
     """Whether `noisy_linear` runs its kernel for this input."""
-    return x.is_cuda and 0 < x.numel() // max(x.shape[-1], 1) <= FEW_ROWS
+    rows = x.numel() // max(x.shape[-1], 1)
+    plain = x.is_cuda and x.dtype == torch.float32 and not torch.is_autocast_enabled("cuda")
+    return plain and 0 < rows <= FEW_ROWS and triton_installed()
 
 
 class _Noisy(torch.autograd.Function):

@@ -9,6 +9,7 @@ import functools
 import math
 import os
 import re
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -135,10 +136,18 @@ def forget_tables() -> None:
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    content = read_json(path)
-    if not isinstance(content, dict) or content.get("version") != TABLE_VERSION:
-        raise InputError(f"{path} is not a table of version {TABLE_VERSION}; remove it, tune again")
-    return content
+    try:
+        content = read_json(path)
+    except InputError:
+        content = None
+    if isinstance(content, dict) and content.get("version") == TABLE_VERSION:
+        return content
+    # A stale cache must not stop a forward pass; kept results are warned about once.
+    warnings.warn(
+        f"{path} is no table of version {TABLE_VERSION} and is not used; remove it and tune again",
+        stacklevel=2,
+    )
+    return {}
 
 
 @functools.cache
@@ -146,7 +155,7 @@ def _relatives(folder: Path, device: Device) -> tuple[dict[str, Any], ...]:
     """Tables of other devices of a family, in the order of their names."""
     paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
     tables = [_read(path) for path in paths if path.stem != device.slug]
-    return tuple(table for table in tables if table["family"] == device.family)
+    return tuple(table for table in tables if table.get("family") == device.family)
 
 
 def lookup(problem: "Problem", able: Collection[str] | None = None) -> Entry | None:

@@ -122,4 +122,5 @@ def test_the_kernel_is_for_few_rows_on_a_gpu() -> None:
     assert fused_noise(rows(FEW_ROWS))
     assert not fused_noise(rows(FEW_ROWS + 1))
     assert not fused_noise(rows(0))
+    assert not fused_noise(rows(1).double())
     assert not fused_noise(torch.zeros(4, 4))

@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from probcomp.errors import InputError
 from probcomp.kernels import dispatch, tables
 from probcomp.kernels.dispatch import Problem, choose
 from probcomp.kernels.tables import case_key, density_bucket, device_name, lookup, save_table
-from probcomp.storage import read_json, write_json
+from probcomp.storage import read_json
 
 CPU = torch.device("cpu")
 
@@ -73,10 +72,15 @@ def test_deterministic_algorithms_leave_only_the_rule(folder) -> None:
         torch.use_deterministic_algorithms(False)
 
 
-def test_a_table_of_another_version_is_refused(folder) -> None:
-    write_json(folder / f"{device_name('cpu').slug}.json", {"version": 99})
-    with pytest.raises(InputError, match="tune again"):
-        lookup(problem())
+@pytest.mark.parametrize("content", ['{"version": 99}', "[]", "{not json"])
+@pytest.mark.parametrize("of", ["this", "a stray"])
+def test_a_table_of_another_version_is_left_aside_with_a_warning(folder, content, of) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    name = device_name("cpu").slug if of == "this" else "stray"
+    (folder / f"{name}.json").write_text(content)
+    with pytest.warns(UserWarning, match="tune again"):
+        assert lookup(problem()) is None
+    assert lookup(problem()) is None  # said once
 
 
 def test_a_relatives_clear_win_is_believed_and_a_narrow_one_is_not(folder) -> None:
