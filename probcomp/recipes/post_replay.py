@@ -3,12 +3,38 @@
 Up to the first changed module every leaf module gives out what it gave in the dense pass, so its
 output is taken from there; what happens between modules is cheap and is run. That needs passes that
 call the same modules in the same order, which evaluation on the same batch does.
+
+A pass may change an output in place (``y += x``, a ReLU in place): of such outputs a copy is kept,
+and each run gets a copy of its own. Modules that change their inputs, or give out a part of them,
+are run again, and so are those that give out anything but a tensor.
 """
 
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+
+
+@dataclass(eq=False)
+class _Call:
+    """A call of a leaf module: its output, a copy where the pass changes that, or neither."""
+
+    module: nn.Module
+    output: Tensor | None = None
+    copy: Tensor | None = None
+    version: int = 0
+
+    def end(self) -> None:
+        """The pass is over."""
+        if self.output is not None and self.output._version == self.version:
+            self.copy = None
+        else:
+            self.output = None
+
+    def again(self) -> Tensor | None:
+        """What the module gave out; ``None`` where it has to be run."""
+        return self.output if self.copy is None else self.copy.clone()
 
 
 class Replay:
@@ -19,9 +45,9 @@ class Replay:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.records: dict[int, list[tuple[nn.Module, Any]]] = {}
+        self.records: dict[int, list[_Call]] = {}
         self._changed: frozenset[nn.Module] | None = None
-        self._record: list[tuple[nn.Module, Any]] | None = None
+        self._record: list[_Call] | None = None
         self._at = 0
         for module in model.modules():
             if not any(True for _ in module.children()):
@@ -29,15 +55,23 @@ class Replay:
 
     def record(self, batch: int, run: Callable[[], Any]) -> Any:
         """Run the dense model on a batch, and keep what its modules give out."""
-        self._record = self.records[batch] = []
+        self._record = calls = []
         try:
-            return run()
+            found = run()
         finally:
             self._record = None
+        for call in calls:
+            call.end()
+        self.records[batch] = calls
+        return found
 
     def run(self, batch: int, changed: Collection[nn.Module], run: Callable[[], Any]) -> Any:
-        """Run on a recorded batch, from the first changed module on."""
-        self._changed, self._at, self._batch = frozenset(changed), 0, batch
+        """Run on a recorded batch, from the first changed module on.
+
+        From the start if one of them was not called as a module: its weights are read elsewhere.
+        """
+        seen = set(changed) <= {call.module for call in self.records[batch]}
+        self._changed, self._at, self._batch = frozenset(changed) if seen else None, 0, batch
         try:
             return run()
         finally:
@@ -47,14 +81,33 @@ class Replay:
         def called(*args: Any, **kwargs: Any) -> Any:
             if self._changed:
                 known = self.records[self._batch]
-                there = self._at < len(known) and known[self._at][0] is module
+                there = self._at < len(known) and known[self._at].module is module
                 if there and module not in self._changed:
                     self._at += 1
-                    return known[self._at - 1][1]
+                    found = known[self._at - 1].again()
+                    return forward(*args, **kwargs) if found is None else found
                 self._changed = None  # from here on all is new
+            if self._record is None:
+                return forward(*args, **kwargs)
+            inputs = [t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]
+            versions = [_version(t) for t in inputs]
             result = forward(*args, **kwargs)
-            if self._record is not None:
-                self._record.append((module, result))
+            call = _Call(module)
+            if versions == [_version(t) for t in inputs] and _own(result, inputs):
+                call = _Call(module, result, result.clone(), result._version)
+            self._record.append(call)
             return result
 
         return called
+
+
+def _version(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def _own(result: Any, inputs: list[Tensor]) -> bool:
+    """Whether a result is a tensor that shares no memory with the inputs, and can be watched."""
+    if not isinstance(result, Tensor) or result.is_inference():
+        return False
+    mine = result.untyped_storage().data_ptr()
+    return all(t.untyped_storage().data_ptr() != mine for t in inputs)

@@ -41,3 +41,58 @@ def test_only_what_follows_a_change_is_run(which: int) -> None:
     with torch.no_grad():
         model[which].weight.copy_(old)
     assert torch.equal(replay.run(0, {model[3]}, lambda: model(x)), dense)
+
+
+class InPlace(nn.Module):
+    """A residual block that changes outputs, and inputs, in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3)
+        self.relu, self.keep = nn.ReLU(inplace=True), nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        self.relu(h)  # what it gives out is not used
+        y = self.keep(self.second(h))
+        y += x
+        y = self.relu(y)
+        y[:, 0] = 1
+        return self.last(y)
+
+
+@pytest.mark.parametrize("name", ["last", "second"])
+@torch.no_grad()
+def test_outputs_that_are_changed_in_place_are_replayed_as_they_were(name: str) -> None:
+    torch.manual_seed(0)
+    model, x = InPlace().eval(), torch.randn(5, 3)
+    fresh = copy.deepcopy(model)
+    replay = Replay(model)
+    assert torch.equal(replay.record(0, lambda: model(x)), fresh(x))
+    for _ in range(2):
+        for each in (model, fresh):
+            each.get_submodule(name).weight.mul_(0.5)
+        changed = {model.get_submodule(name)}
+        assert torch.equal(replay.run(0, changed, lambda: model(x)), fresh(x))
+
+
+class Inner(nn.Module):
+    """Reads a weight of a module that it never calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.unused = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x) @ self.unused.weight)
+
+
+@torch.no_grad()
+def test_a_changed_module_that_is_never_called_makes_a_whole_run() -> None:
+    torch.manual_seed(0)
+    model, x = Inner(), torch.randn(5, 3)
+    replay = Replay(model)
+    dense = replay.record(0, lambda: model(x))
+    model.unused.weight.mul_(2)
+    found = replay.run(0, {model.unused}, lambda: model(x))
+    torch.testing.assert_close(found, 2 * dense - model.last.bias)
