@@ -1,5 +1,6 @@
 """Settings and stages of inference after training."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,8 @@ class PostConfig:
 
     Attributes:
         batch_size: Samples in a forward pass.
-        limit: Most bytes of statistics held at a time; None for no limit.
+        limit: Most bytes of statistics held at a time; None for no limit. With one, outputs of the
+            dense model and factors are not kept either, but found anew where they are needed.
         probes: Draws a sample for the Fisher matrices at the outputs; 0 for none (plain
             reconstruction errors).
         every: Every n-th batch is probed for them; a backward pass costs two forward ones.
@@ -72,6 +74,8 @@ class PostConfig:
             for name, bound in (least | ({} if self.damping is None else {"damping": 0})).items()
             if not getattr(self, name) >= bound
         ]
+        if not 0 < self.softness < math.inf:
+            wrong.append(f"softness must be positive and finite, got {self.softness}")
         if self.limit is not None and self.limit < 1:
             wrong.append(f"limit must be a positive number of bytes, got {self.limit}")
         if self.refit not in REFITS:

@@ -94,6 +94,7 @@ def dense_evidence(
                 with evaluating(job.model), torch.no_grad():
                     for batch in kept_back:
                         run(job.model, batch)
-        meter = Meter(job.model, task, likelihood, kept_back, places)
+        keep_outputs = config.limit is None
+        meter = Meter(job.model, task, likelihood, kept_back, places, replay=keep_outputs)
         on_batch()
         yield Evidence(store, meter, targets)

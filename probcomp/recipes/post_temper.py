@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from probcomp.errors import DivergenceError
 from probcomp.evidence.collect import batch_size
 from probcomp.evidence.fisher import Likelihood
 from probcomp.evidence.watch import BiasPlace
@@ -48,6 +49,16 @@ class Tempering:
     measured: list[float] = field(default_factory=list)
 
     def add(self, predicted: float, measured: float) -> None:
+        """One tried removal; nothing is learnt where nothing was predicted.
+
+        Raises:
+            DivergenceError: One of them is not finite.
+        """
+        if not math.isfinite(predicted) or not math.isfinite(measured):
+            raise DivergenceError(
+                f"a loss of {predicted:g} was predicted for a removal and {measured:g} measured; "
+                "check that the model's outputs are finite on the calibration data"
+            )
         if predicted > 0:
             self.predicted.append(predicted)
             self.measured.append(measured if measured > 0 else LUCKY * predicted)
@@ -98,6 +109,15 @@ class Meter:
 
     With a likelihood that is known, the loss increase is the divergence of the outputs from the
     dense ones: the increase on targets of the dense model's own prediction, free of their noise.
+
+    Args:
+        model: The dense model; it is copied.
+        task: How it is scored.
+        likelihood: The likelihood behind the loss, where it is known.
+        batches: What to measure on.
+        places: Read-out parameter to what takes up its mean error.
+        replay: Whether outputs of all modules are kept, for all batches, so that only what follows
+            a change is run.
     """
 
     def __init__(
@@ -107,16 +127,19 @@ class Meter:
         likelihood: Likelihood | None,
         batches: Sequence[Any],
         places: Mapping[str, BiasPlace | None],
+        *,
+        replay: bool = True,
     ) -> None:
         self.model, self.task, self.likelihood = copy.deepcopy(model).eval(), task, likelihood
         self.batches, self.places = list(batches), places
         self.tensors: dict[str, Tensor] = dict(self.model.named_parameters(remove_duplicate=False))
         self.tensors |= dict(self.model.named_buffers())
-        self.replay = Replay(self.model)
+        self.replay = Replay(self.model) if replay else None
         with torch.no_grad():
+            runs = [functools.partial(self._measured, batch) for batch in self.batches]
             self.dense = [
-                self.replay.record(n, functools.partial(self._measured, batch))
-                for n, batch in enumerate(self.batches)
+                run() if self.replay is None else self.replay.record(n, run)
+                for n, run in enumerate(runs)
             ]
 
     def _measured(self, batch: Any) -> Tensor:
@@ -127,7 +150,8 @@ class Meter:
 
     def _increase(self, number: int, changed: set[nn.Module]) -> float:
         batch, dense = self.batches[number], self.dense[number]
-        found = self.replay.run(number, changed, lambda: self._measured(batch))
+        run = functools.partial(self._measured, batch)
+        found = run() if self.replay is None else self.replay.run(number, changed, run)
         if self.likelihood is None:
             return float(found - dense)
         targets = self.task.targets(batch)
@@ -140,29 +164,46 @@ class Meter:
 
         A difference of losses (no likelihood is known) is noisy, and counts no less than its
         standard error over the batches.
+
+        Raises:
+            DivergenceError: The loss is not finite.
         """
         old: dict[str, Tensor] = {}
-        for name, (matrix, value, gain) in changes.items():
-            weight = self.tensors[name]
-            old[name] = weight.clone()
-            weight.copy_(matrix.back(value, weight))
-            place = self.places.get(name)
-            if gain is not None and place is not None:
-                bias = self.tensors[place.name]
-                old.setdefault(place.name, bias.clone())
-                bias.add_(gain.to(bias), alpha=place.sign)
         try:
+            for name, (matrix, value, gain) in changes.items():
+                weight = self.tensors[name]
+                old[name] = weight.clone()
+                weight.copy_(matrix.back(value, weight))
+                place = self.places.get(name)
+                if gain is not None and place is not None:
+                    bias = self.tensors[place.name]
+                    old.setdefault(place.name, bias.clone())
+                    bias.add_(gain.to(bias), alpha=place.sign)
             weights = [units_of(self.task, batch) for batch in self.batches]
-            changed = {self.model.get_submodule(name.rpartition(".")[0]) for name in old}
+            changed = self._owners({id(self.tensors[name]) for name in old})
             found = [self._increase(n, changed) for n in range(len(self.batches))]
-            mean = sum(w * f for w, f in zip(weights, found)) / sum(weights)
-            if self.likelihood is None and len(found) > 1:
-                spread = torch.tensor(found, dtype=torch.float64).std() / math.sqrt(len(found))
-                return max(mean, float(spread))
-            return mean
         finally:
-            for name, value in old.items():
+            for name, value in reversed(old.items()):  # tied weights: the first was the dense one
                 self.tensors[name].copy_(value)
+        mean = sum(w * f for w, f in zip(weights, found)) / sum(weights)
+        if not math.isfinite(mean):
+            raise DivergenceError(
+                f"the loss changes by {mean:g} when units that {', '.join(changes)} read are "
+                "removed; check that the model's outputs are finite on the calibration data"
+            )
+        if self.likelihood is None and len(found) > 1:
+            spread = torch.tensor(found, dtype=torch.float64).std() / math.sqrt(len(found))
+            return max(mean, float(spread))
+        return mean
+
+    def _owners(self, tensors: set[int]) -> set[nn.Module]:
+        """All modules that hold one of some tensors; tied weights have several."""
+        return {
+            module
+            for module in self.model.modules()
+            for held in (module.parameters(recurse=False), module.buffers(recurse=False))
+            if any(id(t) in tensors for t in held)
+        }
 
 
 def units_of(task: Task, batch: Any) -> int:

@@ -31,3 +31,9 @@ def test_how_many_measure(count: int, most: int, kept_back: int) -> None:
 def test_three_samples_are_too_few() -> None:
     with pytest.raises(InputError, match="give at least 4"):
         parts_of((torch.arange(3),), PostConfig())
+
+
+@pytest.mark.parametrize("softness", [0.0, -1.0, float("nan"), float("inf")])
+def test_softness_is_positive(softness: float) -> None:
+    with pytest.raises(InputError, match="softness"):
+        PostConfig(softness=softness)

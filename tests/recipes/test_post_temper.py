@@ -1,9 +1,17 @@
 """Tempering against known power laws, and what luck may do."""
 
+import math
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor, nn
 
-from probcomp.recipes.post_temper import LUCKY, Tempering
+from probcomp.errors import DivergenceError
+from probcomp.evidence import Matrix
+from probcomp.evidence.fisher import Gaussian
+from probcomp.recipes.post_temper import LUCKY, Meter, Tempering
+from probcomp.recipes.task import Task
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 1.7])
@@ -51,3 +59,54 @@ def test_a_removal_like_one_that_was_tried_need_not_be() -> None:
     tempering.add(1.0, 0.3)
     assert tempering.near(1.2)
     assert not tempering.near(2.0)
+
+
+@pytest.mark.parametrize("measured", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_is_no_luck(measured: float) -> None:
+    with pytest.raises(DivergenceError):
+        Tempering().add(2.0, measured)
+
+
+class Tied(nn.Module):
+    """Two layers with one weight, and one of their own between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.middle, self.last = (nn.Linear(3, 3) for _ in range(3))
+        self.last.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.middle(self.first(x))))
+
+
+def meter(replay: bool) -> Meter:
+    torch.manual_seed(0)
+    x = torch.randn(8, 3)
+    batches = [(x[:5], torch.zeros(5, 3)), (x[5:], torch.zeros(3, 3))]
+    likelihood = Gaussian()
+    return Meter(Tied(), Task(likelihood=likelihood), likelihood, batches, {}, replay=replay)
+
+
+def change(name: str, value: Tensor) -> dict[str, Any]:
+    return {name: (Matrix(name.rpartition(".")[0], "linear"), value, None)}
+
+
+@pytest.mark.parametrize("name", ["first.weight", "middle.weight", "last.weight"])
+def test_replayed_passes_measure_what_whole_ones_do(name: str) -> None:
+    given = change(name, torch.eye(3))
+    whole = meter(False).increase(given)
+    assert whole > 0
+    assert meter(True).increase(given) == pytest.approx(whole)
+
+
+def test_a_removal_that_breaks_the_model_is_told_and_undone() -> None:
+    used = meter(True)
+    before = {n: t.clone() for n, t in used.tensors.items()}
+    with pytest.raises(DivergenceError, match=r"middle\.weight"):
+        used.increase(change("middle.weight", torch.full((3, 3), math.nan)))
+    tied = change("first.weight", torch.eye(3)) | change("last.weight", 2 * torch.eye(3))
+    used.increase(tied)
+    with pytest.raises(RuntimeError):
+        used.increase(change("first.weight", torch.eye(3)) | change("middle.weight", torch.eye(2)))
+    for name, value in before.items():
+        assert torch.equal(used.tensors[name], value)
