@@ -49,6 +49,10 @@ FULL = 0.99
 """Most times that orphaned units are removed to spend what they cost on the weights of others,
 and the share of the budget that counts as spent."""
 
+ORDERING = 1.4
+"""Coupling at which a lattice orders without evidence, as loopy belief propagation sees it (1.386);
+the density that a budget holds is far from where that happens."""
+
 SAME_LOSS = 1e-4
 """Relative change of the loss below which a permutation of units counts as exact (float32)."""
 
@@ -136,6 +140,11 @@ def fit(
     evidence = evidence or CollapsedGamma(well_determined=True, temperature=config.temperature)
     if batches.samples < 1:
         raise InputError("batches hold no samples")
+    if prior is None and target is None and config.coupling > ORDERING:
+        raise InputError(
+            f"a coupling of {config.coupling:g} orders a lattice by itself, above {ORDERING}: name "
+            "a target, which holds the density, or lower the coupling"
+        )
     dense, model = model, copy.deepcopy(model)
     device = next(model.parameters()).device
     devices = [device] if device.type == "cuda" else []

@@ -379,3 +379,14 @@ def test_bad_input_is_refused_before_training(change, message) -> None:
     with pytest.raises(InputError, match=message):
         fit(student(), Batches(data, 50), loss=mse, on_step=steps.append, **change)
     assert steps == []
+
+
+def test_a_strong_coupling_needs_a_target_and_settles_with_one() -> None:
+    _, (x, y) = teacher()
+    batches = Batches((x, y), 64)
+    config = TurboConfig(rounds=6, steps=8, refit_steps=0, coupling=3.0)
+    with pytest.raises(InputError, match="orders a lattice by itself"):
+        fit(student(), batches, loss=mse, units=[hidden()], config=config)
+    result = fit(student(), batches, loss=mse, units=[hidden()], config=config, target=0.3)
+    assert result.messages_converged
+    assert result.achieved <= 0.3
