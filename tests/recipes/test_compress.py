@@ -205,7 +205,9 @@ def test_masked_layers_run_packed_where_that_is_faster():
     apply_masks(model, {"0.weight": mask})
     x = torch.randn(256, 1024)
     fast, layers = packed(model, lambda m: m(x))
-    assert [layer.used for layer in layers] == [True]
+    # A chain in one call is tried as well where the C++ kernel is built; it may or may not win.
+    tried = [layer for layer in layers if layer.format != "chain"]
+    assert [layer.used for layer in tried] == [True]
     assert isinstance(fast[0], MaskedLinear)
     assert type(model[0]) is nn.Linear
     assert torch.allclose(fast(x), model(x), atol=1e-5)
