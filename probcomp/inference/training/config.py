@@ -37,8 +37,12 @@ class TurboConfig:
             early convolutions all leave. Nothing changes where every weight costs 1.
         temperature: What the evidence of a weight is divided by; see `CollapsedGamma`.
         field: Log-odds of a weight within live units, for the default prior.
-        coupling: Coupling of neighbouring supports, for the default prior; below 1.39, the
-            ordering threshold of loopy belief propagation on a lattice.
+        coupling: Coupling of neighbouring supports, for the default prior. The evidence of most
+            weights lies 5 to 10 nats apart, so that 1 only breaks ties. With a target it may be
+            stronger: at 2 % of LeNet-300-100 (MNIST, ``probcomp bench coupling``) 3 leaves 0.55
+            times the clusters of 0 and fills 16 x 16 blocks 1.5 times as much at the same error,
+            4 leaves 0.37 times and 2.7 times for 0.4 points. 1 has the lowest error. Without a
+            target, below 1.4, where a lattice orders by itself.
         learn: What of a lattice each round learns from its own posterior: nothing, its coupling, or
             its field too, each matrix for itself.
         learn_after: Share of the rounds before which nothing is learnt.
