@@ -44,8 +44,8 @@ CAVEATS = [
     "processor core; the publications train for hundreds, without a refit. Groups leave late in "
     "training: variational baselines by their own rule end here with more units than published, "
     "and with a lower error. Their published rows are the fair comparison of size.",
-    "Rows of 6 and 10 epochs are of an earlier schedule and were not run again; seconds are those of "
-    "a busy machine.",
+    "Rows of 6 and 10 epochs are of an earlier schedule and were not run again; seconds are those "
+    "of a busy machine.",
     "Published rows were not run here; their 'architecture' ratio is recomputed from kept sizes: "
     "dense weights over the weights of the smaller dense network.",
     "Published ratios 'after pruning' state no index storage (BC-GHS 156 equals the architecture "
