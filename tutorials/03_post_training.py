@@ -38,7 +38,7 @@ from probcomp.models import LeNet300100
 from probcomp.models.train import train
 from probcomp.recipes.post_posterior import believe
 from probcomp.recipes.post_training import PostConfig
-from probcomp.recipes.post_units import judge
+from probcomp.recipes.post_units import factors, judge
 from probcomp.structure import trace
 
 SMOKE = os.environ.get("SMOKE") == "1"  # fewer epochs, to see only that everything runs
@@ -164,11 +164,13 @@ assert belief.probability[best] > 0.7 > 0.3 > belief.probability[-1]
 # %%
 judged = {
     name: judge(
-        network, structure.axis(name), [r], seen,
-        damping=None, units=len(x), centred=lambda parameter: True,
+        structure.axis(name),
+        [r],
+        factors(network, [r], seen, damping=None, centred=lambda parameter: True),
+        units=len(x),
     )
     for name, r in reads.items()
-}  # fmt: skip
+}
 sizes = {name: j.axis.size for name, j in judged.items()}
 dense = structure.cost().params
 
