@@ -5,9 +5,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+
+from probcomp.evidence.fisher import Categorical
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
@@ -74,6 +77,24 @@ def test_batch_norms_are_reestimated_on_the_given_samples(module):
     assert not torch.equal(model[1].running_mean, new[1].running_mean)
     assert new[1].momentum == model[1].momentum
     assert not any(m.training for m in new.modules())
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_batch_norms_are_reestimated_where_that_helps_on_the_other_half(module, right: bool):
+    """The threshold lies at 3, where the norm puts its mean; the inputs' own mean is 4, or 3."""
+    rows = module("_post_rows")
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 2, generator=generator) + (4.0 if right else 3.0)
+    y = (x[:, 0] > 3.0).long()
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 2)).eval()
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([[-9.0, 0.0], [9.0, 0.0]]))
+        model[1].bias.zero_()
+        model[0].running_mean.fill_(3.0 if right else 0.0)
+    network = SimpleNamespace(likelihood=Categorical())
+    found, what = rows.settled_norms(network, model, (x, y))
+    assert what == ("as the method left them" if right else "re-estimated")
+    assert (found is model) == right
 
 
 def test_windows_are_seeded_and_shifted_by_one(module):
