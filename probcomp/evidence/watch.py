@@ -10,6 +10,7 @@ read-out that is called again before its output was read, or twice in a pass, is
 """
 
 import contextlib
+import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,9 +25,16 @@ from probcomp.errors import InputError
 from probcomp.evidence.collect import Run, evaluating
 from probcomp.evidence.matrices import Matrix
 
-NORMS = (F.batch_norm, torch.batch_norm)
+NORM = inspect.signature(F.batch_norm)
 ADDITIONS = (torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, Tensor.add_, Tensor.__iadd__)
 PASSED = (F.dropout, torch.dropout)
+_METADATA = """
+    __hash__ __len__ device dim dtype element_size get_device is_complex is_contiguous is_cpu
+    is_cuda is_floating_point is_leaf is_meta is_mps is_nested is_quantized is_sparse is_xpu
+    layout names ndim ndimension nelement numel requires_grad shape size stride
+"""
+METADATA = frozenset(_METADATA.split())
+"""What may be asked of an output that nothing has filled in yet; all else reads it."""
 
 
 class OutOfStep(Exception):
@@ -136,26 +144,25 @@ class Watch(TorchFunctionMode):
             if isinstance(other, Tensor) and other.shape == arrival.output.shape:
                 arrival.residual = other
             self._arrived()
-            return func(*args)
-        if _in_place(func):
+        elif func in PASSED:
+            result = func(*args, **kwargs)
+            _look_through(arrival, func, args, kwargs, result)
+            return result
+        elif func is F.batch_norm and arrival.mean is None and mine[0]:
+            given = NORM.bind(*args, **kwargs)
+            given.apply_defaults()
+            norm = given.arguments
+            if norm["running_mean"] is not None and not norm["training"]:
+                result = func(*args, **kwargs)
+                scale = (norm["running_var"] + norm["eps"]).rsqrt()
+                arrival.mean = norm["running_mean"]
+                arrival.scale = scale if norm["weight"] is None else scale * norm["weight"]
+                _look_through(arrival, func, args, kwargs, result)
+                return result
             self._arrived()
-            return func(*args, **kwargs)
-        result = func(*args, **kwargs)
-        if func in PASSED:
-            _look_through(arrival, func, args, kwargs, result)
-        elif func in NORMS and arrival.mean is None and mine[0] and args[1] is not None:
-            mean, variance = args[1:3]
-            weight = kwargs.get("weight", args[3] if len(args) > 3 else None)
-            # torch.batch_norm takes eps by position, with a flag behind it.
-            eps = kwargs.get("eps", next((a for a in reversed(args) if type(a) is float), 0.0))
-            scale = (variance + eps).rsqrt()
-            arrival.mean = mean
-            arrival.scale = scale if weight is None else scale * weight
-            _look_through(arrival, func, args, kwargs, result)
-        elif any(t.dim() > 0 for t in _inside((result,), {})):
+        elif _name(func) not in METADATA:
             self._arrived()  # something else reads the output: it joins no residual stream
-            return func(*args, **kwargs)
-        return result
+        return func(*args, **kwargs)
 
 
 def _look_through(arrival: Arrival, func: Any, args: Any, kwargs: Any, result: Tensor) -> None:
@@ -164,9 +171,10 @@ def _look_through(arrival: Arrival, func: Any, args: Any, kwargs: Any, result: T
         arrival.last = result
 
 
-def _in_place(func: Any) -> bool:
+def _name(func: Any) -> str:
+    """Name of a function, or of the property that it gets."""
     name = getattr(func, "__name__", "")
-    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+    return getattr(getattr(func, "__self__", None), "__name__", "") if name == "__get__" else name
 
 
 def _inside(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
