@@ -46,6 +46,7 @@ def _write(
     if gain is not None and place is not None:
         bias = tensors[place.name]
         bias.add_(gain.to(bias), alpha=place.sign)
+    torch.clear_autocast_cache()  # which may hold the weights of before
 
 
 def refit_dense(

@@ -179,12 +179,14 @@ class Meter:
                     bias = self.tensors[place.name]
                     old.setdefault(place.name, bias.clone())
                     bias.add_(gain.to(bias), alpha=place.sign)
+            torch.clear_autocast_cache()  # which may hold the weights of before
             weights = [units_of(self.task, batch) for batch in self.batches]
             changed = self._owners({id(self.tensors[name]) for name in old})
             found = [self._increase(n, changed) for n in range(len(self.batches))]
         finally:
             for name, value in reversed(old.items()):  # tied weights: the first was the dense one
                 self.tensors[name].copy_(value)
+            torch.clear_autocast_cache()
         mean = sum(w * f for w, f in zip(weights, found)) / sum(weights)
         if not math.isfinite(mean):
             raise DivergenceError(

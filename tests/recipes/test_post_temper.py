@@ -110,3 +110,12 @@ def test_a_removal_that_breaks_the_model_is_told_and_undone() -> None:
         used.increase(change("first.weight", torch.eye(3)) | change("middle.weight", torch.eye(2)))
     for name, value in before.items():
         assert torch.equal(used.tensors[name], value)
+
+
+def test_weights_that_autocast_keeps_are_not_those_of_before() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        used = meter(False)
+        given = change("middle.weight", torch.eye(3))
+        found = used.increase(given)
+        assert found > 0.01
+        assert used.increase(given) == found
