@@ -48,7 +48,7 @@ def run(job: Job) -> Outcome:
     """Judge units at their read-outs, meet the budget by one price, and refit what reads them.
 
     Raises:
-        InputError: A prior was given, settings of another method, or nothing that can be judged.
+        InputError: A prior that is none, settings of another method, or nothing that can be judged.
         BudgetError: A budget in another unit than params or macs, or out of reach.
     """
     config = job.config or PostConfig()
@@ -232,7 +232,8 @@ METHOD = Method(
     run=run,
     evidence="loss that removing a unit costs, its neighbours' compensation integrated out",
     prior="even odds for each unit",
-    inference="backward elimination decides; inclusion scores by expectation propagation around it",
+    inference="backward elimination decides, scores by expectation propagation around it; without "
+    "a budget its posterior decides",
     allocation="one price for all axes, tempered by measured removals",
     recovery="sequential refit of the read-outs on the pruned prefix, cross-validated ridge",
     speedup="structured",
