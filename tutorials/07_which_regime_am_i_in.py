@@ -124,9 +124,9 @@ print(diagram.triple_value.round(2), "(5, 50, 95 %); exact: 1 and 1")
 # magnetisation grows from zero, so near its boundary there is next to nothing to see, and the
 # boundary is found from how it grows further in. The table states the noise of its three
 # observables (columns `..._se`): without that, the logarithm of a barrier that is noise alone would
-# be taken for a barrier that varies. From 25 cells the meeting point is put at too large a bias, and
-# the bars are too short to admit it; from 121 cells it is found within 20 % on both axes (a test of
-# the package does that).
+# be taken for a barrier that varies. From 25 cells the meeting point is put at too large a bias,
+# and the bars are too short to admit it; from 121 cells it is found within 20 % on both axes (a
+# test of the package does that).
 #
 # ## 3. A real network
 #

@@ -138,7 +138,10 @@ def plot_map(maps: Maps, what: str) -> Any:
     if what not in MAPS:
         raise InputError(f"no map of {what!r}; there are: {', '.join(MAPS)}.")
     table, shade = maps.model.table, maps.shades[what]
-    measured = 100 * table.error if what == "error" else getattr(table, what)
+    every = 100 * table.error if what == "error" else getattr(table, what)
+    # Repeated runs share a place: their mean is shown.
+    first = np.unique(table.cells, return_index=True)[1]
+    measured = np.bincount(table.cells, every) / np.bincount(table.cells)
     title, colours = MAPS[what]
     low, high = min(shade.min(), measured.min()), max(shade.max(), measured.max())
     figure, axes = _axes(5.4, 3.8)
@@ -147,7 +150,7 @@ def plot_map(maps: Maps, what: str) -> Any:
         rasterized=True,
     )  # fmt: skip
     axes.scatter(
-        table.load, table.settings[:, maps.position], c=measured, cmap=colours, vmin=low,
+        table.load[first], table.settings[first, maps.position], c=measured, cmap=colours, vmin=low,
         vmax=high, edgecolors="white", linewidths=0.8, s=42, zorder=3, clip_on=False,
     )  # fmt: skip
     figure.colorbar(mesh, ax=axes, label=title)

@@ -1,6 +1,7 @@
 """``probcomp advise``: what it prints, task lists, and one line for bad input."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -89,9 +90,10 @@ def test_runs_in_a_file_to_json_a_page_and_a_status(tmp_path, capsys, monkeypatc
     from probcomp.regime import sampler
     from probcomp.regime.model import regime_model
 
-    def short(*inputs, seed, **length):
+    def short(data, physical, *, seed, **length):
         """A hundred steps: the way from runs to a page is tested, not what it says."""
-        mcmc = sampler.run_nuts(regime_model, inputs, seed=seed, warmup=50, draws=50, attempt=0)
+        program = partial(regime_model, physical=physical)
+        mcmc = sampler.run_nuts(program, (data,), seed=seed, warmup=50, draws=50, attempt=0)
         return mcmc, sampler.gates(mcmc)
 
     monkeypatch.setattr("probcomp.regime.fit.sample", short)
