@@ -10,6 +10,7 @@ from probcomp.errors import InputError
 from probcomp.inference.training.evidence import (
     CollapsedGamma,
     JointGaussian,
+    Likelihood,
     PaperFactorised,
     Scale,
     Weights,
@@ -202,3 +203,18 @@ def test_temperature_divides_the_evidence_and_nothing_else() -> None:
 def test_bad_shapes_are_refused(shape: float) -> None:
     with pytest.raises(InputError, match="shapes must be positive"):
         CollapsedGamma(shape)
+
+
+def test_evidence_of_a_quadratic_likelihood_is_its_integral() -> None:
+    """Slab over spike, each integrated over the weight on a grid in float64."""
+    scale = Scale(0.5, 1e-2)
+    curvature = torch.tensor([0.0, 3.0, 40.0, 40.0], dtype=torch.double)
+    linear = torch.tensor([0.0, 1.0, -12.0, 30.0], dtype=torch.double)
+    w = torch.linspace(-8, 8, 400_001, dtype=torch.double)
+    logs = []
+    for square in (scale.slab, scale.slab * scale.kappa):
+        prior = -0.5 * (w.square() / square + math.log(2 * math.pi * square))
+        likelihood = linear[:, None] * w - 0.5 * curvature[:, None] * w.square()
+        logs.append(torch.logsumexp(prior + likelihood, -1))
+    found = Likelihood(curvature, linear).evidence(scale)
+    torch.testing.assert_close(found, logs[0] - logs[1], rtol=1e-6, atol=1e-6)
