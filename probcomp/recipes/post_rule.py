@@ -5,7 +5,8 @@ Every axis gets the posterior of expectation propagation over its units
 whose precision is learnt, those of a removed one are zero, the likelihood is the quadratic of the
 read-outs divided by a measured temperature, and the prior is the user's (even odds without one).
 Units stay that are more likely needed than not. These numbers are probabilities: on teachers whose
-support is known they are calibrated, as the tests hold them to.
+support is known they are calibrated, as the tests hold them to. Where the iteration has not
+settled, or an axis would lose more units than it can, a note says so.
 """
 
 from collections.abc import Mapping
@@ -27,10 +28,11 @@ ITERATIONS = 40
 
 def by_posterior(
     context: Context, judged: Mapping[str, Judged], evidence: Evidence
-) -> tuple[dict[str, Tensor], dict[str, UnitPosterior], dict[str, float]]:
-    """Units that stay, their probabilities, and the temperature of each axis."""
+) -> tuple[dict[str, Tensor], dict[str, UnitPosterior], dict[str, float], list[str]]:
+    """Units that stay, their probabilities, the temperature of each axis, and notes."""
     job, config = context.job, context.config
     keep, units, temperatures = {}, {}, {}
+    notes: list[str] = []
     for name, j in judged.items():
         tempering = Tempering()
         gone = min(max(1, round(TRIED * j.axis.size)), len(j.order))
@@ -41,10 +43,19 @@ def by_posterior(
         parts = context.factors(j.reads, evidence.statistics)
         cooled = [GroupFactor(f.quadratic.tempered(temperatures[name]), f.columns) for f in parts]
         found = ep_group(cooled, prior=job.prior, iterations=ITERATIONS)
+        if not found.converged:
+            notes.append(
+                f"The probabilities of {name} have not settled: in the last of {found.iterations} "
+                f"iterations one moved by {found.change:.2g}. They may be off by more than that."
+            )
         stays = found.probability > 0.5
         if int(stays.sum()) < j.axis.min_keep:
+            notes.append(
+                f"{int(stays.sum())} units of {name} are more likely needed than not; the "
+                f"{j.axis.min_keep} likeliest stay, the fewest that it can have."
+            )
             best = found.log_odds.topk(j.axis.min_keep).indices
             stays = torch.zeros_like(stays).index_fill_(0, best, True)
         keep[name] = stays
         units[name] = UnitPosterior(found.log_odds, found.probability)
-    return keep, units, temperatures
+    return keep, units, temperatures, notes

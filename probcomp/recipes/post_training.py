@@ -47,6 +47,9 @@ SCORES = (
 def run(job: Job) -> Outcome:
     """Judge units at their read-outs, meet the budget by one price, and refit what reads them.
 
+    With a budget, how many units of each axis stay is settled by measured losses alone; a prior
+    says which of them, and moves none from one axis to another.
+
     Raises:
         InputError: A prior that is none, settings of another method, or nothing that can be judged.
         BudgetError: A budget in another unit than params or macs, or out of reach.
@@ -87,7 +90,8 @@ def run(job: Job) -> Outcome:
             step(f"judging {axis.name}")
         forecast = None
         if spending is None:
-            keep, units, temperatures = by_posterior(context, judged, found_out)
+            keep, units, temperatures, unsure = by_posterior(context, judged, found_out)
+            notes += unsure
             facts: dict[str, Any] = {"price": 0.0, "temperatures": temperatures}
         else:
             tempering, found = temper(context, judged, found_out, spending, step)

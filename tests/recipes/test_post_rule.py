@@ -11,6 +11,7 @@ from probcomp.allocation.counts import weight_macs
 from probcomp.evidence.fisher import Gaussian
 from probcomp.priors import Chain, Independent
 from probcomp.priors.base import SupportPrior
+from probcomp.recipes import post_rule
 from probcomp.recipes.compress import removable
 from probcomp.recipes.job import Job
 from probcomp.recipes.methods import METHODS
@@ -121,3 +122,20 @@ def test_the_prior_moves_what_stays(density: float) -> None:
     even = run(replace(outline(), model=net, train=data)).keep
     (other,) = even.values()
     assert (int(keep.sum()) - int(other.sum())) * (density - 0.5) > 0
+
+
+def test_probabilities_that_have_not_settled_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, data = teacher(1, torch.ones(UNITS), 0.03)
+    given = replace(outline(), model=net, train=data)
+    (name,) = (axis.name for axis in given.units)
+    assert not any("settled" in w for w in run(given).warnings)
+    monkeypatch.setattr(post_rule, "ITERATIONS", 1)
+    assert any(f"{name} have not settled" in w for w in run(given).warnings)
+
+
+def test_an_axis_that_would_lose_all_keeps_the_likeliest_and_says_so() -> None:
+    net, data = teacher(1, torch.zeros(UNITS), 0.1)
+    outcome = run(replace(outline(), model=net, train=data, prior=Independent(1e-4)))
+    (keep,), (unit,) = outcome.keep.values(), outcome.posterior.units.values()
+    assert keep.nonzero().flatten().tolist() == [int(unit.log_odds.argmax())]
+    assert any(w.startswith("0 units") for w in outcome.warnings)
