@@ -17,6 +17,7 @@ term comes from sums alone, so linear read-outs are not run before they are sett
 """
 
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -91,7 +92,7 @@ class Walker:
         self._error: BaseException | None = None
         self._go, self._back = threading.Semaphore(0), threading.Semaphore(0)
         self._cancelled = False
-        self._grad = torch.is_grad_enabled()
+        self._modes = _modes()
         self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
         self._thread.start()
 
@@ -123,13 +124,33 @@ class Walker:
         self._go.acquire()
         try:
             if not self._cancelled:
-                with torch.set_grad_enabled(self._grad):  # a mode of the thread
+                with contextlib.ExitStack() as modes:
+                    for mode in self._modes:
+                        modes.enter_context(mode())
                     work(self)
         except _Cancelled:
             pass
         except BaseException as error:  # raised again by `resume`
             self._error = error
         self._back.release()
+
+
+def _modes() -> list[Callable[[], contextlib.AbstractContextManager[Any]]]:
+    """PyTorch's modes of this thread, to be entered in another."""
+    modes: list[Callable[[], contextlib.AbstractContextManager[Any]]] = [
+        functools.partial(torch.inference_mode, torch.is_inference_mode_enabled()),
+        functools.partial(torch.set_grad_enabled, torch.is_grad_enabled()),
+    ]
+    for kind in ("cpu", "cuda", "xpu", "mps"):
+        if torch.is_autocast_enabled(kind):
+            # Weights that were cast before they are settled must not be used again.
+            cast = {"dtype": torch.get_autocast_dtype(kind), "cache_enabled": False}
+            modes.append(functools.partial(torch.autocast, kind, **cast))
+    if torch.cuda.is_initialized():
+        modes.append(functools.partial(torch.cuda.stream, torch.cuda.current_stream()))
+    if (device := torch.get_default_device()).type != "cpu":
+        modes.append(functools.partial(torch.device, device))
+    return modes
 
 
 class _Cancelled(BaseException):

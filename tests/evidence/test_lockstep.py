@@ -144,3 +144,40 @@ def test_the_grad_mode_is_that_of_the_caller() -> None:
         walker = Walker(work)
     assert walker.resume() is None
     assert seen == [False]
+
+
+def modes() -> dict[str, Any]:
+    return {
+        "autocast": torch.is_autocast_enabled("cpu"),
+        "dtype": torch.get_autocast_dtype("cpu"),
+        "inference": torch.is_inference_mode_enabled(),
+        "device": torch.get_default_device(),
+    }
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        lambda: torch.autocast("cpu", torch.float16),
+        torch.inference_mode,
+        lambda: torch.device("meta"),
+        torch.no_grad,
+    ],
+    ids=["autocast", "inference", "device", "none"],
+)
+def test_the_modes_are_those_of_the_caller(mode: Any) -> None:
+    seen: list[dict[str, Any]] = []
+    with mode():
+        walker, expected = Walker(lambda walker: seen.append(modes())), modes()
+        assert walker.resume() is None
+    assert seen == [expected]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_stream_is_that_of_the_caller() -> None:
+    seen: list[Any] = []
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        walker = Walker(lambda walker: seen.append(torch.cuda.current_stream()))
+    assert walker.resume() is None
+    assert seen == [stream]
