@@ -58,7 +58,7 @@ class DecodingConfig:
     tail_window: int = 32
     tail_truncated: tuple[float, float] = (1.0, 2.0)
     tail_fits: tuple[float, float] = (8.0, 1.0)
-    end_noise: float = 0.0  # of the EOS marginals, fitted
+    end_noise: float = 0.0  # of the EOS marginals (cdf), fitted
     end_tilt: float = 0.0  # nats per token against long answers, fitted
     end_share: tuple[tuple[float, float], ...] = ()  # (entropy, share of the prior), fitted
     draw_end: bool = False  # when sampling: draw the end first, then the content before it

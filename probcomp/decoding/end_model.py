@@ -53,7 +53,7 @@ class EndModel:
         """
         mass = mass.double()
         if self.end_model == "cdf":
-            p = cdf_end(mass, allowed, length)
+            p = shrunk(cdf_end(mass, allowed, length), self.end_noise, length)
         else:
             intercept, slope = self.end_platt
             evidence = tail_evidence(mass, masked, log_prior, intercept=intercept, slope=slope)
@@ -63,7 +63,7 @@ class EndModel:
             mean = tail_mean(mass, length, self.tail_window)
             past = beyond_probability(mean, survival, self.tail_truncated, self.tail_fits)
             p = with_beyond(p, length, past)
-        p = tilted(shrunk(p, self.end_noise, length), self.end_tilt, length)
+        p = tilted(p, self.end_tilt, length)
         if not self.end_share:
             return p, p
         return p, with_prior(p, log_prior, allowed, share_of_prior(p, self.end_share))

@@ -117,7 +117,9 @@ def fit_end(
 
 
 def _with_noise(model: EndModel, full: States, prior: LengthPrior) -> EndModel:
-    """The model with the noise of highest likelihood."""
+    """The model with the noise of highest likelihood, where it reads differences of marginals."""
+    if model.end_model != "cdf" or model.beyond:
+        return model
 
     def score(noise: float) -> float:
         p = shrunk(base, noise, full.length)

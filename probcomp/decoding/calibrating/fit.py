@@ -112,8 +112,8 @@ def calibrate(
 
     full_held = blank(adapter, held, config.delimiters, longest, initial, seed + 1)
     partly_held = partial(adapter, held, config.delimiters, longest, seed + 1)
-    score, base = _scores(end, full_held, prior, "wholly masked canvases")
-    partly_score, partly_base = _scores(end, partly_held, prior, "partly seen answers")
+    score, base = _scores(end, full_held, prior, len(held), "wholly masked canvases")
+    partly_score, partly_base = _scores(end, partly_held, prior, len(held), "partly seen answers")
     options: dict[str, Any] = {
         "initial_length": initial,
         "hazard": tuple(round(h, 6) for h in hazard.hazard),
@@ -169,12 +169,15 @@ def calibrate(
     return found
 
 
-def _scores(end: EndModel, states: States, prior: LengthPrior, where: str) -> tuple[float, float]:
+def _scores(
+    end: EndModel, states: States, prior: LengthPrior, answers: int, where: str
+) -> tuple[float, float]:
     """Mean log score of the end and of the prior alone; an end that adds nothing is refused."""
     own, alone = log_score(end, states, prior), prior_score(states, prior)
     score, base = float(own.mean()), float(alone.mean())
-    # A fit that leans on the prior wholly is never much worse than it, and better by chance.
-    error = float((own - alone).std()) / len(own) ** 0.5
+    # A fit that leans on the prior wholly is never much worse than it, and better by chance. The
+    # states of one answer say the same thing, so answers are counted.
+    error = float((own - alone).std()) / answers**0.5
     if not score > base + error:
         raise InputError(
             f"calibration refused: on {where} held out, the end posterior scores {score:.3f} nats, "
