@@ -144,8 +144,8 @@ def _modes() -> list[Callable[[], contextlib.AbstractContextManager[Any]]]:
     for kind in ("cpu", "cuda", "xpu", "mps"):
         if torch.is_autocast_enabled(kind):
             # Weights that were cast before they are settled must not be used again.
-            cast = {"dtype": torch.get_autocast_dtype(kind), "cache_enabled": False}
-            modes.append(functools.partial(torch.autocast, kind, **cast))
+            dtype = torch.get_autocast_dtype(kind)
+            modes.append(functools.partial(torch.autocast, kind, dtype, cache_enabled=False))
     if torch.cuda.is_initialized():
         modes.append(functools.partial(torch.cuda.stream, torch.cuda.current_stream()))
     if (device := torch.get_default_device()).type != "cpu":

@@ -55,7 +55,8 @@ class Replay:
 
     def record(self, batch: int, run: Callable[[], Any]) -> Any:
         """Run the dense model on a batch, and keep what its modules give out."""
-        self._record = calls = []
+        calls: list[_Call] = []
+        self._record = calls
         try:
             found = run()
         finally:
