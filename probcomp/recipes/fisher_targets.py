@@ -15,8 +15,9 @@ def fisher_targets(
     """Draws the targets of a batch from the model, as the Fisher information needs them.
 
     Classes are drawn from the softmax of the outputs, real targets from a Gaussian of unit
-    variance. ``None`` for a loss of the user's own or a dict batch, whose density is not known:
-    the data's own targets then give the empirical Fisher.
+    variance. ``None`` for a loss of the user's own, whose density is not known; a dict batch and
+    classes of positions or pixels come back as they are. The data's own targets then give the
+    empirical Fisher. Draws are made on the generator's device, and are the same on any other.
     """
     if task.criterion is not None:
         return None
@@ -33,7 +34,10 @@ def fisher_targets(
 
 def _draw(logits: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
     if targets.is_floating_point():
-        return logits + torch.randn(logits.shape, generator=generator)
+        return logits + torch.randn(logits.shape, generator=generator, device=generator.device).to(
+            logits
+        )
     if logits.dim() != 2:
         return targets  # positions or pixels: the data's own targets
-    return torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+    shares = logits.softmax(1).to(generator.device)
+    return torch.multinomial(shares, 1, generator=generator)[:, 0].to(logits.device)

@@ -27,11 +27,12 @@ def by_loss(
 
     Where the scores of needed and needless groups lie apart this is a point between them. Places
     are taken one after another, in the order of the layers, each with an equal share of the
-    tolerance; the number of groups that may go is found by bisection.
+    tolerance; how many may go is found by bisection. Groups of one score stay or go together, and
+    those of the highest stay.
 
     Args:
-        model: With the mean scales in its weights, which are as before afterwards; left in
-            evaluation mode.
+        model: With the mean scales in its weights, which are as before afterwards, also where the
+            loss raises; left in evaluation mode.
         gates: Those of all places.
         scores: Place name to scores, [size].
         batches: Training data, of which some thousand samples are used.
@@ -46,44 +47,52 @@ def by_loss(
     dense = _mean(model, sample, loss)
     found: dict[str, float] = {}
     before: dict[Any, Tensor] = {}
-    for done, gate in enumerate(gates):
-        values = scores[gate.place.name]
-        order = values.sort().values
-        weights: dict[str, Any] = {
-            reader.layer: model.get_submodule(reader.layer).weight for reader in gate.place.readers
-        }
-        kept = {name: weight.clone() for name, weight in weights.items()}
-        for name, weight in weights.items():
-            before.setdefault(weight, kept[name])
-        allowed = dense + tolerance * (done + 1) / len(gates)
-
-        def without(count: int, gate: Gate = gate, kept: Any = kept, values: Tensor = values,
-                    weights: Any = weights, order: Tensor = order) -> float:  # fmt: skip
-            alive = (values > order[count - 1]).float() if count else torch.ones_like(values)
+    try:
+        for done, gate in enumerate(gates):
+            values = scores[gate.place.name]
+            order = values.unique()  # ascending
+            weights: dict[str, Any] = {
+                reader.layer: model.get_submodule(reader.layer).weight
+                for reader in gate.place.readers
+            }
+            kept = {name: weight.clone() for name, weight in weights.items()}
             for name, weight in weights.items():
-                weight.copy_(kept[name])
-            for reader in gate.place.readers:
-                weight = weights[reader.layer]
-                weight.mul_(reader.spread(alive, 1.0).reshape(1, -1, *[1] * (weight.dim() - 2)))
-            return _mean(model, sample, loss)
+                before.setdefault(weight, kept[name])
+            allowed = dense + tolerance * (done + 1) / len(gates)
 
-        low, high = 0, len(order) - 1
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if without(middle) <= allowed else (low, middle - 1)
-        without(low)  # places after this one are judged without what goes here
-        found[gate.place.name] = float(order[low - 1]) if low else float(order[0]) - 1.0
-    for weight, values in before.items():
-        weight.copy_(values)
+            def without(count: int, gate: Gate = gate, kept: Any = kept, values: Tensor = values,
+                        weights: Any = weights, order: Tensor = order) -> float:  # fmt: skip
+                alive = (values > order[count - 1]).float() if count else torch.ones_like(values)
+                for name, weight in weights.items():
+                    weight.copy_(kept[name])
+                for reader in gate.place.readers:
+                    weight = weights[reader.layer]
+                    weight.mul_(reader.spread(alive, 1.0).reshape(1, -1, *[1] * (weight.dim() - 2)))
+                return _mean(model, sample, loss)
+
+            low, high = 0, len(order) - 1
+            while low < high:
+                middle = (low + high + 1) // 2
+                low, high = (middle, high) if without(middle) <= allowed else (low, middle - 1)
+            without(low)  # places after this one are judged without what goes here
+            found[gate.place.name] = float(order[low - 1]) if low else float(order[0]) - 1.0
+    finally:
+        for weight, values in before.items():
+            weight.copy_(values)
     return found
 
 
 def _some(batches: BatchSource) -> list[Any]:
     """The first batches of an epoch, some thousand samples."""
     first = next(iter(batches(0)))
-    size = len(next(iter(first.values())) if isinstance(first, dict) else first[0])
-    return list(islice(iter(batches(0)), max(1, SAMPLES // size)))
+    return list(islice(iter(batches(0)), max(1, SAMPLES // _rows(first))))
 
 
 def _mean(model: nn.Module, sample: Sequence[Any], loss: Loss) -> float:
-    return sum(float(loss(model, batch)) for batch in sample) / len(sample)
+    rows = [_rows(batch) for batch in sample]
+    total = sum(float(loss(model, b)) * n for b, n in zip(sample, rows, strict=True))
+    return total / sum(rows)
+
+
+def _rows(batch: Any) -> int:
+    return len(next(iter(batch.values())) if isinstance(batch, dict) else batch[0])
