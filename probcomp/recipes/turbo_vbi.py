@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from scipy.optimize import brentq
 from torch import Tensor
 
 from probcomp.data.batches import Batches
@@ -19,8 +18,6 @@ BATCH_SIZE = 64
 LARGEST_BATCH = 256
 BATCHES_PER_EPOCH = 256
 """Batches grow with the data, as a power of two, towards this many an epoch."""
-
-VALUE_BITS = 32
 
 HONESTY = (
     "Inclusion numbers are scores, not probabilities: they were not validated against the loss "
@@ -135,9 +132,7 @@ def cost_and_share(job: Job) -> tuple[dict[str, Tensor | float] | None, float | 
 
     Without a budget the share is ``None``: what the posterior asks for at price 0.
 
-    A budget in bits pays 32 for each value and the entropy of the mask; with a share ``d`` of
-    weights kept that is ``32 d + H2(d)`` bits a weight, which is solved for ``d``. The report
-    states the bytes of the file that is really written.
+    Budgets in bits and in prunable parameters come as one in parameters.
 
     Notes:
         A budget in MACs charges a weight for each position it acts on, while its evidence is
@@ -155,22 +150,7 @@ def cost_and_share(job: Job) -> tuple[dict[str, Tensor | float] | None, float | 
         cost |= job.uses
         dense = sum(use * parameters[name].numel() for name, use in job.uses.items())
         return cost, budget.amount(dense) / dense
-    if budget.unit == "bits":
-        bits = budget.amount(total * VALUE_BITS) / total
-        return None, density_for_bits(bits)
     return None, budget.amount(total) / total
-
-
-def density_for_bits(bits: float) -> float:
-    """The share of weights kept at which a weight costs ``bits`` bits, mask included."""
-
-    def excess(d: float) -> float:
-        return VALUE_BITS * d - d * math.log2(d) - (1 - d) * math.log2(1 - d) - bits
-
-    smallest = 1e-9
-    if bits >= VALUE_BITS:
-        return 1.0
-    return brentq(excess, smallest, 1 - smallest) if excess(smallest) < 0 else smallest
 
 
 def _series(history: list[Info]) -> Mapping[str, list[float]]:

@@ -1,9 +1,5 @@
-import math
-
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from probcomp.errors import BudgetError, InputError
 from probcomp.inference.training import TurboConfig
@@ -12,7 +8,6 @@ from probcomp.recipes.turbo_vbi import (
     HONESTY,
     batch_size,
     cost_and_share,
-    density_for_bits,
     honesty,
     run,
     starved,
@@ -20,18 +15,6 @@ from probcomp.recipes.turbo_vbi import (
 )
 from tests.recipes.jobs import job
 from tests.recipes.nets import QUICK, trained
-
-
-@given(bits=st.floats(0.01, 31.9))
-def test_density_for_bits_solves_its_equation(bits):
-    d = density_for_bits(bits)
-    spent = 32 * d - d * math.log2(d) - (1 - d) * math.log2(1 - d)
-    assert spent == pytest.approx(bits, abs=1e-6)
-
-
-def test_density_for_bits_at_its_ends():
-    assert density_for_bits(40.0) == 1.0
-    assert density_for_bits(1e-12) == pytest.approx(0, abs=1e-6)
 
 
 def test_costs_of_the_units():
