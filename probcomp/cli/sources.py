@@ -1,13 +1,11 @@
 """What MODEL and --data stand for: files and directories become modules and tensors."""
 
-import importlib.util
-import sys
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from probcomp.errors import InputError, ProbcompError
+from probcomp.errors import InputError
+from probcomp.user_file import module_of, running
 
 if TYPE_CHECKING:
     from torch import nn
@@ -171,31 +169,13 @@ def call(source: str) -> Any:
     path = Path(file)
     if not path.is_file():
         raise InputError(f"no file {file} (from {source!r})")
-    spec = importlib.util.spec_from_file_location(f"probcomp_user_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"{file} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    sys.path.insert(0, str(path.resolve().parent))
-    try:
-        spec.loader.exec_module(module)
-        function = getattr(module, name, None)
-        if not callable(function):
-            found = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
-            raise InputError(
-                f"{file} has no function {name!r}; it has {', '.join(found) or 'none'}"
-            )
+    module = module_of(path, "probcomp_user_", source)
+    function = getattr(module, name, None)
+    if not callable(function):
+        found = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        raise InputError(f"{file} has no function {name!r}; it has {', '.join(found) or 'none'}")
+    with running(path, source):
         return function()
-    except ProbcompError:
-        raise
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [f.lineno for f in frames if Path(f.filename).resolve() == path.resolve()]
-        lines = lines or [getattr(error, "lineno", None)]
-        where = f" at line {lines[-1]}" if lines[-1] else ""
-        raise InputError(f"{source} raised {type(error).__name__}{where}: {error}") from error
-    finally:
-        sys.path.remove(str(path.resolve().parent))
 
 
 def _is_call(source: str) -> bool:

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probcomp.errors import InputError, ProbcompError
+from probcomp.errors import InputError
 from probcomp.regime.knobs import KNOWN, Knob
 from probcomp.regime.recipe import TURNABLE, Recipe
+from probcomp.user_file import module_of
 
 Samples = tuple[Tensor, Tensor]
 
@@ -190,7 +191,9 @@ def load_task(source: str) -> PilotTask:
     place, _, name = source.partition(":")
     name = name or "task"
     if place.endswith(".py"):
-        module = _module_of_file(Path(place))
+        if not Path(place).is_file():
+            raise InputError(f"no task file {place}")
+        module = module_of(Path(place), "probcomp_task_")
     else:
         try:
             module = importlib.import_module(place)
@@ -206,30 +209,3 @@ def load_task(source: str) -> PilotTask:
     if not isinstance(value, PilotTask):
         raise InputError(f"{source}: {name} gave {type(value).__name__}; expected a PilotTask.")
     return value
-
-
-def _module_of_file(path: Path) -> Any:
-    import sys
-    import traceback
-
-    if not path.is_file():
-        raise InputError(f"no task file {path}")
-    spec = importlib.util.spec_from_file_location(f"probcomp_task_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    sys.path.insert(0, str(path.resolve().parent))
-    try:
-        spec.loader.exec_module(module)
-    except ProbcompError:
-        raise
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [f.lineno for f in frames if Path(f.filename).resolve() == path.resolve()]
-        lines = lines or [getattr(error, "lineno", None)]
-        where = f" at line {lines[-1]}" if lines[-1] else ""
-        raise InputError(f"{path} raised {type(error).__name__}{where}: {error}") from error
-    finally:
-        sys.path.remove(str(path.resolve().parent))
-    return module
