@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from probcomp.coding.quantise import Quantised, as_half, write_values
+from probcomp.data.epochs import EpochBatches, default_loss
 from probcomp.errors import DivergenceError
-from probcomp.models.train import EpochBatches, default_loss
 
 
 def tune(
@@ -29,7 +29,7 @@ def tune(
     end, and two that meet are still counted apart.
 
     Args:
-        quantised: Not changed.
+        quantised: Not changed. Parameters that are frozen have codebooks that are trained alike.
         batches: ``batches(epoch)`` iterates over seeded batches.
         epochs: Passes over the data; 0 returns what was given, as where all values are zero.
         rate: First step of Adam.
@@ -49,6 +49,9 @@ def tune(
         return quantised
     flat = {n: quantised.index[n].flatten() for n in books}
     kept = {n: i >= 0 for n, i in flat.items()}
+    frozen = [n for n in books if not parameters[n].requires_grad]
+    for name in books:
+        parameters[name].requires_grad_(True)
     optimiser = torch.optim.Adam(books.values(), rate)
     count = sum(1 for _ in batches(first_epoch))
     step = 0
@@ -77,4 +80,6 @@ def tune(
         for name, book in tuned.items():
             write_values(parameters[name], book, quantised.index[name])
     model.zero_grad(set_to_none=True)
+    for name in frozen:
+        parameters[name].requires_grad_(False)
     return Quantised(model, {**quantised.books, **tuned}, quantised.index)

@@ -1,25 +1,15 @@
 """A plain, deterministic training loop: Adam with a cosine schedule."""
 
 import math
-from collections.abc import Callable, Iterable, Sized
-from typing import Any, Protocol
+from collections.abc import Callable, Sized
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from probcomp.data.epochs import EpochBatches, default_loss
 from probcomp.errors import DivergenceError, InputError
 from probcomp.progress import progress as progress_bar
-
-
-class EpochBatches(Protocol):
-    """Batches of an epoch by its number; `probcomp.data.Batches` is one."""
-
-    samples: int
-
-    def __call__(self, epoch: int) -> Iterable[Any]:
-        """Iterate over one seeded epoch."""
-        ...
 
 
 def train(
@@ -95,14 +85,6 @@ def train(
             advance(f"loss {history[-1]:.4f}")
     model.eval()
     return history
-
-
-def default_loss(model: nn.Module, batch: Any) -> Tensor:
-    """Mean cross-entropy of a batch ``(inputs, targets)``, or the model's own loss."""
-    if isinstance(batch, dict):
-        return model(**batch).loss
-    *inputs, targets = batch
-    return F.cross_entropy(model(*inputs), targets)
 
 
 def _length(batches: EpochBatches) -> int:

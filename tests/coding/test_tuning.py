@@ -52,3 +52,18 @@ def test_the_model_given_is_not_changed():
     tune(coarse, batches, epochs=1, rate=0.1)
     assert all(torch.equal(a, b) for a, b in zip(before, coarse.model.parameters()))
     assert all(p.grad is None for p in coarse.model.parameters())
+
+
+def test_frozen_parameters_are_tuned_and_stay_frozen():
+    model, batches = problem(64)
+    free = tune(quantise(model, 0.05), batches, epochs=1, rate=0.1)
+    coarse = quantise(model, 0.05)
+    for part in (list(coarse.model.parameters()), list(coarse.model.parameters())[:1]):
+        coarse.model.requires_grad_(True)
+        for parameter in part:
+            parameter.requires_grad_(False)
+        tuned = tune(coarse, batches, epochs=1, rate=0.1)
+        assert all(torch.equal(tuned.books[n], free.books[n]) for n in free.books)
+        assert [p.requires_grad for p in tuned.model.parameters()] == [
+            p.requires_grad for p in coarse.model.parameters()
+        ]
