@@ -78,13 +78,13 @@ class Walk:
 
     def __init__(self, rows: int, columns: int, layout: Layout) -> None:
         self.rows, self.columns, self.layout = rows, columns, layout
-        self.kept = [[0] * columns for _ in range(rows)]
+        self.kept = [bytearray(columns) for _ in range(rows)]  # a byte a position, not a pointer
         self._place = (0, 0)
         self._above = [0] * columns
         self._beside = self._before = 0
 
     def __iter__(self) -> Iterator[int]:
-        layout, none = self.layout, [0] * self.columns
+        layout, none = self.layout, bytearray(self.columns)
         period = layout.period if layout.period < self.columns else 0
         for r in range(self.rows):
             here, up = self.kept[r], self.kept[r - 1] if r else none

@@ -76,6 +76,7 @@ def decode(path: Path | str, model: nn.Module) -> nn.Module:
     try:
         for name, value in get_stream(body[_HEAD.size :], tensors):
             _place(model, name, tensors[name], value)
+        _check_agreement(model)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return model
@@ -155,7 +156,8 @@ def _place(model: nn.Module, name: str, old: Tensor, value: Tensor) -> None:
     path, _, leaf = name.rpartition(".")
     module = model.get_submodule(path)
     attributes = next((a for kind, a in _SIZES.items() if isinstance(module, kind)), None)
-    if attributes is None or getattr(module, "groups", 1) != 1:
+    grouped = getattr(module, "groups", 1) != 1
+    if attributes is None or grouped or value.shape[2:] != old.shape[2:]:
         raise InputError(
             f"{name} has shape {tuple(value.shape)} in the file and {tuple(old.shape)} in the "
             f"model; {type(module).__name__} cannot be resized, give a model of that shape"
@@ -170,3 +172,16 @@ def _place(model: nn.Module, name: str, old: Tensor, value: Tensor) -> None:
         setattr(module, leaf, nn.Parameter(value, requires_grad=old.requires_grad))
     else:
         setattr(module, leaf, value)
+
+
+def _check_agreement(model: nn.Module) -> None:
+    """Biases and statistics must be as long as their layer is wide."""
+    for path, module in model.named_modules():
+        attributes = next((a for kind, a in _SIZES.items() if isinstance(module, kind)), None)
+        if attributes is None:
+            continue
+        width = getattr(module, attributes[0])
+        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        for name, value in own:
+            if value.dim() == 1 and len(value) != width:
+                raise InputError(f"{path}.{name} has {len(value)} entries, its layer {width} units")

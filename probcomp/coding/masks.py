@@ -125,4 +125,4 @@ def _get_bits(coder: RangeDecoder, rows: int, columns: int, layout: Layout) -> n
     walk = Walk(rows, columns, layout)
     for context in walk:
         walk.tell(model.get(coder, context))
-    return np.array(walk.kept, bool).reshape(rows, columns)
+    return np.frombuffer(b"".join(walk.kept), bool).reshape(rows, columns)

@@ -7,10 +7,13 @@ saved can be coded, and reading needs neither the dense model nor pickle. Tokeni
 """
 
 import json
+import math
 import os
+import re
 import struct
 import tempfile
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,8 @@ from probcomp.structure.recipe import load as load_directory
 MAGIC = b"PCN1"
 LARGEST_DESCRIPTION = 2**26
 """Bytes of a description that are read; the largest models need thousands."""
+MOST_ELEMENTS = 2**31
+"""Entries of all tensors of a file together that are read by default; 8 GiB of float32."""
 _HEAD = struct.Struct("<4sI")
 _TEXTS = (RECIPE, "config.json", "generation_config.json")
 _TENSORS = (WEIGHTS, "buffers.safetensors")
@@ -59,14 +64,7 @@ def write_network(model: nn.Module, path: Path | str) -> CodedSize:
 
 def network_bytes(model: nn.Module) -> tuple[bytes, CodedSize]:
     """The content of the file, and its size."""
-    with tempfile.TemporaryDirectory(prefix="probcomp-") as folder:
-        directory = Path(folder)
-        save(model, directory)
-        texts = {n: read_json(directory / n) for n in _TEXTS if (directory / n).is_file()}
-        held = {n: read_tensors(directory / n) for n in _TENSORS if (directory / n).is_file()}
-        for shard in sorted(directory.glob("model-*-of-*.safetensors")):
-            held.setdefault(WEIGHTS, {}).update(read_tensors(shard))
-        masks = read_tensors(directory / MASKS) if (directory / MASKS).is_file() else {}
+    texts, held, masks = _saved(model)
     weights = held.get(WEIGHTS, {})
     place = {name: i for i, (name, _) in enumerate(model.named_parameters())}
     held[WEIGHTS] = dict(sorted(weights.items(), key=lambda e: place.get(e[0], len(place))))
@@ -95,46 +93,45 @@ def read_network(path: Path | str) -> nn.Module:
     """The model that `write_network` wrote: equal outputs, masks in place.
 
     Raises:
-        InputError: The file is missing, damaged, of another version, or names classes that cannot
-            be imported here.
+        InputError: The file is missing, damaged, of another version, describes more than
+            `MOST_ELEMENTS` weights, or names classes that cannot be imported here.
     """
     return network_of(read_file(path), str(path))
 
 
-def network_of(data: bytes, path: str = "the file") -> nn.Module:
-    """The model in a file's content; ``path`` is its name in errors."""
+def network_of(data: bytes, path: str = "the file", most: int = MOST_ELEMENTS) -> nn.Module:
+    """The model in a file's content.
+
+    Args:
+        data: The content.
+        path: Its name in errors.
+        most: Entries of all tensors together that are read. A few bytes may describe any number of
+            zeros, so this is what bounds memory and time; it is checked before either is spent.
+
+    Raises:
+        InputError: See `read_network`.
+    """
     body = checked(data, MAGIC, path, "a coded network")
     _, length = _HEAD.unpack_from(body)
-    try:
-        description = _inflate(body[_HEAD.size : _HEAD.size + length])
-        like = {
-            (file, name): zeros_like(shape, dtype)
-            for file, part in description["tensors"].items()
-            for name, (dtype, shape) in part.items()
-        }
-        texts, implied = description["texts"], description["masks"]
-    except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
-        raise InputError(f"{path} has a description that cannot be read: {error}") from error
-    names = {f"{file}: {name}": (file, name) for file, name in like}
-    tensors: dict[str, dict[str, Tensor]] = {file: {} for file in description["tensors"]}
-    try:
-        stream = get_stream(body[_HEAD.size + length :], {n: like[k] for n, k in names.items()})
-        for label, value in stream:
-            file, name = names[label]
-            tensors[file][name] = value
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    masks = {n: m.bool() for n, m in tensors.pop(MASKS, {}).items()}
-    masks |= {name: tensors[WEIGHTS][name] != 0 for name in implied}
     with tempfile.TemporaryDirectory(prefix="probcomp-") as folder:
-        directory = Path(folder)
-        for name in (n for n in _TEXTS if n in texts):
-            write_json(directory / name, texts[name])
-        for name in (n for n in _TENSORS if n in tensors):
-            write_tensors(directory / name, tensors[name])
-        if masks:
-            write_tensors(directory / MASKS, masks)
-        return load_directory(directory)
+        try:
+            description = _parse(_inflate(body[_HEAD.size : _HEAD.size + length]), most)
+            _unpack(description, body[_HEAD.size + length :], Path(folder))
+            return load_directory(folder)
+        except Exception as error:  # a file from elsewhere may be wrong in any way
+            reason = str(error) if isinstance(error, InputError) else f"cannot be read: {error!r}"
+            reason = " ".join(reason.replace(folder, path).split())
+            raise InputError(f"{path}: {reason}") from error
+
+
+def least_bytes(model: nn.Module) -> int:
+    """Bytes that a file of this model takes whatever becomes of its units and values.
+
+    That is its architecture without tensors, and with one digit in the place of every number.
+    """
+    texts, _, _ = _saved(model)
+    text = re.sub(r"\d+", "0", json.dumps(texts, separators=(",", ":")))
+    return len(summed(_HEAD.pack(MAGIC, 0) + zlib.compress(text.encode(), 9)))
 
 
 def load(path: Path | str) -> nn.Module:
@@ -146,10 +143,92 @@ def load(path: Path | str) -> nn.Module:
     return read_network(path) if Path(path).is_file() else load_directory(path)
 
 
+@dataclass(frozen=True)
+class _Description:
+    """What a file says that it holds: texts by file, tensors on the meta device by file and name,
+    and the weights whose masks are where they are not zero."""
+
+    texts: dict[str, dict[str, Any]]
+    like: dict[str, dict[str, Tensor]]
+    implied: list[str]
+
+
+def _saved(
+    model: nn.Module,
+) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]], dict[str, Tensor]]:
+    """The texts, the tensors by file, and the masks that `save` writes."""
+    with tempfile.TemporaryDirectory(prefix="probcomp-") as folder:
+        directory = Path(folder)
+        save(model, directory)
+        texts = {n: read_json(directory / n) for n in _TEXTS if (directory / n).is_file()}
+        held = {n: read_tensors(directory / n) for n in _TENSORS if (directory / n).is_file()}
+        for shard in sorted(directory.glob("model-*-of-*.safetensors")):
+            held.setdefault(WEIGHTS, {}).update(read_tensors(shard))
+        masks = read_tensors(directory / MASKS) if (directory / MASKS).is_file() else {}
+    return texts, held, masks
+
+
+def _unpack(description: _Description, stream: bytes, directory: Path) -> None:
+    """Write what `save` would have written."""
+    names = {f"{f}: {n}": (f, n) for f, part in description.like.items() for n in part}
+    like = {label: description.like[f][n] for label, (f, n) in names.items()}
+    tensors: dict[str, dict[str, Tensor]] = {file: {} for file in description.like}
+    for label, value in get_stream(stream, like):
+        file, name = names[label]
+        tensors[file][name] = value
+    masks = {n: m.bool() for n, m in tensors.pop(MASKS, {}).items()}
+    masks |= {name: tensors[WEIGHTS][name] != 0 for name in description.implied}
+    for file, text in description.texts.items():
+        write_json(directory / file, text)
+    for file, held in tensors.items():
+        write_tensors(directory / file, held)
+    if masks:
+        write_tensors(directory / MASKS, masks)
+
+
+def _parse(description: Any, most: int) -> _Description:
+    """The parts of a description; nothing of the size it names is allocated.
+
+    Raises:
+        InputError: A part is missing or of another type, or the tensors are too large.
+    """
+    parts: dict[str, Any] = description if isinstance(description, dict) else {}
+    texts: Any = parts.get("texts")
+    tensors: Any = parts.get("tensors")
+    implied: Any = parts.get("masks")
+    if not _is_table(texts, _TEXTS) or not _is_table(tensors, (*_TENSORS, MASKS)):
+        raise InputError("has a description that cannot be read: its texts or tensors are damaged")
+    like: dict[str, dict[str, Tensor]] = {file: {} for file in tensors}
+    total = 0
+    for file, part in tensors.items():
+        for name, entry in part.items():
+            if not isinstance(entry, list) or len(entry) != 2:
+                raise InputError(f"has a description that cannot be read: {name} has no type")
+            dtype, shape = entry
+            if isinstance(shape, list) and all(type(n) is int for n in shape):
+                total += math.prod(max(n, 1) for n in shape)
+            if total > most:
+                raise InputError(f"describes more than {most:,} weights, the most that are read")
+            like[file][name] = zeros_like(shape, dtype)
+    weights = tensors.get(WEIGHTS, {})
+    if not isinstance(implied, list) or not all(isinstance(n, str) for n in implied):
+        raise InputError("has a description that cannot be read: its masks are no list of names")
+    lost = [name for name in implied if name not in weights]
+    if lost:
+        raise InputError(f"has a mask of {lost[0]!r}, which it does not hold")
+    return _Description(texts, like, implied)
+
+
+def _is_table(value: Any, files: tuple[str, ...]) -> bool:
+    return isinstance(value, dict) and all(
+        name in files and isinstance(part, dict) for name, part in value.items()
+    )
+
+
 def _inflate(packed: bytes) -> Any:
     """The description; refused where it would not end, as a damaged or hostile one may not."""
     reader = zlib.decompressobj()
     text = reader.decompress(packed, LARGEST_DESCRIPTION)
     if not reader.eof:
-        raise ValueError("it is cut short or too long")
+        raise InputError("has a description that is cut short or too long")
     return json.loads(text)

@@ -19,6 +19,9 @@ _REST = _RENEW - 1
 LARGEST_TOTAL = 1 << 24
 """Largest sum of frequencies; the range keeps at least 16 bits above it, so that rounding costs
 less than 2e-5 of a code length."""
+UNWRITTEN = 16
+"""Zero bytes at the end of a stream that need not be written. A reader goes no further beyond the
+end, so a stream cannot be read for ever."""
 
 
 class RangeEncoder:
@@ -45,7 +48,8 @@ class RangeEncoder:
         self.spent[self.part] = self.spent.get(self.part, 0.0) + math.log2(total / frequency)
 
     def finish(self) -> bytes:
-        """The shortest string of bytes that decodes to what was written; zeros follow it."""
+        """A short string of bytes that decodes to what was written; at most `UNWRITTEN` zeros that
+        follow it are left out."""
         keep = _BITS
         value = self._low
         while keep > 0:  # round up to as many zero bits as still fall inside the range
@@ -59,7 +63,8 @@ class RangeEncoder:
         self._low = value
         for _ in range(_BITS // 8):
             self._shift()
-        return bytes(self._out).rstrip(b"\0")
+        kept = len(self._out.rstrip(b"\0"))
+        return bytes(self._out[: max(kept, len(self._out) - UNWRITTEN)])
 
     def _shift(self) -> None:
         if self._low >= _TOP:
@@ -84,16 +89,29 @@ class RangeDecoder:
         self._step = 0
 
     def peek(self, total: int) -> int:
-        """The cumulative frequency, below ``total``, that the next symbol covers."""
+        """The cumulative frequency, below ``total``, that the next symbol covers.
+
+        Raises:
+            InputError: No encoder writes such bytes.
+        """
         self._step = self._range // total
-        return min(self._value // self._step, total - 1)
+        found = self._value // self._step
+        if found >= total:
+            raise InputError("the coded stream does not decode")
+        return found
 
     def take(self, start: int, frequency: int) -> None:
-        """Consume the symbol found from `peek`."""
+        """Consume the symbol found from `peek`.
+
+        Raises:
+            InputError: The stream has ended.
+        """
         self._value -= self._step * start
         self._range = self._step * frequency
         while self._range < _RENEW:
             data, place = self._data, self._place
+            if place >= len(data) + UNWRITTEN:
+                raise InputError("the coded stream ends early")
             self._value = (self._value << 8) | (data[place] if place < len(data) else 0)
             self._place = place + 1
             self._range <<= 8
@@ -176,7 +194,7 @@ def get_number(coder: RangeDecoder) -> int:
     length = 1
     while _flip(coder):
         length += 1
-        if length > 64:
+        if length > 65:
             raise InputError("the coded stream does not decode: a number of more than 64 bits")
     value = 1
     for _ in range(length - 1):

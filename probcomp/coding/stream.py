@@ -15,6 +15,7 @@ from probcomp.coding.tensors import get_tensor, put_tensor
 from probcomp.errors import InputError
 
 PARTS = ("mask", "values", "codebook", "raw", "header")
+MOST_DIMENSIONS = 32
 _LENGTH = struct.Struct("<I")
 
 
@@ -113,8 +114,16 @@ def get_stream(data: bytes, like: Mapping[str, Tensor]) -> Iterator[tuple[str, T
 
 
 def zeros_like(shape: list[int], dtype: str) -> Tensor:
-    """A tensor without storage, as `get_stream` takes it."""
-    kind = getattr(torch, dtype, None)
-    if not isinstance(kind, torch.dtype):
+    """A tensor without storage, as `get_stream` takes it.
+
+    Raises:
+        InputError: A type that no tensor here has, or a shape that is none.
+    """
+    kind = getattr(torch, dtype, None) if isinstance(dtype, str) else None
+    if not isinstance(kind, torch.dtype) or kind.is_complex or "q" in dtype:
         raise InputError(f"unknown type of tensor {dtype!r}")
+    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+        raise InputError(f"{shape!r} is no shape of a tensor")
+    if len(shape) > MOST_DIMENSIONS:
+        raise InputError(f"a tensor of {len(shape)} dimensions, expected at most {MOST_DIMENSIONS}")
     return torch.empty(shape, dtype=kind, device="meta")

@@ -43,7 +43,8 @@ def put_tensor(coder: RangeEncoder, raw: bytearray, tensor: Tensor, where: str) 
     matrix = as_rows(array)
     kept = matrix != 0
     values = matrix[kept]
-    short = bool((values.astype(np.float16).astype(np.float32) == values).all())
+    with np.errstate(over="ignore"):  # what float16 does not hold becomes infinite, and differs
+        short = bool((values.astype(np.float16).astype(np.float32) == values).all())
     book, index = np.unique(values, return_inverse=True)
     width = 16 if short else 32
     counts = np.bincount(index.ravel(), minlength=1)
@@ -80,7 +81,8 @@ def get_tensor(coder: RangeDecoder, raw: memoryview, like: Tensor) -> tuple[Tens
         The tensor, and how many bytes of ``raw`` it took.
 
     Raises:
-        InputError: The tensor does not fit the model's, or ``raw`` is too short.
+        InputError: The tensor does not fit the model's, its values are not finite or not of its
+            type, or the data end early.
     """
     rank = get_number(coder)
     if rank != like.dim():
@@ -114,10 +116,13 @@ def get_tensor(coder: RangeDecoder, raw: memoryview, like: Tensor) -> tuple[Tens
             words[place] = coder.peek(1 << 16)
             coder.take(int(words[place]), 1)
         model = SymbolModel(size)
-        index = [model.get(coder) for _ in range(count)]
-        values = words.view(kind)[np.array(index, np.int64)]
+        index = np.fromiter((model.get(coder) for _ in range(count)), np.int64)
+        values = words.view(kind)[index]
     matrix[kept] = values.astype(np.float32)
-    return torch.from_numpy(matrix.reshape(shape)).to(like.dtype), taken
+    found = torch.from_numpy(matrix.reshape(shape)).to(like.dtype)
+    if not torch.isfinite(found.float()).all():
+        raise InputError(f"the file holds values that are not finite numbers of {like.dtype}")
+    return found, taken
 
 
 def as_rows(array: np.ndarray) -> np.ndarray:
@@ -160,6 +165,16 @@ def _get_integers(coder: RangeDecoder, shape: tuple[int, ...], dtype: torch.dtyp
     coder.take(form, 1)
     if form != _WHOLE:
         raise InputError("the file holds real numbers, the model has whole ones")
-    codes = [get_number(coder) for _ in range(int(np.prod(shape, dtype=np.int64)))]
+    codes = (get_number(coder) for _ in range(math.prod(shape)))
     values = [code // 2 if code % 2 == 0 else -(code + 1) // 2 for code in codes]
+    least, most = _range_of(dtype)
+    if values and not (least <= min(values) and max(values) <= most):
+        raise InputError(f"the file holds whole numbers that {dtype} does not")
     return torch.tensor(values, dtype=torch.int64).reshape(shape).to(dtype)
+
+
+def _range_of(dtype: torch.dtype) -> tuple[int, int]:
+    if dtype == torch.bool:
+        return 0, 1
+    info = torch.iinfo(torch.int64 if dtype == torch.uint64 else dtype)  # written by way of int64
+    return info.min, info.max

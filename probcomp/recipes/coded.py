@@ -5,7 +5,6 @@ trained once more with the masks fixed where the method trains at all, and are w
 adaptive arithmetic code. The price of a bit is set by what the training data bear, or by a budget.
 """
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from probcomp.coding import CodedSize, Quantised, coarsest, quantise, tune
-from probcomp.coding.network import network_bytes, network_of
+from probcomp.coding.network import least_bytes, network_bytes, network_of
 from probcomp.coding.quantise import FIRST_VALUES, RELATIVE_PRICES
 from probcomp.coding.tensors import MOST_VALUES
 from probcomp.data.batches import Batches
 from probcomp.errors import BudgetError, InputError, SurgeryError
-from probcomp.evidence.collect import batch_size
+from probcomp.evidence.collect import batch_size, evaluating
 from probcomp.recipes.task import Task, Tensors
 from probcomp.structure import apply_masks
 from probcomp.structure.masks import masks_of
@@ -143,12 +142,11 @@ def code_within(model: nn.Module, trial: Trial, bits: float) -> Coded:
 
 
 def least_bits(model: nn.Module) -> int:
-    """Bits of a file in which every parameter of a model is zero: no smaller one can hold it."""
-    empty = copy.deepcopy(model)
-    with torch.no_grad():
-        for parameter in empty.parameters():
-            parameter.zero_()
-    return 8 * network_bytes(empty)[1].bytes
+    """Bits that no file of this model is smaller than, whichever units and weights are removed.
+
+    Those of its architecture alone; removed units take their masks and buffers with them.
+    """
+    return 8 * least_bytes(model)
 
 
 def _written(model: nn.Module, before: float, measure: Measure) -> Coded:
@@ -183,13 +181,8 @@ def _loss(trial: Trial) -> Measure:
     batches = Batches(_part(trial.train), BATCH_SIZE, shuffle=False)
 
     def loss(model: nn.Module) -> float:
-        training = model.training
-        try:
-            with torch.no_grad():
-                model.eval()
-                total = sum(float(trial.task.loss(model, b)) * batch_size(b) for b in batches(0))
-        finally:
-            model.train(training)
+        with torch.no_grad(), evaluating(model):
+            total = sum(float(trial.task.loss(model, b)) * batch_size(b) for b in batches(0))
         return total / batches.samples
 
     return loss

@@ -16,6 +16,7 @@ from probcomp.allocation.counts import check_finite, weight_macs
 from probcomp.data import Data
 from probcomp.data.batches import Batches
 from probcomp.errors import BudgetError, InputError, SurgeryError
+from probcomp.evidence.collect import evaluating
 from probcomp.kernels import PackedLayer, pack_layers
 from probcomp.progress import progress as progress_bar
 from probcomp.recipes.coded import BITS_A_WEIGHT, Coded, Trial, code, code_within, least_bits
@@ -320,10 +321,9 @@ def _data(data: Any, test: Any, seed: int) -> tuple[Any, Any, list[str]]:
 def _try_once(model: nn.Module, task: Task, batches: Batches) -> None:
     """One loss on two samples, so that data that do not fit the model are told from defects."""
     batch = batches.example(2)
-    training = model.training
     try:
-        with torch.no_grad():
-            value = task.loss(model.eval(), batch)
+        with torch.no_grad(), evaluating(model):
+            value = task.loss(model, batch)
     except InputError:
         raise
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
@@ -332,8 +332,6 @@ def _try_once(model: nn.Module, task: Task, batches: Batches) -> None:
         shapes = ", ".join(f"{key}: {tuple(t.shape)} {t.dtype}" for key, t in named)
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"the model does not run on the data ({shapes}): {reason}") from error
-    finally:
-        model.train(training)
     if value.dim() != 0 or not torch.isfinite(value):
         raise InputError(
             f"the loss of the first samples is {value.tolist()}, expected one finite number"

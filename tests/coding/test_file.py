@@ -171,3 +171,20 @@ def test_what_cannot_be_stored_is_refused(tmp_path):
         encode(nn.ParameterList([torch.tensor([0.1], dtype=torch.float64)]), tmp_path / "w")
     with pytest.raises(InputError, match="no parameters"):
         encode(nn.ReLU(), tmp_path / "w")
+
+
+def test_parts_of_a_layer_must_agree(tmp_path):
+    """A file of a layer whose bias is longer than its weight is wide."""
+    wrong = nn.Sequential(nn.Linear(4, 3))
+    wrong[0].bias = nn.Parameter(torch.ones(5))
+    encode(wrong, tmp_path / "w.pcw")
+    with pytest.raises(InputError, match=r"0.bias has 5 entries, its layer 3 units"):
+        decode(tmp_path / "w.pcw", nn.Sequential(nn.Linear(4, 6)))
+    norm = nn.Sequential(nn.BatchNorm1d(4))
+    norm[0].running_mean = torch.ones(3)
+    encode(norm, tmp_path / "n.pcw")
+    with pytest.raises(InputError, match=r"running_\w+ has 3 entries|has 4 entries"):
+        decode(tmp_path / "n.pcw", nn.Sequential(nn.BatchNorm1d(4)))
+    encode(nn.Sequential(nn.Conv2d(2, 3, 1)), tmp_path / "c.pcw")
+    with pytest.raises(InputError, match="cannot be resized"):
+        decode(tmp_path / "c.pcw", nn.Sequential(nn.Conv2d(2, 3, 3)))

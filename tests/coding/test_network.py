@@ -1,6 +1,8 @@
 """A whole network in one file: any form of model, bit for bit, and what is wrong is refused."""
 
+import json
 import os
+import tempfile
 import zlib
 
 import pytest
@@ -11,7 +13,7 @@ from torch import fx, nn
 
 from probcomp.coding import load, quantise, read_network, write_network
 from probcomp.coding.file import summed
-from probcomp.coding.network import MAGIC, network_bytes, network_of
+from probcomp.coding.network import MAGIC, least_bytes, network_bytes, network_of
 from probcomp.errors import InputError
 from probcomp.models import LeNet5
 from probcomp.structure import apply_masks, cut_graph, masks_of, save, shrink, trace
@@ -148,6 +150,95 @@ def test_a_description_without_end_is_refused(monkeypatch):
     body = MAGIC + len(bomb).to_bytes(4, "little") + bomb
     with pytest.raises(InputError, match="cut short or too long"):
         network_of(summed(body))
+
+
+def crafted(change) -> bytes:
+    """A file whose description was changed, with a right checksum."""
+    data = network_bytes(Small())[0]
+    length = int.from_bytes(data[4:8], "little")
+    description = json.loads(zlib.decompress(data[8 : 8 + length]))
+    text = change(description)
+    text = json.dumps(description) if text is None else text
+    packed = zlib.compress(text.encode())
+    return summed(MAGIC + len(packed).to_bytes(4, "little") + packed + data[8 + length : -4])
+
+
+def put(*path):
+    """Put the last of ``path`` where the others lead."""
+
+    def change(description):
+        *places, key, value = path
+        for place in places:
+            description = description[place]
+        description[key] = value
+
+    return change
+
+
+ONE = ("tensors", "model.safetensors", "one.weight")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (put(*ONE, 1, [-1, 4]), "is no shape"),
+        (put(*ONE, 1, [1.5, 4]), "is no shape"),
+        (put(*ONE, 1, [True, 4]), "is no shape"),
+        (put(*ONE, 1, 4), "is no shape"),
+        (put(*ONE, 1, [2**62, 2**62]), "more than 2,147,483,648 weights"),
+        (put(*ONE, 1, [0, 2**62]), "more than 2,147,483,648 weights"),
+        (put(*ONE, 1, [1] * 40), "40 dimensions"),
+        (put(*ONE, 0, "float99"), "unknown type"),
+        (put(*ONE, 0, "complex64"), "unknown type"),
+        (put(*ONE, 0, ["float32"]), "unknown type"),
+        (put(*ONE, "float32"), "has no type"),
+        (put("tensors", 3), "damaged"),
+        (put("tensors", "../evil", {}), "damaged"),
+        (put("tensors", {}), "."),
+        (put("texts", 3), "damaged"),
+        (put("texts", "../evil", {}), "damaged"),
+        (put("texts", "probcomp.json", []), "damaged"),
+        (put("texts", "probcomp.json", {}), "format number is missing"),
+        (put("texts", {}), "holds no probcomp.json"),
+        (put("masks", ["nope"]), "a mask of 'nope'"),
+        (put("masks", [["one.weight"]]), "no list of names"),
+        (put("masks", 7), "no list of names"),
+        (lambda _: "[" * 100_000, "."),
+        (lambda _: "[]", "damaged"),
+        (lambda _: "{", "cannot be read"),
+        (lambda _: "9" * 5000, "."),
+    ],
+)
+def test_a_description_made_wrong_gives_one_line_without_our_paths(change, said):
+    with pytest.raises(InputError, match=said) as caught:
+        network_of(crafted(change), "net.pcn")
+    told = str(caught.value)
+    assert told.startswith("net.pcn: ")
+    assert "\n" not in told
+    assert tempfile.gettempdir() not in told
+
+
+def test_a_file_is_read_up_to_a_number_of_weights(written):
+    total = sum(p.numel() for p in Small().parameters())
+    assert isinstance(network_of(written, most=total), Small)
+    with pytest.raises(InputError, match=f"more than {total - 1:,} weights"):
+        network_of(written, most=total - 1)
+
+
+def test_no_file_is_smaller_than_its_architecture():
+    """Not that of a network with most units gone, either, nor that of a graph."""
+    torch.manual_seed(0)
+    model, x = LeNet5().eval(), torch.randn(4, 1, 28, 28)
+    structure = trace(model, (x,))
+    keep = {
+        axis.name: torch.arange(axis.size) < 2
+        for axis in structure.axes
+        if axis.exact and not axis.blocked and axis.kind in ("neuron", "channel")
+    }
+    for small in (shrink(model, structure, keep), cut_graph(structure, model, keep)):
+        for parameter in small.parameters():
+            parameter.data.zero_()
+        assert 100 < least_bytes(model) < len(network_bytes(small)[0])
 
 
 def test_what_cannot_be_saved_is_refused(tmp_path):

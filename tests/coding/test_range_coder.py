@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from probcomp.coding.range_coder import (
     LARGEST_TOTAL,
+    UNWRITTEN,
     BitModel,
     RangeDecoder,
     RangeEncoder,
@@ -117,3 +118,29 @@ def test_counts_are_halved_before_they_overflow():
 def test_endless_numbers_are_refused():
     with pytest.raises(InputError, match="does not decode"):
         get_number(RangeDecoder(b"\xff" * 40))
+
+
+@pytest.mark.parametrize("count", [0, 1, 100, 10_000])
+def test_zeros_at_the_end_come_back_and_no_more(count):
+    encoder = RangeEncoder()
+    for _ in range(count):
+        encoder.put(0, 1, 256)
+    data = encoder.finish()
+    assert max(0, count - UNWRITTEN) <= len(data) <= count + 6
+    decoder = RangeDecoder(data)
+    for _ in range(count):
+        assert decoder.peek(256) == 0
+        decoder.take(0, 1)
+
+    def read_on() -> None:
+        for _ in range(UNWRITTEN + 8):
+            decoder.peek(256)
+            decoder.take(0, 1)
+
+    with pytest.raises(InputError, match="ends early"):
+        read_on()
+
+
+def test_bytes_that_no_encoder_writes_are_refused():
+    with pytest.raises(InputError, match="does not decode"):
+        RangeDecoder(b"\xff" * 6).peek(3)

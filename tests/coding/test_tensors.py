@@ -1,6 +1,7 @@
 """The code of one tensor: any shape and type, bit for bit, and what is wrong is refused."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probcomp.coding.range_coder import RangeDecoder, RangeEncoder
+from probcomp.coding.masks import put_mask
+from probcomp.coding.range_coder import RangeDecoder, RangeEncoder, SymbolModel, put_number
 from probcomp.coding.tensors import as_float32, as_rows, cell_of, get_tensor, put_tensor
 from probcomp.errors import InputError
 
@@ -128,3 +130,69 @@ def test_values_that_float32_does_not_hold_are_refused():
 def test_matrices_of_tensors(shape, rows, cell):
     assert as_rows(np.zeros(shape)).shape == rows
     assert cell_of(shape) == cell
+
+
+def crafted(values: torch.Tensor, book: list[int]) -> bytes:
+    """A tensor of two values, whose words in the codebook are others."""
+    coder = RangeEncoder()
+    put_number(coder, 1)
+    put_number(coder, len(values))
+    coder.put(3, 1, 5)  # a codebook of float16
+    put_mask(coder, (values != 0).numpy()[None], 1)
+    put_number(coder, len(book) - 1)
+    for word in book:
+        coder.put(word, 1, 1 << 16)
+    model = SymbolModel(len(book))
+    for value in values.tolist():
+        model.put(coder, int(value) - 1)
+    return coder.finish()
+
+
+def test_values_that_are_not_finite_are_refused_on_reading():
+    values = torch.tensor([1.0, 2.0, 1.0])
+    fine = back(crafted(values, [0x3C00, 0x4000]), b"", torch.zeros(3))
+    assert torch.equal(fine, values)
+    for word in (0x7C00, 0xFC00, 0x7E00):
+        with pytest.raises(InputError, match=r"not finite numbers of torch.float32"):
+            back(crafted(values, [0x3C00, word]), b"", torch.zeros(3))
+    noise = torch.randn(400)
+    stream, raw = coded(noise)
+    for value in (math.nan, math.inf):
+        wrong = np.frombuffer(raw, "<f4").copy()
+        wrong[7] = value
+        with pytest.raises(InputError, match="not finite"):
+            back(stream, wrong.tobytes(), torch.zeros(400))
+    with pytest.raises(InputError, match=r"not finite numbers of torch.float16"):
+        back(*coded(torch.full((3,), 1e30)), torch.zeros(3, dtype=torch.float16))
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [([2], torch.bool), ([-1], torch.bool), ([256], torch.uint8), ([-1], torch.uint8),
+     ([2**31], torch.int32), ([-(2**31) - 1], torch.int32)],
+)  # fmt: skip
+def test_whole_numbers_that_the_type_does_not_hold_are_refused(values, kind):
+    stream, raw = coded(torch.tensor(values))
+    with pytest.raises(InputError, match=re.escape(f"whole numbers that {kind} does not")):
+        back(stream, raw, torch.zeros(1, dtype=kind))
+
+
+def test_the_ends_of_whole_numbers():
+    ends = torch.tensor([-(2**63), 2**63 - 1, 0, -1])
+    assert torch.equal(back(*coded(ends), torch.zeros_like(ends)), ends)
+    coder = RangeEncoder()
+    for number in (1, 1):
+        put_number(coder, number)
+    coder.put(4, 1, 5)
+    put_number(coder, 2**64)  # twice 2**63
+    with pytest.raises(InputError, match=r"whole numbers that torch.int64 does not"):
+        back(coder.finish(), b"", ends[:1])
+
+
+def test_a_stream_is_not_read_beyond_its_end():
+    coder = RangeEncoder()
+    for number in (1, 10**6):
+        put_number(coder, number)
+    coder.put(4, 1, 5)
+    with pytest.raises(InputError, match="ends early"):
+        back(coder.finish(), b"", torch.zeros(10**6, dtype=torch.int64))

@@ -8,19 +8,22 @@ import torch
 from torch import nn
 
 import probcomp
-from probcomp.coding import load
+from probcomp.coding import load, quantise
 from probcomp.coding.network import network_bytes
 from probcomp.coding.quantise import FIRST_VALUES
+from probcomp.data import Batches
 from probcomp.errors import BudgetError, InputError
 from probcomp.recipes.coded import (
     FILE_TOLERANCE,
     SHARE,
     TOLERANCE,
     Trial,
+    _loss,
     code,
     code_within,
     least_bits,
 )
+from probcomp.recipes.compress import _try_once
 from probcomp.recipes.result import NETWORK
 from probcomp.recipes.task import Task
 from probcomp.structure import apply_masks, masks_of
@@ -160,3 +163,28 @@ def test_a_size_that_no_file_has_is_refused_before_any_work():
     with pytest.raises(BudgetError, match=r"bits=2000 is out of reach: the architecture alone"):
         probcomp.compress(trained(), clouds(), budget="bits=2000", progress=False)
     assert least_bits(trained()) < 8 * code_within(masked(), TRIAL, 8 * 650).size.bytes
+
+
+def test_least_bits_hold_where_units_go():
+    """Removed units take masks and buffers with them, so the dense model bounds nothing."""
+
+    def net(width: int) -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, 3, 3)
+        )
+
+    small = quantise(net(1), 256.0).model
+    assert 0 < least_bits(net(64)) <= 8 * network_bytes(small)[1].bytes
+
+
+def test_measuring_leaves_the_mode_of_every_part():
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 3))
+    model.train()
+    model[1].eval()
+    model[0].weight.requires_grad_(False)
+    first = _loss(TRIAL)(model)
+    assert first == _loss(TRIAL)(model)
+    _try_once(model, Task(), Batches(clouds(), shuffle=False))
+    assert [m.training for m in model] == [True, False, True, True]
+    assert [p.requires_grad for p in model[0].parameters()] == [False, True]
