@@ -11,12 +11,16 @@ from torch import Tensor
 from probcomp.data.batches import Batches, by_length, trimmed
 from probcomp.errors import InputError
 from probcomp.evidence.collect import batch_size
+from probcomp.evidence.fisher import Categorical, Likelihood
 from probcomp.recipes.task import Tensors
 from probcomp.structure import Axis
 
 REFITS = ("sequential", "dense", "none")
 SHARE, LEAST = 16, 8
 """One sample in so many is kept back to measure removals; of few, this many or a quarter."""
+SHARE_OF_CLASSES = 4
+"""As `SHARE`, where a sample has one class and nothing else: it says far less than a text's tokens
+or an embedding, and noise in what is measured moves units to the wrong layers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +40,8 @@ class PostConfig:
         correlations: Whether units are judged by what the others can make up for; off for
             comparisons only.
         measured: Most calibration samples that are kept back from the statistics, to measure
-            sampled removals on; one in `SHARE`, where that is fewer.
+            sampled removals on; one in `SHARE` (of a classifier's, `SHARE_OF_CLASSES`), where that
+            is fewer.
         rounds: Rounds of measuring one removal of each axis; the first at equal shares, the
             others at the allocation found so far, where it is another. 0 trusts the predictions.
         refit: ``sequential`` refits read-outs in order on the pruned prefix, ``dense`` from the
@@ -84,14 +89,18 @@ class PostConfig:
             raise InputError("; ".join(wrong))
 
 
-def parts_of(samples: Tensors, config: PostConfig) -> tuple[Tensors, Tensors]:
+def parts_of(
+    samples: Tensors, config: PostConfig, likelihood: Likelihood | None = None
+) -> tuple[Tensors, Tensors]:
     """Samples for statistics, and samples for measuring.
 
     The latter are spread evenly over the data, which may be sorted.
     """
+    classes = isinstance(likelihood, Categorical) and likelihood.unit == "sample"
+    share = SHARE_OF_CLASSES if classes else SHARE
     tensors = list(samples.values()) if isinstance(samples, Mapping) else list(samples)
     count = len(tensors[0])
-    tried = min(config.measured, max(count // SHARE, min(LEAST, count // 4)))
+    tried = min(config.measured, max(count // share, min(LEAST, count // 4)))
     if tried < 1:
         raise InputError(f"{count} calibration samples are too few; give at least 4, better 128")
 

@@ -60,7 +60,7 @@ def dense_evidence(
         places: Read-out parameter to what takes up its mean error.
         on_batch: Called after each batch.
     """
-    fitted, tried = parts_of(job.train, config)
+    fitted, tried = parts_of(job.train, config, likelihood)
     kept_back = list(calibration_batches(tried, config.batch_size))
     with ExitStack() as stack:
         with ExitStack() as hooks:  # none of them may be there when the model is copied

@@ -64,8 +64,8 @@ def run(job: Job) -> Outcome:
         )
     axes, reads, notes = _readable(job)
     spending = None if job.budget is None else _spending(job, axes)
-    fitted, _ = parts_of(job.train, config)
-    likelihood = likelihood_of(job.task, job.model, next(calibration_batches(fitted, 2)))
+    likelihood = likelihood_of(job.task, job.model, next(calibration_batches(job.train, 2)))
+    fitted, _ = parts_of(job.train, config, likelihood)
     if isinstance(likelihood, Categorical) and likelihood.unit == "sample":
         likelihood = replace(likelihood, softness=config.softness)
     if likelihood is None and config.probes:

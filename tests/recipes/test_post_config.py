@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from probcomp.errors import InputError
+from probcomp.evidence.fisher import Categorical, Gaussian
 from probcomp.recipes.post_config import PostConfig, parts_of
 
 
@@ -26,6 +27,15 @@ def test_how_many_measure(count: int, most: int, kept_back: int) -> None:
     """One in sixteen; of few samples eight, or a quarter."""
     fitted, tried = parts_of((torch.arange(count),), PostConfig(measured=most))
     assert (len(fitted[0]), len(tried[0])) == (count - kept_back, kept_back)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "kept_back"),
+    [(Categorical(), 25), (Categorical(shift=True, unit="token"), 8), (Gaussian(), 8), (None, 8)],
+)
+def test_single_classes_are_measured_on_more_samples(likelihood, kept_back: int) -> None:
+    _, tried = parts_of((torch.arange(100),), PostConfig(), likelihood)
+    assert len(tried[0]) == kept_back
 
 
 def test_three_samples_are_too_few() -> None:
