@@ -5,7 +5,9 @@ import functools
 import hashlib
 import itertools
 import os
+import shlex
 import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,10 +19,11 @@ from probcomp.errors import InputError
 from probcomp.kernels.activations import ACTIVATION_CODES
 from probcomp.kernels.blocks import BlockIndex
 from probcomp.kernels.derived import derived
+from probcomp.storage import replacing
 
 _FOLDER = Path(__file__).parent / "csrc"
 _SOURCE = _FOLDER / "block_linear.cpp"
-_FLAGS = ["-O3", "-fopenmp", "-std=c++17", "-Wno-psabi"]
+_FLAGS = ["-O3", "-fopenmp", "-std=c++17", "-Wno-psabi", "-shared", "-fPIC"]
 _ISA = ("portable", "AVX2", "AVX-512")
 PANEL = 32
 """Outputs of a block row of a dense layer: 2 vectors of 16 leave registers for 12 rows of input."""
@@ -63,7 +66,10 @@ def _name() -> str:
 
 
 def _directory() -> Path:
-    """Where builds are kept: PyTorch's extension folder if one is set, else the user's cache."""
+    """Where builds are kept: PyTorch's extension folder if one is set, else the user's cache.
+
+    A build is code that we run, so what is found there counts only if it is this user's own.
+    """
     base = os.environ.get("TORCH_EXTENSIONS_DIR")
     if base:
         return Path(base) / _name()
@@ -84,9 +90,26 @@ def available() -> bool:
     global _library
     if _library is None:
         path = _directory() / f"{_name()}.so"
-        if path.is_file():
+        if path.is_file() and _own(path):
             _library = _load(path)
     return _library is not None
+
+
+def _own(path: Path) -> bool:
+    """Whether no one but this user (or root) could have put the file where it is."""
+    if not hasattr(os, "getuid"):
+        return True  # Windows: the cache is in the user's profile
+    states = [path.stat(), path.parent.stat()]
+    return all(s.st_uid in (os.getuid(), 0) and not s.st_mode & 0o022 for s in states)
+
+
+def _compiler() -> list[str]:
+    """The command of the C++ compiler: ``CXX``, or the first one on the path."""
+    named = shlex.split(os.environ.get("CXX", ""))
+    for command in (named, ["c++"], ["g++"], ["clang++"]):
+        if command and shutil.which(command[0]):
+            return command
+    raise InputError("the C++ kernel needs a C++ compiler on PATH; install g++ or clang")
 
 
 def build() -> str:
@@ -96,29 +119,27 @@ def build() -> str:
     the user's cache folder, and later processes find it there.
 
     Raises:
-        InputError: There is no C++ compiler, no ninja, or the build fails.
+        InputError: There is no C++ compiler, or the build fails (with the compiler's message), or
+            the folder may be written by others.
     """
     global _library
     if not available():
-        from torch.utils.cpp_extension import is_ninja_available, load
-
-        if shutil.which("c++") is None and shutil.which("g++") is None:
-            raise InputError("the C++ kernel needs a C++ compiler on PATH; install g++ or clang")
-        if not is_ninja_available():
-            raise InputError("the C++ kernel needs ninja: pip install ninja")
-        folder = _directory()
-        folder.mkdir(parents=True, exist_ok=True)
+        path = _directory() / f"{_name()}.so"
+        command = _compiler()
         try:
-            load(
-                _name(),
-                [str(_SOURCE)],
-                extra_cflags=_FLAGS,
-                build_directory=str(folder),
-                is_python_module=False,
-            )
-        except (RuntimeError, OSError) as error:
-            raise InputError(f"the C++ kernel did not build: {error}") from error
-        _library = _load(folder / f"{_name()}.so")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.chmod(0o700)
+        except OSError as error:
+            raise InputError(f"cannot build in {path.parent}: {error.strerror}") from error
+        with replacing(path) as temporary:
+            made = subprocess.run(
+                [*command, *_FLAGS, str(_SOURCE), "-o", str(temporary)],
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            if made.returncode:
+                raise InputError(f"the C++ kernel did not build: {made.stderr.strip()}")
+        path.chmod(0o700)  # whatever the umask: others' write permission would void the build
+        _library = _load(path)
         from probcomp.kernels.dispatch import forget_choices
 
         forget_choices()
@@ -242,6 +263,8 @@ def run_chain(x: Tensor, layers: Chain, isa: int = -1) -> Tensor:
         layers.raw, len(layers.raw), x.data_ptr(), x.stride(0), y.data_ptr(), x.shape[0],
         torch.get_num_threads(), isa,
     )  # fmt: skip
+    if status == 2:
+        raise MemoryError("no memory for the hidden values of the C++ kernel")
     if status:
         raise InputError("the C++ kernel takes blocks with BN a multiple of 16")
     return y

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import sys
 
 import pytest
 import torch
@@ -149,6 +150,45 @@ def test_without_a_compiler_the_request_says_what_to_install(monkeypatch, tmp_pa
     assert cpp.instruction_set() == "not built"
     with pytest.raises(InputError, match="needs a C"):
         cpp.build()
+
+
+@pytest.fixture
+def nothing_built(monkeypatch, tmp_path):
+    monkeypatch.setattr(cpp, "_library", None)
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    return tmp_path
+
+
+def test_a_build_is_private_and_needs_nothing_but_a_compiler(nothing_built, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.cpp_extension", None)
+    monkeypatch.setitem(sys.modules, "ninja", None)
+    assert cpp.build() in ("portable", "AVX2", "AVX-512")
+    (folder,) = nothing_built.iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    (library,) = folder.iterdir()  # no temporary file is left
+    assert library.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr(cpp, "_library", None)
+    assert cpp.available()
+    library.chmod(0o722)  # others may write: not ours to run
+    monkeypatch.setattr(cpp, "_library", None)
+    assert not cpp.available()
+
+
+def test_a_failed_build_gives_the_compilers_words(nothing_built, monkeypatch) -> None:
+    monkeypatch.setattr(cpp, "_FLAGS", [*cpp._FLAGS, "-fno-such-flag-at-all"])
+    with pytest.raises(InputError, match=r"did not build: .*no-such-flag"):
+        cpp.build()
+    assert not cpp.available()
+    assert not list(nothing_built.glob("*/*"))
+
+
+@pytest.mark.parametrize("rows", [1, 200])
+def test_without_memory_for_hidden_values_it_raises(rows: int, monkeypatch) -> None:
+    layers = [cpp.dense_layer(torch.randn(8, 10)), cpp.dense_layer(torch.randn(4, 8))]
+    chain = cpp.chain(layers, [None, None], ["relu", "none"])
+    chain.raw[0].N = 2**58
+    with pytest.raises(MemoryError, match="hidden values"):
+        cpp.run_chain(torch.randn(rows, 10), chain)
 
 
 def _dense_chain(bias: torch.Tensor | None) -> cpp.Chain:

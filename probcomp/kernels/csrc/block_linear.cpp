@@ -131,10 +131,16 @@ void strip(const Problem& p, int isa, int64_t r, int64_t m0, int64_t m1) {
 int64_t columns(const Layer* layers, int i) { return std::max(layers[i].N, layers[i + 1].width); }
 
 // Room for the hidden values of `rows` rows of every layer. What a layer does not write is zero.
+// Where memory is short it is not `ready`: an exception may not leave a parallel region, nor C.
 struct Hidden {
   std::vector<std::vector<float>> values;
-  Hidden(const Layer* layers, int count, int64_t rows) {
-    for (int i = 0; i + 1 < count; ++i) values.emplace_back(rows * columns(layers, i));
+  bool ready = true;
+  Hidden(const Layer* layers, int count, int64_t rows) noexcept {
+    try {
+      for (int i = 0; i + 1 < count; ++i) values.emplace_back(rows * columns(layers, i));
+    } catch (...) {
+      ready = false;
+    }
   }
 };
 
@@ -154,7 +160,7 @@ constexpr int64_t GRAIN = 1 << 17;   // multiplications that are worth a thread 
 
 extern "C" int probcomp_isa() { return level(); }
 
-// Returns 0, or 1 when a BN is not a multiple of 16. `isa` below 0 picks the best of this machine.
+// Returns 0, 1 when a BN is not a multiple of 16, or 2 when memory is short. `isa` below 0 picks the best of this machine.
 extern "C" int probcomp_block_chain(const Layer* layers, int count, const float* x, int64_t ldx,
                                     float* y, int64_t M, int threads, int isa) {
   int64_t work = 0;
@@ -169,11 +175,17 @@ extern "C" int probcomp_block_chain(const Layer* layers, int count, const float*
   if (threads == 1 || M >= threads * TALL / 2) {
     const int64_t each = (M + TALL - 1) / TALL;
     const int64_t tasks = (each + threads - 1) / threads * threads, step = (M + tasks - 1) / tasks;
+    bool full = false;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
       Hidden hidden(layers, count, step);
+      if (!hidden.ready) {
+#pragma omp atomic write
+        full = true;
+      }
 #pragma omp for schedule(dynamic)
       for (int64_t m0 = 0; m0 < M; m0 += step) {
+        if (!hidden.ready) continue;
         const int64_t rows = std::min(step, M - m0);
         for (int i = 0; i < count; ++i) {
           float* out = y + m0 * layers[count - 1].N;
@@ -182,11 +194,12 @@ extern "C" int probcomp_block_chain(const Layer* layers, int count, const float*
         }
       }
     }
-    return 0;
+    return full ? 2 : 0;
   }
   // Few rows: the threads share the block rows of one layer after another. A block row belongs to
   // the same thread in every call, so that its weights stay in that core's cache.
   Hidden hidden(layers, count, M);
+  if (!hidden.ready) return 2;
   const int64_t strips = (M + SHORT - 1) / SHORT, step = (M + strips - 1) / strips;
 #pragma omp parallel num_threads(threads)
   for (int i = 0; i < count; ++i) {
