@@ -116,11 +116,16 @@ def user_folder() -> Path:
 
 
 def save_table(
-    folder: Path, device: Device, meta: dict[str, Any], cases: dict[str, dict[str, Any]]
-) -> Path:
-    """Write a table; ``cases`` maps `case_key` to ``{"NxK": {"us": {backend: microseconds}}}``."""
+    folder: Path, device: Device, meta: dict[str, Any], cases: dict[str, dict[str, Any]],
+    tiles: dict[str, dict[str, Any]] | None = None,
+) -> Path:  # fmt: skip
+    """Write a table; ``cases`` maps `case_key` to ``{"NxK": {"us": {backend: microseconds}}}``.
+
+    ``tiles`` does so for a kernel's launch configurations, named ``"rows/warps/stages"``.
+    """
     path = folder / f"{device.slug}.json"
     content = {"version": TABLE_VERSION, **device._asdict(), "meta": meta, "cases": cases}
+    content |= {"tiles": tiles} if tiles else {}
     write_json(path, content)
     forget_tables()
     return path
@@ -196,13 +201,7 @@ def _entry(
     bucket = density_bucket(problem.density)
     key = case_key(problem.kind, problem.dtype, problem.block, problem.rows, bucket)
     shapes = table.get("cases", {}).get(key, {})
-    size = problem.shape[0] * problem.shape[1]
-    best, distance = None, math.log(NEAREST)
-    for name in shapes:
-        n, k = map(int, name.split("x"))
-        apart = abs(math.log(n * k / size)) + (0.0 if (n, k) == problem.shape else 1e-6)
-        if apart <= distance + 1e-6:
-            best, distance = name, apart
+    best = _nearest(shapes, problem.shape)
     if best is None:
         return None
     times: dict[str, float] = shapes[best]["us"]
@@ -210,3 +209,25 @@ def _entry(
     if "dense" not in here:
         return None
     return Entry(min(here, key=times.__getitem__), times, f"{label}, {best}")
+
+
+def tile_times(device: Device, key: str, shape: tuple[int, int]) -> dict[str, float]:
+    """Microseconds of a kernel's configurations, measured on this very device; empty if none."""
+    for folder in (user_folder(), _SHIPPED):
+        shapes = _read(folder / f"{device.slug}.json").get("tiles", {}).get(key, {})
+        best = _nearest(shapes, shape)
+        if best is not None:
+            return dict(shapes[best]["us"])
+    return {}
+
+
+def _nearest(shapes: Collection[str], shape: tuple[int, int]) -> str | None:
+    """The shape itself, or the one nearest in size; beyond `NEAREST` none."""
+    size = max(shape[0] * shape[1], 1)
+    best, distance = None, math.log(NEAREST)
+    for name in shapes:
+        n, k = map(int, name.split("x"))
+        apart = abs(math.log(n * k / size)) + (0.0 if (n, k) == shape else 1e-6)
+        if apart <= distance + 1e-6:
+            best, distance = name, apart
+    return best

@@ -4,13 +4,14 @@ import platform
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from probcomp.errors import InputError
-from probcomp.kernels import cpp, tables
+from probcomp.kernels import cpp, tables, tiles
 from probcomp.kernels.dispatch import M_BUCKETS, Problem, candidates, forget_choices, m_bucket
 from probcomp.kernels.linear import masked_linear
 from probcomp.kernels.packed import PackedWeight
@@ -92,6 +93,48 @@ def _seconds(packed: PackedWeight, x: torch.Tensor, backend: str, repeats: int) 
     return (clock() - start) / repeats
 
 
+def time_tiles(
+    packed: PackedWeight, rows: int, *, rounds: int = ROUNDS
+) -> tuple[tiles.Launch, dict[str, float]] | None:
+    """The launch of the Triton kernel of a weight, and microseconds of each configuration of it.
+
+    Timed in turn, as backends are. One that does not fit the device, or is not as exact as the
+    fixed one, is left out. None where no kernel with configurations runs the weight.
+    """
+    if "triton" not in candidates(problem_of(packed, rows)):
+        return None
+    rng = torch.Generator(device="cpu").manual_seed(0)
+    x = torch.randn(rows, packed.shape[1], generator=rng).to(packed.device, packed.weight_dtype)
+    with torch.inference_mode():
+        with tiles.watched() as seen:
+            masked_linear(x, packed, backend="triton")
+        if not seen:
+            return None
+        launch, fixed = seen[0]
+        with tiles.using(fixed):
+            expected = masked_linear(x, packed, backend="triton").double()
+        repeats: dict[tiles.Tile, int] = {}
+        for tile in tiles.candidates(launch, fixed):
+            with tiles.using(tile):
+                try:
+                    got = masked_linear(x, packed, backend="triton").double()
+                except Exception:  # Triton's OutOfResources has no base that means only that
+                    if tile == fixed:
+                        raise
+                    continue
+                error = float((got - expected).norm() / expected.norm().clamp_min(1e-30))
+                if error <= TOLERANCE[packed.weight_dtype]:
+                    once = _seconds(packed, x, "triton", 1)
+                    repeats[tile] = max(1, min(200, int(SLICE / max(once, 1e-7))))
+        spent: dict[tiles.Tile, list[float]] = {tile: [] for tile in repeats}
+        for _ in range(rounds):
+            for tile, count in repeats.items():
+                with tiles.using(tile):
+                    spent[tile].append(1e6 * _seconds(packed, x, "triton", count))
+    named = {"/".join(map(str, tile)): _lower_quartile(v) for tile, v in spent.items()}
+    return launch, {name: round(us, 2) for name, us in named.items()}
+
+
 def _nothing() -> None:
     """A CPU has nothing to wait for."""
 
@@ -114,6 +157,9 @@ def tune(
     rounds: int = ROUNDS,
 ) -> Path:
     """Time every backend for these weights and keep the times where `masked_linear` finds them.
+
+    On a GPU the launch configurations of the Triton kernels come first, and the fastest one of each
+    is what the backends' times are of.
 
     A table is merged into the one that exists. Build the C++ kernel first
     (`probcomp.kernels.cpp.build`) for it to be a candidate.
@@ -140,16 +186,23 @@ def tune(
     path = folder / f"{named.slug}.json"
     before = read_json(path) if path.is_file() else {}
     cases = before["cases"] if before.get("version") == tables.TABLE_VERSION else {}
+    shapes = before["tiles"] if cases and "tiles" in before else {}
     for packed in weights:
         for rows in M:
             if rows < 1:
                 raise InputError(f"M must be positive, got {rows}")
+            timed = time_tiles(packed, rows, rounds=rounds)
+            if timed is not None:
+                launch, us = timed
+                named_shape = "x".join(map(str, launch.shape))
+                shapes.setdefault(launch.key(), {})[named_shape] = {"us": us}
+                fastest = tiles.Tile(*map(int, min(us, key=us.__getitem__).split("/")))
             problem = problem_of(packed, m_bucket(rows))
             bucket = tables.density_bucket(problem.density)
             key = tables.case_key(problem.kind, problem.dtype, problem.block, problem.rows, bucket)
-            cases.setdefault(key, {})["x".join(map(str, packed.shape))] = _case(
-                *_measure(packed, rows, rounds)
-            )
+            with nullcontext() if timed is None else tiles.using(fastest):
+                case = _case(*_measure(packed, rows, rounds))
+            cases.setdefault(key, {})["x".join(map(str, packed.shape))] = case
     meta = {
         "torch": torch.__version__,
         "cpp": cpp.instruction_set(),
@@ -157,6 +210,7 @@ def tune(
         "date": time.strftime("%Y-%m-%d"),
         "buckets": list(M_BUCKETS),
     }
-    written = tables.save_table(folder, named, meta, cases)
+    written = tables.save_table(folder, named, meta, cases, shapes)
     forget_choices()
+    tiles.forget_tiles()
     return written

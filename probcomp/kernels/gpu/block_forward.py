@@ -23,6 +23,7 @@ from probcomp.kernels.gpu.runtime import (
     output,
     rows_of,
 )
+from probcomp.kernels.tiles import Tile, chosen, launch_of
 
 LONG_ROW = 4.0  # a block row this many times longer than the mean is cut into pieces
 
@@ -123,7 +124,7 @@ def pieces(crow: Tensor, row_order: Tensor, limit: float = LONG_ROW) -> dict[str
 
 
 def tile(rows: int, block: tuple[int, int]) -> tuple[int, int, int]:
-    """Rows of a tile, warps and stages; stages count double since a column index is looked up."""
+    """The fixed rows of a tile, warps and stages; stages count double: a column is looked up."""
     bn, bk = block
     if rows <= 16:
         return 16, 2 if bn <= 32 else 4, 5
@@ -145,7 +146,8 @@ def launch(
     x = rows_of(x, (at.ccol.shape[0] - 1) * bk)
     y = output(x, m, n)
     work = derived(at.crow, "pieces", lambda: pieces(at.crow, at.row_order))
-    bm, warps, stages = tile(m, (bn, bk))
+    here = launch_of("block_forward", val, m, rows, at.ccol.shape[0] - 1)
+    bm, warps, stages = chosen(here, Tile(*tile(m, (bn, bk))))
     split = bool(work["split"])
     count = work["lo"].shape[0]
     kind = accuracy(x)

@@ -19,6 +19,7 @@ from probcomp.kernels.gpu.runtime import (
     output,
     rows_of,
 )
+from probcomp.kernels.tiles import Tile, chosen, launch_of
 
 
 @triton.jit
@@ -57,10 +58,13 @@ def launch(
     _, bn, bk = val.shape
     x = rows_of(x, (at.ccol.shape[0] - 1) * bk)
     y = output(x, x.shape[0], n)
-    block_gemv[(x.shape[0], at.crow.shape[0] - 1)](
+    rows = at.crow.shape[0] - 1
+    here = launch_of("block_gemv", val, x.shape[0], rows, at.ccol.shape[0] - 1)
+    _, warps, stages = chosen(here, Tile(1, 4, 5))
+    block_gemv[(x.shape[0], rows)](
         x, val, at.crow, at.row_order, at.col, y if bias is None else bias, y, n,
         x.stride(0), y.stride(0),
         BN=bn, BK=bk, ACT=ACTIVATION_CODES[activation], BIAS=bias is not None,
-        ACC=accuracy(x)["ACC"], STAGES=5, **options(4, 5),
+        ACC=accuracy(x)["ACC"], STAGES=stages, **options(warps, stages),
     )  # fmt: skip
     return finish(y, x)
