@@ -11,10 +11,20 @@ at their means :math:`\mu`:
 with the gradient ``g`` of the mean loss over all ``N`` samples and the diagonal ``h`` of its Fisher
 information. The quadratic promises :math:`\tfrac12\lambda\mu^2 - N g\mu` nats for taking a weight
 away. Some weights are taken away: promised over measured nats is the temperature that both numbers
-are divided by, and on others it is checked. Where the check fails they stay scores.
+are divided by, and on others it is checked.
+
+Undecided weights weigh next to nothing in that check: many are held at zero, where their removal
+promises nothing and their probability comes from the gradient. So the evidence itself is checked
+too: :math:`\eta^2/2\lambda` nats lie between zero and a weight's best value :math:`\eta/\lambda`.
+Some weights of each range of evidence are set to both, and promised and measured nats have to
+agree in every range. Where one disagrees, or holds too few weights, all stay scores.
+
+What is checked are losses of single weights on training data. The prior is taken as given, units
+are not taken away, and their numbers stay scores.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Any
@@ -34,13 +44,16 @@ SAMPLES = 2048
 
 EDGES = (0.1, 0.5, 2.0, 8.0, 30.0)
 EACH = 16
-"""Promised nats between which weights are taken away, and how many in each bin."""
+"""Promised nats between which weights are tried, and how many in each bin."""
 
 AGREES = (0.8, 1.25)
-"""Measured over promised nats on the weights of the check that pass for calibrated."""
+"""Measured over promised nats that pass: on the weights taken away, and in each range."""
 
 FEWEST = 16
 """Removals below which nothing can be said."""
+
+FEWEST_OF_BIN = 8
+"""The same of one range of evidence."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +64,18 @@ class Reader:
         task: Runs the network and its loss.
         train: Training data.
         seed: Of the samples and of the weights that are taken away.
+        on_step: Called with a line of text as the reading goes on.
     """
 
     task: Task
     train: Any
     seed: int = 0
+    on_step: Callable[[str], None] = lambda text: None
 
     def __call__(self, model: nn.Module, names: Sequence[str]) -> Reading | None:
         """The likelihoods, or ``None`` for a network with other layers than it knows.
+
+        ``None`` also where one is not finite.
 
         Args:
             model: With the posterior means, in evaluation mode; as before afterwards.
@@ -82,38 +99,54 @@ class Reader:
             generator=torch.Generator().manual_seed(self.seed),
         )
         sharp = {name: number * _diagonal(model, name, factors[name]) for name in names}
-        here = _gradient(model, loss, sample, names)
+        here = _gradient(model, loss, sample, count, names)
         promised = {
             n: 0.5 * s * (w := model.get_parameter(n).detach()).square() - number * here[n] * w
             for n, s in sharp.items()
         }
-        pairs = self._remove(model, loss, sample, number, promised)
+        pairs = self._try(model, loss, sample, number, promised)
         temperature, slope = temper(pairs)
-        whole = _gradient(model, loss, list(batches(0)), names)
+        self.on_step("reading the likelihood")
+        whole = _gradient(model, loss, batches(0), number, names)
         found = {}
         for name, curvature in sharp.items():
             mean = model.get_parameter(name).detach()
             linear = curvature * mean - number * whole[name]
             found[name] = Likelihood(curvature / temperature, linear / temperature)
-        good = slope is not None and AGREES[0] <= slope <= AGREES[1]
+        if not all(
+            bool((torch.isfinite(f.curvature) & torch.isfinite(f.linear)).all())
+            for f in found.values()
+        ):
+            return None
+        linears = {
+            n: s * model.get_parameter(n).detach() - number * here[n] for n, s in sharp.items()
+        }
+        best = {n: torch.where(s > 0, linears[n] / s, 0.0) for n, s in sharp.items()}
+        evidence = {n: 0.5 * linears[n] * best[n] for n in sharp}
+        bins = check(self._try(model, loss, sample, number, evidence, best), temperature)
         meta = {
-            "calibrated": good,
+            "calibrated": agrees(slope, bins),
             "removals": len(pairs),
             "temperature_of_removals": temperature,
             "removal_slope": slope,
+            "evidence_slope_of_bins": bins,
         }
         return Reading(found, meta)
 
     @torch.no_grad()
-    def _remove(
+    def _try(
         self,
         model: nn.Module,
         loss: Loss,
         sample: Sequence[Any],
         number: int,
         promised: Mapping[str, Tensor],
+        best: Mapping[str, Tensor] | None = None,
     ) -> list[tuple[float, float]]:
-        """Promised and measured nats of single weights taken away, in random order."""
+        """Promised and measured nats of single weights taken away, in random order.
+
+        Taken away from where they are, or from the values ``best``.
+        """
         generator = torch.Generator().manual_seed(self.seed)
         base = _mean(model, loss, sample)
         flat = torch.cat([p.flatten() for p in promised.values()])
@@ -128,9 +161,16 @@ class Reader:
                 weight = model.get_parameter(name)
                 place = torch.unravel_index(torch.tensor(i - starts[name]), weight.shape)
                 old = weight[place].clone()
-                weight[place] = 0.0
-                pairs.append((float(flat[i]), number * (_mean(model, loss, sample) - base)))
-                weight[place] = old
+                try:
+                    before = base
+                    if best is not None:
+                        weight[place] = best[name][place]
+                        before = _mean(model, loss, sample)
+                    weight[place] = 0.0
+                    pairs.append((float(flat[i]), number * (_mean(model, loss, sample) - before)))
+                finally:
+                    weight[place] = old
+            self.on_step(f"taking away weights of {low:g} to {high:g} nats")
         order = torch.randperm(len(pairs), generator=generator).tolist()
         return [pairs[i] for i in order]
 
@@ -144,14 +184,32 @@ def temper(pairs: Sequence[tuple[float, float]]) -> tuple[float, float | None]:
     Returns:
         Promised over measured, by least squares through zero; and measured over promised of the
         other half after the division. 1 and ``None`` where there are too few, or where removal
-        does not raise the loss.
+        does not raise the loss or makes it infinite or NaN.
     """
     if len(pairs) < FEWEST:
         return 1.0, None
     first, second = (_slope(pairs[k::2]) for k in (0, 1))
-    if first <= 0:
+    if not (math.isfinite(first) and first > 0 and math.isfinite(second)):
         return 1.0, None
     return 1 / first, second / first
+
+
+def check(pairs: Sequence[tuple[float, float]], temperature: float) -> list[float | None]:
+    """Measured over promised nats in each bin of `EDGES`, once the latter are tempered.
+
+    ``None`` for a bin with less than `FEWEST_OF_BIN`, or where the ratio is not finite.
+    """
+    found: list[float | None] = []
+    for low, high in pairwise(EDGES):
+        inside = [pair for pair in pairs if low <= pair[0] < high]
+        slope = temperature * _slope(inside) if len(inside) >= FEWEST_OF_BIN else math.nan
+        found.append(slope if math.isfinite(slope) else None)
+    return found
+
+
+def agrees(slope: float | None, bins: Sequence[float | None]) -> bool:
+    """Whether removals agree with what was promised, and evidence does in every bin."""
+    return all(s is not None and AGREES[0] <= s <= AGREES[1] for s in (slope, *bins))
 
 
 def _slope(pairs: Sequence[tuple[float, float]]) -> float:
@@ -172,11 +230,10 @@ def _diagonal(model: nn.Module, name: str, curvature: Any) -> Tensor:
 
 
 def _gradient(
-    model: nn.Module, loss: Loss, batches: Sequence[Any], names: Sequence[str]
+    model: nn.Module, loss: Loss, batches: Iterable[Any], total: int, names: Sequence[str]
 ) -> dict[str, Tensor]:
-    """Gradient of the mean loss over batches, by name."""
+    """Gradient of the mean loss over batches of ``total`` samples, by name."""
     model.zero_grad(set_to_none=True)
-    total = sum(_rows(batch) for batch in batches)
     for batch in batches:
         (loss(model, batch) * (_rows(batch) / total)).backward()
     found = {}

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +13,7 @@ from probcomp.errors import InputError
 from probcomp.inference.training import Info, TurboConfig, fit
 from probcomp.recipes.job import Job, Outcome
 from probcomp.recipes.methods import Method
-from probcomp.recipes.turbo_reading import Reader
+from probcomp.recipes.turbo_reading import EDGES, Reader
 
 BATCH_SIZE = 64
 LARGEST_BATCH = 256
@@ -23,6 +24,7 @@ HONESTY = (
     "Inclusion numbers are scores, not probabilities: they were not validated against the loss "
     "when weights are taken away"
 )
+CHECKED = "Inclusion numbers of weights are probabilities under the prior"
 
 
 def run(job: Job) -> Outcome:
@@ -55,7 +57,12 @@ def run(job: Job) -> Outcome:
         seed=job.seed,
         checkpoint=job.checkpoint,
         on_step=on_step,
-        reader=Reader(job.task, job.train, job.seed),
+        reader=Reader(
+            job.task,
+            job.train,
+            job.seed,
+            on_step=lambda text: job.on_step(config.rounds, config.rounds, text),
+        ),
     )
     warnings = [*honesty(result.posterior.meta), *starved(job, result.keep)]
     if not result.messages_converged:
@@ -82,16 +89,27 @@ def run(job: Job) -> Outcome:
 
 
 def honesty(meta: Mapping[str, Any]) -> list[str]:
-    """What the inclusion numbers may not be taken for; nothing where they passed the check."""
-    if meta.get("calibrated"):
-        return []
+    """What was checked of the inclusion numbers, and what they may not be taken for."""
+    if "not_read" in meta:
+        return [f"{HONESTY} ({meta['not_read']})."]
     slope = meta.get("removal_slope")
     if slope is None:
         return [f"{HONESTY}."]
+    checked = f"{meta['removals'] // 2} weights"
+    bins = ", ".join(
+        f"{'too few' if ratio is None else format(ratio, '.2f')} at {low:g} to {high:g} nats"
+        for (low, high), ratio in zip(pairwise(EDGES), meta["evidence_slope_of_bins"], strict=True)
+    )
+    found = (
+        f"{slope:.2g} of the promised loss was measured on {checked} of a check, after a "
+        f"temperature of {meta['temperature_of_removals']:.2g} from as many others; by the "
+        f"evidence of a weight, {bins}"
+    )
+    if not meta["calibrated"]:
+        return [f"{HONESTY} within 25 %: {found}."]
     return [
-        f"{HONESTY} within 25 %: {slope:.2g} of the promised loss was measured on "
-        f"{meta['removals'] // 2} weights of a check, after a temperature of "
-        f"{meta['temperature_of_removals']:.2g} from as many others."
+        f"{CHECKED}: {found}. This is on training data, one weight at a time; the prior was not "
+        "checked, nor any unit, whose numbers are scores."
     ]
 
 

@@ -1,3 +1,6 @@
+import math
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -5,7 +8,8 @@ from torch import nn
 from probcomp import compress
 from probcomp.inference.training import TurboConfig
 from probcomp.recipes.task import Task
-from probcomp.recipes.turbo_reading import Reader, temper
+from probcomp.recipes.turbo_reading import EACH, EDGES, Reader, agrees, check, temper
+from probcomp.recipes.turbo_vbi import CHECKED, HONESTY
 
 CALIBRATION_ERROR = 0.05  # the target; 0.02 measured, and 0.09 of the evidence of the last round
 DENSITY, WIDTH, SAMPLES = 0.25, 0.15, 1000
@@ -53,8 +57,11 @@ def test_probabilities_of_a_known_support_are_calibrated(seed: int) -> None:
     assert float(probability.sum()) == pytest.approx(float(support.sum()), rel=0.15)
     meta = result.posterior.meta
     assert meta["calibrated"]
+    assert meta["evidence_slope_of_bins"] == pytest.approx([1] * 4, abs=0.2)
     assert meta["temperature_of_removals"] == pytest.approx(1, abs=0.25)  # a quadratic loss
     assert result.report.calibrated
+    assert sum(w.startswith(CHECKED) for w in result.report.warnings) == 1
+    assert not any(w.startswith(HONESTY) for w in result.report.warnings)
 
 
 def test_the_likelihood_of_a_linear_regression_is_its_own() -> None:
@@ -88,3 +95,78 @@ def test_a_temperature_comes_from_one_half_and_is_checked_on_the_other() -> None
     assert temper(mixed) == pytest.approx((4.0, 2.0))
     assert temper([(p, -p) for p in promised]) == (1.0, None)
     assert temper([(1.0, 1.0)] * 4) == (1.0, None)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_removal_that_is_not_finite_leaves_the_temperature_at_one(bad: float, place: int) -> None:
+    pairs = [(1.0, 0.5)] * 40
+    pairs[place] = (1.0, bad)
+    assert temper(pairs) == (1.0, None)
+    assert check([(1.0, bad)] * 40, 1.0) == [None] * (len(EDGES) - 1)
+
+
+def removals(ratios: list[float]) -> list[tuple[float, float]]:
+    """As many removals as are made, each with the ratio of its bin."""
+    middles = [math.sqrt(low * high) for low, high in pairwise(EDGES)]
+    return [(m, r * m) for m, r in zip(middles, ratios, strict=True) for _ in range(EACH)]
+
+
+def test_every_range_of_promised_losses_has_to_agree() -> None:
+    bins = check(removals([0.55, 0.45, 0.5, 0.5]), 2.0)
+    assert bins == pytest.approx([1.1, 0.9, 1.0, 1.0])
+    assert agrees(1.0, bins)
+    # One nat decides, but weighs next to nothing in the slope over all.
+    bad = removals([1.0, 3.0, 1.0, 1.0])
+    temperature, slope = temper(bad)
+    assert slope == pytest.approx(1)
+    bins = check(bad, temperature)
+    assert bins == pytest.approx([1, 3, 1, 1], rel=0.02)
+    assert not agrees(slope, bins)
+
+
+def test_a_range_without_weights_is_not_checked() -> None:
+    pairs = removals([1.0] * 4)[EACH:]
+    bins = check(pairs, 1.0)
+    assert bins[0] is None
+    assert bins[1:] == pytest.approx([1.0] * 3)
+    assert not agrees(1.0, bins)
+    assert not agrees(None, [1.0] * 4)
+
+
+def test_a_weight_comes_back_where_the_loss_raises() -> None:
+    _, x, y, student = teacher(3)
+    before = student.weight.detach().clone()
+    removed = []
+
+    def failing(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if not torch.equal(student.weight, before):
+            removed.append(int((student.weight == 0).sum()))
+            raise FloatingPointError
+        return 0.5 * (outputs - targets).square().sum(1).mean()
+
+    with pytest.raises(FloatingPointError):
+        Reader(Task(criterion=failing), (x, y))(student.eval(), ["weight"])
+    assert removed == [1]
+    assert torch.equal(student.weight, before)
+
+
+def test_a_likelihood_that_is_not_finite_is_not_read() -> None:
+    _, x, y, student = teacher(4)
+
+    def broken(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return math.nan * (outputs - targets).square().mean()
+
+    assert Reader(Task(criterion=broken), (x, y))(student.eval(), ["weight"]) is None
+
+
+def test_the_reading_says_where_it_is() -> None:
+    _, x, y, student = teacher(5)
+    said: list[str] = []
+    Reader(Task(), (x, y), on_step=said.append)(student.eval(), ["weight"])
+    bins = [f"taking away weights of {low:g} to {high:g} nats" for low, high in pairwise(EDGES)]
+    assert said == [
+        *bins,
+        "reading the likelihood",
+        *bins,
+    ]

@@ -64,7 +64,9 @@ class TurboResult:
     Attributes:
         model: Dense-shaped, with means, masked and refitted; its units stand in the order of
             ``orders``.
-        posterior: Inclusion probabilities and moments before the refit, in the model's order.
+        posterior: Inclusion probabilities and moments before the refit, in the model's order. With
+            a reader, probabilities are read after the decision: a weight or unit may stay below one
+            half, or go above it.
         masks: Weight name to booleans of its shape.
         keep: Group name to booleans [size].
         history: One entry for each round.
@@ -72,7 +74,8 @@ class TurboResult:
         orders: Group name to the original numbers of its units, in the model's order; groups that
             kept their order are absent.
         achieved: Cost of what stays over the dense model's.
-        expected: Expected cost under the posterior over the dense model's.
+        expected: Expected cost over the dense model's, under the beliefs of the decision; not
+            under what a reader finds after it.
         price: Price of a unit of cost, nats; negative where the budget is looser than what the
             posterior would keep by itself.
         converged: Whether the rounds ended because nothing moved any more.
@@ -127,8 +130,9 @@ def fit(
         checkpoint: Directory to continue from and to write to after every round.
         on_step: Called after every round.
         reader: ``reader(model, weight names)`` looks at the likelihood around the means, and the
-            posterior's probabilities are read from that; the decision is not. By default they are
-            read from the evidence of the last round.
+            posterior's probabilities, those of units too, are read from that; the decision is not.
+            By default, and where it raises `InputError` (in ``meta["not_read"]``), they are read
+            from the evidence of the last round.
 
     Raises:
         InputError: Something does not fit; raised before training starts.
@@ -228,7 +232,11 @@ def _finish(
     expected = expected_cost(graph, sites, believed) / graph.total
     moments = _moments(run)
     model = from_bayesian(run.model).eval()
-    reading = reader(model, list(moments)) if reader is not None else None
+    reading, meta = None, {}
+    try:
+        reading = reader(model, list(moments)) if reader is not None else None
+    except InputError as error:  # what was trained is worth more than its probabilities
+        meta = {"not_read": str(error)}
     if reading is not None:
         end = replace(believed, price=0.0)
         scales = {n: Scale(slab, config.kappa_end) for n, slab in state.slab.items()}
@@ -239,7 +247,8 @@ def _finish(
         believed, agreed = settle(graph, sites, end)
     posterior = _posterior(run, graph, sites, believed, moments, seed)
     if reading is not None:
-        posterior = replace(posterior, meta={**posterior.meta, **reading.meta})
+        meta = {"read": "after the decision", **reading.meta}
+    posterior = replace(posterior, meta={**posterior.meta, **meta})
     masks, keep = dict(decision.masks), dict(decision.keep)
     shapes = tensor_shapes(model)
     gates = slots(units, shapes)
