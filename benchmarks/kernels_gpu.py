@@ -278,7 +278,10 @@ def noisy(x: torch.Tensor, mean_: torch.Tensor, spread: torch.Tensor) -> torch.T
 
 
 def tuned(bench: Bench, toy: bool, folder: Path | None) -> str:
-    """The table of winners; with ``folder`` it is the one that ships."""
+    """The table of winners and launch configurations; with ``folder`` it is the one that ships.
+
+    The stages after it launch with what it found.
+    """
     shapes = [(64, 64)] if toy else [(4096, 4096), (4096, 14336), (14336, 4096)]
     weights = []
     for n, k in shapes:

@@ -12,7 +12,7 @@ from probcomp.kernels.dispatch import triton_installed
 from probcomp.kernels.library import block_backward_input, block_backward_weight
 
 FEW_ROWS = 128
-"""Rows up to which a fused kernel should beat two products; a prediction, not yet measured."""
+"""Rows up to which a fused kernel should beat two products: a prediction, not measured on a GPU."""
 
 
 def reparameterised_linear(
@@ -45,7 +45,8 @@ def reparameterised_linear(
         )
     if x.shape[-1] != packed.shape[1]:
         raise InputError(f"x has shape {list(x.shape)}, expected [..., {packed.shape[1]}]")
-    triton = backend == "triton" or (backend == "auto" and x.is_cuda)
+    _check_bias(packed.bias, packed.shape[0])
+    triton = backend == "triton" or (backend == "auto" and x.is_cuda and triton_installed())
     flat = x.reshape(-1, x.shape[-1])
     y = _Reparameterised.apply(
         flat, packed.val, variance, packed.bias, packed, seed, "triton" if triton else "gather"
@@ -60,7 +61,11 @@ def noisy_linear(
     """As `reparameterised_linear`, for whole matrices ``[N, K]`` of means and variances.
 
     On a GPU one kernel reads each weight once and draws the noise itself (up to `FEW_ROWS` rows,
-    where memory is the limit); elsewhere it is two products.
+    where memory is the limit); elsewhere it is two products. It is no registered operator:
+    `torch.compile` breaks the graph here, and a model is exported without its noise.
+
+    Raises:
+        InputError: Shapes do not fit.
     """
     if backend not in ("auto", "torch", "triton"):
         raise unknown("reparameterised backend", backend, ("auto", "torch", "triton"))
@@ -69,10 +74,17 @@ def noisy_linear(
             f"x {list(x.shape)}, means {list(mean.shape)} and variances {list(variance.shape)} "
             "must be [..., K], [N, K] and [N, K]"
         )
+    _check_bias(bias, mean.shape[0])
     flat = x.reshape(-1, x.shape[-1])
     triton = backend == "triton" or (backend == "auto" and fused_noise(x))
     y = _Noisy.apply(flat, mean, variance, bias, seed, triton)
     return y.view(*x.shape[:-1], mean.shape[0])
+
+
+def _check_bias(bias: Tensor | None, n: int) -> None:
+    """The kernel reads ``n`` values of a bias, whatever its size."""
+    if bias is not None and tuple(bias.shape) != (n,):
+        raise InputError(f"bias has shape {list(bias.shape)}, expected [{n}]")
 
 
 def fused_noise(x: Tensor) -> bool:

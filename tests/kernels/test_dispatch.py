@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from probcomp.errors import InputError
-from probcomp.kernels import cpp, dispatch
+from probcomp.kernels import cpp, dispatch, masked_linear, pack
 from probcomp.kernels.dispatch import Problem, candidates, choose, m_bucket
+from probcomp.kernels.tuning import problem_of
 from probcomp.storage import read_json
 
 CPU = torch.device("cpu")
@@ -45,6 +46,28 @@ def test_a_dense_support_runs_dense_and_says_why() -> None:
     choice = choose(problem(density=0.95))
     assert choice.backend == "dense"
     assert "break-even" in choice.reason
+
+
+@pytest.mark.parametrize("rows", [1, 16, 64, 128, 2048])
+@pytest.mark.parametrize("density", [0.8, 1.0])
+def test_blocks_that_were_asked_for_run_dense_above_break_even(
+    density: float, rows: int, monkeypatch
+) -> None:
+    """A weight packed with ``block=`` by hand; the C++ kernel is there and would be slower."""
+    monkeypatch.setattr(cpp, "available", lambda: True)
+    support = torch.zeros(8, 8, dtype=torch.bool)
+    support.view(-1)[: round(64 * density)] = True
+    support = support.repeat_interleave(32, 0).repeat_interleave(32, 1)
+    packed = pack(torch.randn(256, 256), support, block=(32, 32), format="blocks")
+    assert packed.kind == "blocks"
+    assert "cpp" in candidates(problem_of(packed, rows))
+    chosen = choose(problem_of(packed, rows))
+    assert chosen.backend == "dense"
+    x = torch.randn(rows, 256)
+    monkeypatch.setattr(cpp, "available", lambda: False)  # the choice stands; dense needs no build
+    monkeypatch.setattr(cpp, "block_layer", lambda *_: pytest.fail("ran the sparse kernel"))
+    dense = masked_linear(x, packed, backend="dense")
+    assert torch.equal(masked_linear(x, packed, backend="auto"), dense)
 
 
 def test_without_a_compiler_sparse_blocks_use_panels_and_training_gathers() -> None:

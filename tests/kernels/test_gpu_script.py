@@ -32,6 +32,7 @@ def test_every_stage_runs_interpreted(tmp_path) -> None:
     assert result["tests"]["passed"]
     assert result["tests"]["sanitizer"]  # a path, or that it was not run
     assert {"ceilings", "blksprs", "table_of_winners"} <= set(result)
+    assert read_json(result["table_of_winners"])["tiles"]
     assert {row["kernel"] for row in result["rows"]} == KERNELS
     for row in result["rows"]:
         assert row["us"]["triton"] > 0

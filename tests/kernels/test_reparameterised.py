@@ -124,3 +124,10 @@ def test_the_kernel_is_for_few_rows_on_a_gpu() -> None:
     assert not fused_noise(rows(0))
     assert not fused_noise(rows(1).double())
     assert not fused_noise(torch.zeros(4, 4))
+
+
+@pytest.mark.parametrize("size", [3, 9])
+def test_a_bias_of_another_size_is_refused(size: int) -> None:
+    x, mean = torch.randn(2, 4), torch.randn(8, 4)
+    with pytest.raises(InputError, match=r"bias has shape .* expected \[8\]"):
+        noisy_linear(x, mean, mean.square(), torch.zeros(size), seed=1)
