@@ -14,7 +14,7 @@ import probcomp
 ROOT = Path(__file__).resolve().parents[1]
 LINKS = ("priors", "inference", "decoding", "kernels")
 HEAVY = ("jax", "transformers", "triton", "matplotlib", "arviz", "pyro", "numpyro")
-OTHER_FILES = {".html", ".typed", ".cpp", ".json", ".safetensors"}
+OTHER_FILES = {".html", ".typed", ".cpp", ".h", ".json", ".safetensors"}
 """Suffixes of files in the package that are not Python and must be in the wheel."""
 
 

@@ -34,8 +34,11 @@ def bench(
     'python benchmarks/NAME.py --help' lists those; bayes and post_training have a --quick.
     """
     if name is None:
-        for script, path in find_scripts().items():
-            typer.echo(f"{script:18} {_purpose(path)}")
+        purposes = {script: _purpose(path) for script, path in find_scripts().items()}
+        if json:
+            print_json(purposes)
+        else:
+            typer.echo("\n".join(f"{script:18} {said}" for script, said in purposes.items()))
         return
     raise typer.Exit(run_script(name, context.args, json=json, seed=seed, out=out))
 

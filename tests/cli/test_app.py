@@ -68,7 +68,7 @@ def test_version(cli) -> None:
         ("compress", "--seed", "one"),
         ("compress", "--seed", "-1"),
         ("compress", "a", "b"),
-        ("bench",),
+        ("bench", "training", "--seed", "one"),
     ],
 )
 def test_usage_errors_are_one_line(refused, arguments) -> None:

@@ -91,3 +91,5 @@ def test_without_a_name_the_benchmarks_are_listed(checkout, capfd):
     lines = capfd.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["speed", "structure"]
     assert lines[0].endswith("How fast it is.")
+    assert run(["bench", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out) == {"speed": "How fast it is.", "structure": ""}
