@@ -4,9 +4,11 @@ Every axis gets the posterior of expectation propagation over its units
 (`probcomp.inference.quadratic.ep_group`): read-out weights of a kept unit have a Gaussian slab
 whose precision is learnt, those of a removed one are zero, the likelihood is the quadratic of the
 read-outs divided by a measured temperature, and the prior is the user's (even odds without one).
-Units stay that are more likely needed than not. These numbers are probabilities: on teachers whose
-support is known they are calibrated, as the tests hold them to. Where the iteration has not
-settled, or an axis would lose more units than it can, a note says so.
+Units stay that are more likely needed than not. On teachers whose support is known these numbers
+are calibrated, as the tests hold them to. On the network at hand one removal of each axis sets its
+temperature and none tests it, so ``calibrated`` is false in the posterior's ``meta``, reports call
+them scores, and a note says why; others say where the iteration has not settled, or an axis would
+lose more units than it can.
 """
 
 from collections.abc import Mapping
@@ -25,6 +27,11 @@ TRIED = 0.3
 """Share of an axis that goes in the removal that its temperature is measured on."""
 ITERATIONS = 40
 
+UNCHECKED = (
+    "Numbers of units are those of the posterior at price zero, not checked on this network: one "
+    "removal of each axis sets its temperature, and none tests it."
+)
+
 
 def by_posterior(
     context: Context, judged: Mapping[str, Judged], evidence: Evidence
@@ -32,7 +39,7 @@ def by_posterior(
     """Units that stay, their probabilities, the temperature of each axis, and notes."""
     job, config = context.job, context.config
     keep, units, temperatures = {}, {}, {}
-    notes: list[str] = []
+    notes = [UNCHECKED]
     for name, j in judged.items():
         tempering = Tempering()
         gone = min(max(1, round(TRIED * j.axis.size)), len(j.order))

@@ -117,6 +117,7 @@ def run(job: Job) -> Outcome:
         "method": METHOD.name,
         "budget": str(job.budget),
         "seed": job.seed,
+        "calibrated": False,
         "calibration": f"{total_units} {task.unit}s",
         **facts,
     }

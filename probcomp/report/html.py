@@ -73,7 +73,7 @@ def render_page(report: Report) -> str:
             for mask in report.pictures[:PICTURES]
         ],
         inclusion=[plot_inclusion(entry, inclusion) for entry in report.inclusion[:PICTURES]],
-        units=[plot_units(entry, inclusion) for entry in report.units[:PICTURES]],
+        units=[plot_units(entry) for entry in report.units[:PICTURES]],
         history=plot_history(report.history),
         left_out={
             "mask pictures": len(report.pictures) - PICTURES,

@@ -63,8 +63,9 @@ class Report:
         coded: the compressed model as one file, if it was written; ``None`` otherwise.
         regularity: mask regularity per layer, beside magnitude pruning at equal non-zeros.
         pictures: mask pictures per layer.
-        calibrated: whether inclusion numbers are probabilities that were validated against
-            outcomes. Otherwise they are scores, and all views call them so.
+        calibrated: whether inclusion numbers of weights are probabilities that were validated
+            against outcomes. Otherwise they are scores, and all views call them so; those of units
+            always are.
         inclusion: histogram of the inclusion scores per weight matrix.
         units: inclusion scores of the removable units per axis, and how many were kept.
         history: series over the outer iterations, all of one length. Known keys: ``step``, ``nll``

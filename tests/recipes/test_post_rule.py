@@ -73,6 +73,8 @@ def probabilities(truth: SupportPrior, belief: SupportPrior, scale: float, seeds
             assert torch.equal(keep, unit.probability > 0.5)
         assert outcome.posterior.meta["price"] == 0
         assert not any("scores" in w for w in outcome.warnings)
+        assert post_rule.UNCHECKED in outcome.warnings
+        assert outcome.posterior.meta["calibrated"] is False
         found.append(torch.stack([unit.probability.double(), support.double()]))
     return torch.cat(found, 1)
 

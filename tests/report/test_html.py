@@ -108,7 +108,8 @@ def test_scores_are_not_called_probabilities(report, page) -> None:
     assert "probability" not in page
     calibrated = render_page(report.replace(calibrated=True))
     assert "inclusion probability" in calibrated
-    assert "inclusion score" not in calibrated
+    assert "The inclusion score of each unit" in calibrated  # units are not checked
+    assert "inclusion score" not in render_page(report.replace(calibrated=True, units=()))
 
 
 def test_the_file_and_the_prediction_have_their_sections(report, page) -> None:

@@ -63,6 +63,9 @@ LEAST_SCALE = 1e-2
 class GroupConfig(Schedule):
     """Settings of both forms.
 
+    ``learning_rate``, ``noise_rate``, ``warm_up`` and ``tolerance`` were chosen with LeNet-300-100
+    on MNIST, by the error on 10,000 images held out of its training set.
+
     Attributes:
         threshold: BC-GNJ: groups with ``ln alpha`` above this go. BC-GHS: groups whose negative
             log-mode is above this go. ``None`` reads one for each place off the training loss.

@@ -67,7 +67,11 @@ def fit_gates(
 def record(
     name: str, gates: Sequence[Gate], scores: dict[str, Tensor], shift: float
 ) -> dict[str, Any]:
-    """What a group method says of its decision, as JSON values."""
+    """What a group method says of its decision, as JSON values.
+
+    Thresholds are on the axis of the scores: where a method's own rule removes what lies above a
+    number, as those by noise do, scores are the negative and so is the threshold.
+    """
     return {
         "method": name,
         "rule": "score > threshold",

@@ -33,6 +33,9 @@ TINY = 1e-30
 class VIBConfig(Schedule):
     """Settings of the information bottleneck.
 
+    ``kl_weight`` was chosen with LeNet-300-100 on MNIST, by the error on 10,000 images held out of
+    its training set.
+
     Attributes:
         threshold: Units with ``ln(sigma^2 / mu^2)`` above this go.
         log_variance: Log of the initial variance of the scales.

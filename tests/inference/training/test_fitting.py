@@ -238,6 +238,27 @@ def test_permutation_that_would_change_the_function_is_undone() -> None:
     assert result.orders == {}
 
 
+def test_a_reader_that_raises_costs_the_probabilities_and_not_the_run() -> None:
+    _, data = teacher()
+    config = TurboConfig(rounds=2, epochs=1, refit_epochs=1)
+
+    def run(reader):
+        return fit(
+            student(), Batches(data, 50), loss=mse, units=[hidden()], config=config, reader=reader
+        )
+
+    def failing(model, names):
+        raise InputError("no curvature here")
+
+    whole, failed = run(None), run(failing)
+    assert failed.posterior.meta["not_read"] == "no curvature here"
+    assert "not_read" not in whole.posterior.meta
+    for name, mask in whole.masks.items():
+        assert torch.equal(mask, failed.masks[name])
+        one, other = (r.posterior.weights[name].probability for r in (whole, failed))
+        assert torch.equal(one, other)
+
+
 class Interrupted(Exception):
     pass
 
