@@ -13,7 +13,7 @@ from probcomp.errors import InputError
 from probcomp.inference.training import Info, TurboConfig, fit
 from probcomp.recipes.job import Job, Outcome
 from probcomp.recipes.methods import Method
-from probcomp.recipes.turbo_reading import EDGES, Reader
+from probcomp.recipes.turbo_reading import AGREES, EDGES, Reader
 
 BATCH_SIZE = 64
 LARGEST_BATCH = 256
@@ -72,7 +72,7 @@ def run(job: Job) -> Outcome:
     if result.price < 0:
         warnings.append(
             f"The posterior asks for {result.expected:.1%} of the cost; the budget allows more, "
-            "and the likeliest of the rest fill it. The probabilities are those without a price."
+            "and the likeliest of the rest fill it. Inclusion numbers are those without a price."
         )
     prior = repr(job.prior) if job.prior is not None else words(config)
     meta = {**result.posterior.meta, "prior": prior, "budget": str(job.budget or "its own")}
@@ -106,7 +106,18 @@ def honesty(meta: Mapping[str, Any]) -> list[str]:
         f"evidence of a weight, {bins}"
     )
     if not meta["calibrated"]:
-        return [f"{HONESTY} within 25 %: {found}."]
+        # Far from the quadratic the ratios are wild, and say no more than that it does not hold.
+        low, high = AGREES
+        failed = [
+            f"{a:g} to {b:g}"
+            for (a, b), ratio in zip(pairwise(EDGES), meta["evidence_slope_of_bins"], strict=True)
+            if ratio is None or not low <= ratio <= high
+        ]
+        return [
+            f"{HONESTY} within 25 %. Over all, {slope:.2g} of what was promised was measured on "
+            f"{checked}; the evidence of single weights failed or had too few of them at "
+            f"{', '.join(failed) or 'no range'} nats."
+        ]
     return [
         f"{CHECKED}: {found}. This is on training data, one weight at a time; the prior was not "
         "checked, nor any unit, whose numbers are scores."

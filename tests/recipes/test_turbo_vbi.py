@@ -49,9 +49,9 @@ def test_numbers_that_failed_the_check_are_called_scores():
     bins = {"evidence_slope_of_bins": [None, 3.0, 1.0, 1.0]}
     (failed,) = honesty({"calibrated": False, **checked, **bins})
     assert failed.startswith(HONESTY)
-    assert "1.6 of the promised loss" in failed
+    assert "1.6 of what was promised" in failed
     assert "20 weights" in failed
-    assert "too few at 0.1 to 0.5 nats, 3.00 at 0.5 to 2 nats" in failed
+    assert failed.endswith("at 0.1 to 0.5, 0.5 to 2 nats.")
     assert honesty({}) == [f"{HONESTY}."]
     assert honesty({"not_read": "no"}) == [f"{HONESTY} (no)."]
 
