@@ -33,8 +33,8 @@ TINY = 1e-30
 class VIBConfig(Schedule):
     """Settings of the information bottleneck.
 
-    ``kl_weight`` was chosen with LeNet-300-100 on MNIST, by the error on 10,000 images held out of
-    its training set.
+    ``kl_weight`` was set by hand with LeNet-300-100 on MNIST; there is no record of a choice on
+    held-out data.
 
     Attributes:
         threshold: Units with ``ln(sigma^2 / mu^2)`` above this go.
