@@ -55,6 +55,9 @@ FEWEST = 16
 FEWEST_OF_BIN = 8
 """The same of one range of evidence."""
 
+STEPS = 2 * (len(EDGES) - 1) + 1
+"""Lines of text that a reading says at most: one for each range of both checks, and one between."""
+
 
 @dataclass(frozen=True)
 class Reader:

@@ -13,7 +13,7 @@ from probcomp.errors import InputError
 from probcomp.inference.training import Info, TurboConfig, fit
 from probcomp.recipes.job import Job, Outcome
 from probcomp.recipes.methods import Method
-from probcomp.recipes.turbo_reading import AGREES, EDGES, Reader
+from probcomp.recipes.turbo_reading import AGREES, EDGES, STEPS, Reader
 
 BATCH_SIZE = 64
 LARGEST_BATCH = 256
@@ -38,12 +38,12 @@ def run(job: Job) -> Outcome:
     if not isinstance(config, TurboConfig):
         raise InputError(f"config must be a TurboConfig, got {type(config).__name__}")
     cost, share = cost_and_share(job)
-    history: list[Info] = []
+    done, total = 0, config.rounds + STEPS
 
-    def on_step(info: Info) -> None:
-        history.append(info)
-        text = f"nll {info.nll:.3f}  kept {info.keep:.1%}"
-        job.on_step(info.round, config.rounds, text)
+    def advance(text: str, round: int | None = None) -> None:
+        nonlocal done
+        done = done + 1 if round is None else round  # a run that goes on begins at a later round
+        job.on_step(done, total, text)
 
     result = fit(
         job.model,
@@ -56,13 +56,8 @@ def run(job: Job) -> Outcome:
         config=config,
         seed=job.seed,
         checkpoint=job.checkpoint,
-        on_step=on_step,
-        reader=Reader(
-            job.task,
-            job.train,
-            job.seed,
-            on_step=lambda text: job.on_step(config.rounds, config.rounds, text),
-        ),
+        on_step=lambda i: advance(f"nll {i.nll:.3f}  kept {i.keep:.1%}", i.round),
+        reader=Reader(job.task, job.train, job.seed, on_step=advance),
     )
     warnings = [*honesty(result.posterior.meta), *starved(job, result.keep)]
     if not result.messages_converged:

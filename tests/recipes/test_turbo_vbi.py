@@ -4,6 +4,7 @@ import torch
 from probcomp.errors import BudgetError, InputError
 from probcomp.inference.training import TurboConfig
 from probcomp.priors import Independent
+from probcomp.recipes.turbo_reading import STEPS
 from probcomp.recipes.turbo_vbi import (
     CHECKED,
     HONESTY,
@@ -129,6 +130,13 @@ def test_a_run_resumes_from_its_checkpoint(tmp_path):
         whole.model.named_parameters(), resumed.model.named_parameters(), strict=True
     ):
         assert one.equal(two), name
+
+
+def test_steps_never_run_past_their_total():
+    seen: list[tuple[int, int]] = []
+    run(job("params=0.4", config=QUICK, on_step=lambda step, total, _: seen.append((step, total))))
+    total = QUICK.rounds + STEPS
+    assert seen == [(step, total) for step in range(1, total + 1)]
 
 
 def test_settings_of_another_kind_are_refused():
