@@ -171,14 +171,14 @@ def _masked(model: nn.Module) -> nn.Module:
 def _tuned(quantised: Quantised, trial: Trial) -> Quantised:
     if not trial.trains:
         return quantised
-    batches = Batches(_part(trial.train), BATCH_SIZE, trial.seed)
+    batches = Batches(_part(trial), BATCH_SIZE, trial.seed)
     epochs = -(-STEPS // len(batches))
     return tune(quantised, batches, epochs=epochs, loss=trial.task.loss)
 
 
 def _loss(trial: Trial) -> Measure:
     """Mean training loss of a model, nats a sample."""
-    batches = Batches(_part(trial.train), BATCH_SIZE, shuffle=False)
+    batches = Batches(_part(trial), BATCH_SIZE, shuffle=False)
 
     def loss(model: nn.Module) -> float:
         with torch.no_grad(), evaluating(model):
@@ -188,10 +188,18 @@ def _loss(trial: Trial) -> Measure:
     return loss
 
 
-def _part(samples: Tensors) -> Tensors:
+def _part(trial: Trial) -> Tensors:
+    """At most `SAMPLES` of the training samples, drawn by the seed: files are often in order of
+    their classes."""
+    samples = trial.train
+    values = list(samples.values()) if isinstance(samples, Mapping) else list(samples)
+    if len(values[0]) <= SAMPLES:
+        return samples
+    generator = torch.Generator().manual_seed(trial.seed)
+    chosen = torch.randperm(len(values[0]), generator=generator)[:SAMPLES]
     if isinstance(samples, Mapping):
-        return {name: tensor[:SAMPLES] for name, tensor in samples.items()}
-    return tuple(tensor[:SAMPLES] for tensor in samples)
+        return {name: tensor[chosen] for name, tensor in samples.items()}
+    return tuple(tensor[chosen] for tensor in samples)
 
 
 def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

@@ -15,10 +15,12 @@ from probcomp.data import Batches
 from probcomp.errors import BudgetError, InputError
 from probcomp.recipes.coded import (
     FILE_TOLERANCE,
+    SAMPLES,
     SHARE,
     TOLERANCE,
     Trial,
     _loss,
+    _part,
     code,
     code_within,
     least_bits,
@@ -176,6 +178,19 @@ def test_least_bits_hold_where_units_go():
 
     small = quantise(net(1), 256.0).model
     assert 0 < least_bits(net(64)) <= 8 * network_bytes(small)[1].bytes
+
+
+def test_codebooks_are_tried_on_all_of_the_data_where_it_is_sorted():
+    count = 2 * SAMPLES
+    sorted_data = (torch.arange(count), torch.arange(count) >= SAMPLES)
+    inputs, targets = _part(Trial(Task(), sorted_data, seed=1))
+    assert len(inputs) == SAMPLES
+    assert len(inputs.unique()) == SAMPLES
+    assert torch.equal(targets, inputs >= SAMPLES)
+    assert 0.45 < targets.float().mean() < 0.55
+    named = _part(Trial(Task(), dict(zip("xy", sorted_data)), seed=1))
+    assert torch.equal(named["x"], inputs)
+    assert torch.equal(named["y"], targets)
 
 
 def test_measuring_leaves_the_mode_of_every_part():
