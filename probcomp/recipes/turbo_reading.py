@@ -15,9 +15,12 @@ are divided by, and on others it is checked.
 
 Undecided weights weigh next to nothing in that check: many are held at zero, where their removal
 promises nothing and their probability comes from the gradient. So the evidence itself is checked
-too: :math:`\eta^2/2\lambda` nats lie between zero and a weight's best value :math:`\eta/\lambda`.
-Some weights of each range of evidence are set to both, and promised and measured nats have to
-agree in every range. Where one disagrees, or holds too few weights, all stay scores.
+too. It compares zero with where the slab, a Gaussian of precision :math:`\alpha`, would have the
+weight: :math:`m = \eta/(\lambda+\alpha)`, and :math:`\eta m - \tfrac12\lambda m^2` nats lie
+between. Some weights of each range of these nats are set to both, and promised and measured nats
+have to agree in every range. Where one disagrees, or holds too few weights, all stay scores. (The
+optimum of the quadratic by itself, :math:`\eta/\lambda`, would be no such check: where the data
+say little of a weight it lies far outside of what the slab allows, and enters no number.)
 
 What is checked are losses of single weights on training data. The prior is taken as given, units
 are not taken away, and their numbers stay scores.
@@ -34,7 +37,7 @@ from torch import Tensor, nn
 
 from probcomp.data.batches import Batches
 from probcomp.inference.baselines.curvature import curvatures
-from probcomp.inference.training.evidence import Likelihood, Reading
+from probcomp.inference.training.evidence import Likelihood, Reading, Scale
 from probcomp.inference.training.weights import Loss
 from probcomp.recipes.fisher_targets import fisher_targets
 from probcomp.recipes.task import Task
@@ -75,15 +78,16 @@ class Reader:
     seed: int = 0
     on_step: Callable[[str], None] = lambda text: None
 
-    def __call__(self, model: nn.Module, names: Sequence[str]) -> Reading | None:
+    def __call__(self, model: nn.Module, scales: Mapping[str, Scale]) -> Reading | None:
         """The likelihoods, or ``None`` for a network with other layers than it knows.
 
         ``None`` also where one is not finite.
 
         Args:
             model: With the posterior means, in evaluation mode; as before afterwards.
-            names: Names of the weights.
+            scales: Name of each weight to the scale of its prior.
         """
+        names = list(scales)
         layers = [name.rpartition(".")[0] for name in names]
         if not all(_known(model.get_submodule(layer)) for layer in layers):
             return None
@@ -121,12 +125,15 @@ class Reader:
             for f in found.values()
         ):
             return None
-        linears = {
-            n: s * model.get_parameter(n).detach() - number * here[n] for n, s in sharp.items()
-        }
-        best = {n: torch.where(s > 0, linears[n] / s, 0.0) for n, s in sharp.items()}
-        evidence = {n: 0.5 * linears[n] * best[n] for n in sharp}
-        bins = check(self._try(model, loss, sample, number, evidence, best), temperature)
+        ends, nats = {}, {}
+        for name, curvature in sharp.items():
+            mean = model.get_parameter(name).detach()
+            near = Likelihood(
+                curvature / temperature, (curvature * mean - number * here[name]) / temperature
+            )
+            ends[name] = near.slab_mean(scales[name])
+            nats[name] = near(ends[name])
+        bins = check(self._try(model, loss, sample, number, nats, ends))
         meta = {
             "calibrated": agrees(slope, bins),
             "removals": len(pairs),
@@ -144,11 +151,11 @@ class Reader:
         sample: Sequence[Any],
         number: int,
         promised: Mapping[str, Tensor],
-        best: Mapping[str, Tensor] | None = None,
+        ends: Mapping[str, Tensor] | None = None,
     ) -> list[tuple[float, float]]:
         """Promised and measured nats of single weights taken away, in random order.
 
-        Taken away from where they are, or from the values ``best``.
+        Taken away from where they are, or from the values ``ends``.
         """
         generator = torch.Generator().manual_seed(self.seed)
         base = _mean(model, loss, sample)
@@ -166,8 +173,8 @@ class Reader:
                 old = weight[place].clone()
                 try:
                     before = base
-                    if best is not None:
-                        weight[place] = best[name][place]
+                    if ends is not None:
+                        weight[place] = ends[name][place]
                         before = _mean(model, loss, sample)
                     weight[place] = 0.0
                     pairs.append((float(flat[i]), number * (_mean(model, loss, sample) - before)))
@@ -197,15 +204,15 @@ def temper(pairs: Sequence[tuple[float, float]]) -> tuple[float, float | None]:
     return 1 / first, second / first
 
 
-def check(pairs: Sequence[tuple[float, float]], temperature: float) -> list[float | None]:
-    """Measured over promised nats in each bin of `EDGES`, once the latter are tempered.
+def check(pairs: Sequence[tuple[float, float]]) -> list[float | None]:
+    """Measured over promised nats in each bin of `EDGES`.
 
     ``None`` for a bin with less than `FEWEST_OF_BIN`, or where the ratio is not finite.
     """
     found: list[float | None] = []
     for low, high in pairwise(EDGES):
         inside = [pair for pair in pairs if low <= pair[0] < high]
-        slope = temperature * _slope(inside) if len(inside) >= FEWEST_OF_BIN else math.nan
+        slope = _slope(inside) if len(inside) >= FEWEST_OF_BIN else math.nan
         found.append(slope if math.isfinite(slope) else None)
     return found
 

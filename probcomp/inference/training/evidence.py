@@ -85,6 +85,14 @@ class Likelihood:
     curvature: Tensor
     linear: Tensor
 
+    def __call__(self, weight: Tensor) -> Tensor:
+        """Log-likelihood less that at zero, nats."""
+        return self.linear * weight - 0.5 * self.curvature * weight.square()
+
+    def slab_mean(self, scale: Scale) -> Tensor:
+        """Posterior mean of each weight under the slab."""
+        return self.linear / (self.curvature + 1 / scale.slab)
+
     def evidence(self, scale: Scale) -> Tensor:
         """Evidence for the support, nats: a Gaussian slab against a Gaussian spike."""
         sharp = self.curvature.clamp_min(CAVITY_FLOOR)

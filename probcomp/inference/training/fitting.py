@@ -1,7 +1,7 @@
 """Turbo-VBI from a dense network to masks, units and refitted weights."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ def fit(
     seed: int = 0,
     checkpoint: Path | str | None = None,
     on_step: Callable[[Info], None] | None = None,
-    reader: Callable[[nn.Module, Sequence[str]], Reading | None] | None = None,
+    reader: Callable[[nn.Module, Mapping[str, Scale]], Reading | None] | None = None,
 ) -> TurboResult:
     """Train a network under a structured sparse prior, and read off what it needs.
 
@@ -129,10 +129,10 @@ def fit(
         seed: Seed of all noise. The same seed gives the same masks.
         checkpoint: Directory to continue from and to write to after every round.
         on_step: Called after every round.
-        reader: ``reader(model, weight names)`` looks at the likelihood around the means, and the
-            posterior's probabilities, those of units too, are read from that; the decision is not.
-            By default, and where it raises `InputError` (in ``meta["not_read"]``), they are read
-            from the evidence of the last round.
+        reader: ``reader(model, scales)``, the latter by weight name, looks at the likelihood around
+            the means, and the posterior's probabilities, those of units too, are read from that;
+            the decision is not. By default, and where it raises `InputError` (in
+            ``meta["not_read"]``), they are read from the evidence of the last round.
 
     Raises:
         InputError: Something does not fit; raised before training starts.
@@ -203,7 +203,7 @@ def _finish(
     dense: nn.Module,
     units: Sequence[UnitGroup],
     seed: int,
-    reader: Callable[[nn.Module, Sequence[str]], Reading | None] | None,
+    reader: Callable[[nn.Module, Mapping[str, Scale]], Reading | None] | None,
 ) -> TurboResult:
     """Decide, permute, refit."""
     config, graph = run.config, state.graph
@@ -232,14 +232,14 @@ def _finish(
     expected = expected_cost(graph, sites, believed) / graph.total
     moments = _moments(run)
     model = from_bayesian(run.model).eval()
+    scales = {n: Scale(state.slab[n], config.kappa_end) for n in moments}
     reading, meta = None, {}
     try:
-        reading = reader(model, list(moments)) if reader is not None else None
+        reading = reader(model, scales) if reader is not None else None
     except InputError as error:  # what was trained is worth more than its probabilities
         meta = {"not_read": str(error)}
     if reading is not None:
         end = replace(believed, price=0.0)
-        scales = {n: Scale(slab, config.kappa_end) for n, slab in state.slab.items()}
         sites = {
             n: graph.matrices[n].sites.collect(likelihood.evidence(scales[n]))
             for n, likelihood in reading.likelihoods.items()
