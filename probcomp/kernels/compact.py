@@ -5,7 +5,10 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from probcomp.kernels.activations import activation_function
+from probcomp.kernels.fast_dense import dense_product
 from probcomp.kernels.packed import PackedWeight, check_index, require
+from probcomp.kernels.ready import Run
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -17,6 +20,7 @@ class CompactWeight(PackedWeight):
     """
 
     kind = "compact"
+    value_name = "weight"
 
     weight: Tensor
     in_index: Tensor | None = None
@@ -64,3 +68,25 @@ def pack_compact(weight: Tensor, support: Tensor, bias: Tensor | None) -> Compac
         in_index=None if bool(columns.all()) else columns.nonzero().squeeze(1),
         out_index=None if bool(rows.all()) else rows.nonzero().squeeze(1),
     )
+
+
+def compact_run(
+    weight: Tensor, in_index: Tensor | None, out_index: Tensor | None, bias: Tensor | None,
+    n: int, rows: int, activation: str,
+) -> Run:  # fmt: skip
+    """The product by a frozen `CompactWeight` as a function of x ``[M, K]``, M up to ``rows``."""
+    read = bias if bias is None or out_index is None else bias.index_select(0, out_index)
+    inside = activation if out_index is None else "none"
+    shape = (weight.shape[0], weight.shape[1])
+    product = dense_product(weight, lambda: weight, shape, rows, weight.dtype, read, inside)
+    if out_index is None:
+        return product if in_index is None else lambda x: product(x.index_select(1, in_index))
+    act, index = activation_function(activation), out_index
+    # Rows that are dead still output act(bias).
+    base = weight.new_zeros(n) if bias is None else bias.detach().clone()
+
+    def run(x: Tensor) -> Tensor:
+        y = product(x if in_index is None else x.index_select(1, in_index))
+        return act(base.expand(x.shape[0], n).index_copy(1, index, y))
+
+    return run

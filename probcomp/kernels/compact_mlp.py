@@ -11,7 +11,11 @@ from probcomp.errors import InputError
 from probcomp.kernels import cpp
 from probcomp.kernels.activations import activation_function
 from probcomp.kernels.derived import derived
-from probcomp.kernels.fast_dense import OWN_SIZE, frozen_linear
+from probcomp.kernels.fast_dense import frozen_linear
+
+# Up to this size one call for both layers is ahead of two at every batch; beyond, weights of more
+# than 8 MiB each leave the cache between rows, and oneDNN streams them better.
+CHAIN_SIZE = 2**21
 
 
 class CompactMLP(NamedTuple):
@@ -31,19 +35,17 @@ class CompactMLP(NamedTuple):
 
         Without gradients, on a CPU, both layers are one call of the C++ kernel if it is built.
         """
-        act = activation_function(self.activation)
         held = (x, self.up, self.up_bias, self.down, self.down_bias, self.gate)
         learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in held)
-        product = functional.linear if learns or self._watched(x) else frozen_linear
+        product = _linear if learns or self._watched(x) else frozen_linear
         flat = x.reshape(-1, x.shape[-1])
         if product is frozen_linear and self.gate is None and self._fits(flat):
             y = cpp.run_chain(flat, self._chain())
         else:
-            hidden = product(flat, self.up, self.up_bias)
-            if self.gate is None:
-                hidden = act(hidden)
-            else:
-                hidden = act(product(flat, self.gate, self.gate_bias)) * hidden
+            inside = self.activation if self.gate is None else "none"
+            hidden = product(flat, self.up, self.up_bias, inside)
+            if self.gate is not None:
+                hidden = product(flat, self.gate, self.gate_bias, self.activation) * hidden
             y = product(hidden, self.down, self.down_bias)
         return y.view(*x.shape[:-1], self.down.shape[0])
 
@@ -51,13 +53,14 @@ class CompactMLP(NamedTuple):
         return torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type)
 
     def _fits(self, x: Tensor) -> bool:
-        fits = x.shape[0] > 0 and 0 < self.up.numel() <= OWN_SIZE and x.dtype == self.up.dtype
+        fits = x.shape[0] > 0 and 0 < self.up.numel() <= CHAIN_SIZE and x.dtype == self.up.dtype
         on_cpu = x.device.type == self.up.device.type == "cpu"
         return fits and on_cpu and cpp.usable((cpp.PANEL, 1), x.dtype, x.device)
 
     def _chain(self) -> cpp.Chain:
         parts = (self.up_bias, self.down, self.down_bias)
-        state = tuple((id(t), t._version) for t in parts if t is not None and not t.is_inference())
+        counted = [t for t in parts if t is not None and not t.is_inference()]
+        state = tuple((id(t), t._version, t.data_ptr()) for t in counted)
 
         def build() -> cpp.Chain:
             layers = [cpp.dense_layer(self.up), cpp.dense_layer(self.down)]
@@ -65,6 +68,11 @@ class CompactMLP(NamedTuple):
             return chain._replace(held=(*chain.held, parts))  # so that no other takes their ids
 
         return derived(self.up, ("mlp", state, self.activation), build)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
+    """act(x W^T + b), differentiable."""
+    return activation_function(activation)(functional.linear(x, weight, bias))
 
 
 def compact_mlp(

@@ -13,13 +13,13 @@ def derived(source: Tensor, name: object, build: Callable[[], Any]) -> Any:
     """The value of ``build()`` for this tensor, built again only after the tensor was written to.
 
     The copies are held by weak reference to ``source`` and go with it. A write is seen by
-    autograd's version counter; inference tensors cannot be written to outside inference mode, and
-    there the caller must not rely on it.
+    autograd's version counter, other memory (``source.data = ...``) by its address; inference
+    tensors cannot be written to outside inference mode, and there the caller must not rely on it.
     """
-    version = -1 if source.is_inference() else source._version
+    state = (-1 if source.is_inference() else source._version, source.data_ptr())
     entry = _COPIES.get(source)
-    if entry is None or entry[0] != version:
-        entry = (version, {})
+    if entry is None or entry[0] != state:
+        entry = (state, {})
         _COPIES[source] = entry
     copies = entry[1]
     if name not in copies:

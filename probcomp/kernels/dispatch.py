@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from probcomp.errors import InputError, unknown
-from probcomp.kernels import cpp, tables
+from probcomp.kernels import cpp, ready, tables
 
 VARIABLE = "PROBCOMP_KERNEL_BACKEND"
 BACKENDS = ("auto", "dense", "gather", "panels", "cpp", "triton")
@@ -100,6 +100,7 @@ def choose(problem: Problem, requested: str = "auto") -> Choice:
 def forget_choices() -> None:
     """Forget choices made, after a build or a new table."""
     _decide.cache_clear()
+    ready.forget_calls()
 
 
 @functools.lru_cache(maxsize=4096)

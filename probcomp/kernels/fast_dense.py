@@ -1,53 +1,101 @@
 """The fastest dense product on this machine: MKL, oneDNN prepacked, or our own for few rows."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from probcomp.kernels import cpp
+from probcomp.kernels.activations import activation_function
 from probcomp.kernels.derived import derived
+from probcomp.kernels.ready import Run
 
 # A oneDNN call costs some 15 microseconds more, which its faster product pays back from about this
 # many multiplications on.
 ONEDNN_WORK = 2**20
+# Weights are reordered for this many rows. Measured from 1 to 512: the order for one row leaves
+# them as they are, and is up to 2.7 times slower for more; the others are one and the same, and for
+# one row as fast or faster. So one copy serves every batch size.
+ONEDNN_ROWS = 16
 # Up to here the C++ kernel, whose call costs a third of that, is ahead of both on one and two
-# threads; a weight of more than 8 MiB leaves the cache, and oneDNN streams it better.
-OWN_ROWS, OWN_SIZE = 16, 2**21
+# threads: 1.02 to 1.8 times at one row, 0.99 to 1.09 at 16, behind at 32. Larger was not measured.
+OWN_ROWS, OWN_SIZE = 16, 2**25
+# The epilogues of oneDNN: its name and algorithm of an activation.
+_EPILOGUES = {
+    "none": ("none", ""), "relu": ("relu", ""), "gelu": ("gelu", "none"),
+    "gelu_tanh": ("gelu", "tanh"), "silu": ("swish", ""),
+}  # fmt: skip
 
 
-def onednn_usable(weight: Tensor) -> bool:
-    """Whether oneDNN can hold this weight prepacked: a float32 or bfloat16 matrix on a CPU."""
+def onednn_usable(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether oneDNN can hold a weight prepacked: float32 or bfloat16 on a CPU."""
     return (
-        weight.device.type == "cpu"
-        and weight.dtype in (torch.float32, torch.bfloat16)
-        and weight.numel() > 0
+        device.type == "cpu"
+        and dtype in (torch.float32, torch.bfloat16)
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
 
 
-def own_usable(x: Tensor, weight: Tensor) -> bool:
-    """Whether the C++ kernel is built, runs this product and is likely to be the fastest."""
-    fits = 0 < x.shape[0] <= OWN_ROWS and 0 < weight.numel() <= OWN_SIZE
-    same = x.dtype == weight.dtype and x.device.type == "cpu"
-    return fits and same and cpp.usable((cpp.PANEL, 1), weight.dtype, weight.device)
+def own_usable(rows: int, size: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the C++ kernel is built, runs ``size`` weights and is likely to be the fastest."""
+    fits = 0 < rows <= OWN_ROWS and 0 < size <= OWN_SIZE
+    return fits and cpp.usable((cpp.PANEL, 1), dtype, device)
 
 
-def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``x W^T + b`` with W reordered once, for about this many rows, and kept."""
-    rows = 1 << max(x.shape[0] - 1, 0).bit_length()
+def onednn_product(
+    kept: Tensor, weight: Callable[[], Tensor], bias: Tensor | None, activation: str = "none"
+) -> Run:
+    """`dense_product` by oneDNN, with W reordered once and the activation in its epilogue."""
+    # A view of a parameter is reordered by its values; nothing is learned through the copy.
+    packed = derived(
+        kept,
+        "onednn",
+        lambda: torch.ops.mkldnn._reorder_linear_weight(weight().detach(), ONEDNN_ROWS),
+    )
+    name, algorithm = _EPILOGUES[activation]
+    operator = torch.ops.mkldnn._linear_pointwise.default
+    scalars: list[float] = []
+    return lambda x: operator(x, packed, bias, name, scalars, algorithm)
 
-    def reorder() -> Tensor:
-        return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
 
-    packed = derived(weight, ("onednn", rows), reorder)
-    return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+def dense_product(
+    kept: Tensor, weight: Callable[[], Tensor], shape: tuple[int, int], rows: int,
+    dtype: torch.dtype, bias: Tensor | None, activation: str = "none",
+) -> Run:  # fmt: skip
+    """act(x W^T + b) for a weight that does not change and needs no gradient, as a function of x.
+
+    Args:
+        kept: The tensor that W is made from. Copies of W live as long, and until it is written to.
+        weight: Gives W ``[N, K]``; asked only where there is no copy yet.
+        shape: ``(N, K)``.
+        rows: The largest number of rows that the function will see often.
+        dtype: Of W and x.
+        bias: ``[N]`` or None.
+        activation: A name in `probcomp.kernels.activations.ACTIVATIONS`.
+    """
+    act, size = activation_function(activation), shape[0] * shape[1]
+    if own_usable(rows, size, dtype, kept.device):
+        layer = derived(kept, "own product", lambda: cpp.dense_layer(weight()))
+        whole = cpp.chain([layer], [bias], [activation])
+        return lambda x: cpp.run_chain(x, whole)
+    if size and rows * size >= ONEDNN_WORK and onednn_usable(dtype, kept.device):
+        return onednn_product(kept, weight, bias, activation)
+    copy = derived(kept, "plain", lambda: _copy(kept, weight()))
+    plain = kept if copy is None else copy
+    return lambda x: act(functional.linear(x, plain, bias))
 
 
-def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``x W^T + b`` for a weight that does not change and needs no gradient; x is ``[M, K]``."""
-    if own_usable(x, weight):
-        return cpp.run_chain(x, cpp.chain([cpp.dense_layer(weight)], [bias], ["none"]))
-    if x.shape[0] * weight.numel() >= ONEDNN_WORK and onednn_usable(weight):
-        return onednn_linear(x, weight, bias)
-    return functional.linear(x, weight, bias)
+def _copy(kept: Tensor, weight: Tensor) -> Tensor | None:
+    """W to be kept, or None where it is the tensor that it would be kept with."""
+    return None if weight is kept else weight
+
+
+def frozen_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none"
+) -> Tensor:
+    """act(x W^T + b) for a weight that does not change and needs no gradient; x is ``[M, K]``."""
+    shape = (weight.shape[0], weight.shape[1])
+    rows = x.shape[0] if x.dtype == weight.dtype and x.device == weight.device else 0
+    return dense_product(weight, lambda: weight, shape, rows, weight.dtype, bias, activation)(x)

@@ -17,8 +17,9 @@ from probcomp.kernels.activations import activation_function
 from probcomp.kernels.blocks import BlockIndex, from_blocks
 from probcomp.kernels.derived import derived
 from probcomp.kernels.dispatch import Problem, choose
-from probcomp.kernels.fast_dense import frozen_linear
+from probcomp.kernels.fast_dense import dense_product
 from probcomp.kernels.panels import panel_forward
+from probcomp.kernels.ready import Run
 
 
 def _values(val: Tensor, scale: Tensor | None) -> Tensor:
@@ -37,9 +38,10 @@ def _expanded(
     return derived(val, ("dense", shape), build) if keep else build()
 
 
-def _backend(
+def block_backend(
     x: Tensor, val: Tensor, shape: tuple[int, int], kind: str, frozen: bool, ask: str
 ) -> str:
+    """The backend of a product of x ``[M, K]`` with blocks ``val``."""
     block = (val.shape[1], val.shape[2])
     density = val.numel() / (shape[0] * shape[1])
     return choose(
@@ -63,24 +65,46 @@ def block_product(
     shape = (n, x.shape[1])
     if x.shape[0] == 0:
         return x.new_empty(0, n)
-    name = _backend(x, val, shape, kind, frozen, backend)
+    name = block_backend(x, val, shape, kind, frozen, backend)
     if name == "triton":
         from probcomp.kernels.gpu.launch import block_linear as launch
 
         return launch(x, val, at, scale, bias, n, activation)
-    if name == "cpp":
-        layer = cpp.block_layer(val, at, n)
-        return cpp.run_chain(x, cpp.chain([layer], [bias], [activation]))
-    if name == "dense":
-        weight = _expanded(val, scale, at, shape, frozen)
-        product = frozen_linear if frozen else functional.linear
-        y = product(x, weight, bias)
+    if name == "dense" and not frozen:
+        y = functional.linear(x, _expanded(val, scale, at, shape, False), bias)
         return activation_function(activation)(y)
-    if name == "panels":
-        y = panel_forward(x, val, at, n)
-    else:
-        y = gather.block_forward(x, _values(val, scale), at, n)
-    return activation_function(activation)(y if bias is None else y.add_(bias))
+    return block_run(name, val, at, scale, bias, shape, x.shape[0], activation)(x)
+
+
+def block_run(
+    backend: str, val: Tensor, at: BlockIndex, scale: Tensor | None, bias: Tensor | None,
+    shape: tuple[int, int], rows: int, activation: str,
+) -> Run:  # fmt: skip
+    """`block_product` on a backend that PyTorch runs, as a function of x ``[M, K]``, M > 0.
+
+    All but ``gather`` are for a frozen weight. ``rows`` is the largest M that it will see often.
+    """
+    if backend == "cpp":
+        layer = cpp.block_layer(val, at, shape[0])
+        whole = cpp.chain([layer], [bias], [activation])
+        return lambda x: cpp.run_chain(x, whole)
+    if backend == "dense":
+        dtype = val.dtype if scale is None else scale.dtype
+
+        def weight() -> Tensor:
+            return _expanded(val, scale, at, shape, False)
+
+        return dense_product(val, weight, shape, rows, dtype, bias, activation)
+    act, n = activation_function(activation), shape[0]
+
+    def run(x: Tensor) -> Tensor:
+        if backend == "panels":
+            y = panel_forward(x, val, at, n)
+        else:
+            y = gather.block_forward(x, _values(val, scale), at, n)
+        return act(y if bias is None else y.add_(bias))
+
+    return run
 
 
 block_linear = custom_op("probcomp::block_linear", block_product, mutates_args=())
@@ -104,7 +128,7 @@ def block_backward_input(
     shape = (grad.shape[1], k)
     kind = "blocks" if scale is None else "int8"
     # Training has no kept copies: the product that reads the blocks as they are, or dense.
-    name = _backend(grad, val, shape, kind, False, backend if backend == "triton" else "auto")
+    name = block_backend(grad, val, shape, kind, False, backend if backend == "triton" else "auto")
     if name == "triton" and scale is None:
         from probcomp.kernels.gpu.launch import block_backward_input as launch
 

@@ -55,16 +55,15 @@ def run_linear(
     density = val.numel() / (shape[0] * shape[1])
     problem = Problem("runs", x.device, x.dtype, shape, block, density, x.shape[0], True)
     name = choose(problem, backend).backend
-    act = activation_function(activation)
     if name == "dense":
-        return act(frozen_linear(x, _run_dense(val, ptr, seg, inverse, x.shape[1]), bias))
+        return frozen_linear(x, _run_dense(val, ptr, seg, inverse, x.shape[1]), bias, activation)
     if name == "triton":
         from probcomp.kernels.gpu.launch import run_linear as launch
 
         y = launch(x, val, ptr, seg).index_select(1, inverse)
     else:
         y = gather.run_forward(x, val, ptr, seg, inverse)
-    return act(y if bias is None else y + bias)
+    return activation_function(activation)(y if bias is None else y + bias)
 
 
 @run_linear.register_fake
@@ -90,13 +89,12 @@ def group_linear(
     problem = Problem(
         "nm", x.device, x.dtype, (n, x.shape[1]), (kept, group), kept / group, x.shape[0], True
     )
-    act = activation_function(activation)
     if choose(problem, backend).backend == "triton":
         from probcomp.kernels.gpu.groups import launch
 
         y = launch(x, val, code, kept, group)
-        return act(y if bias is None else y + bias)
-    return act(frozen_linear(x, _group_dense(val, code, kept, group), bias))
+        return activation_function(activation)(y if bias is None else y + bias)
+    return frozen_linear(x, _group_dense(val, code, kept, group), bias, activation)
 
 
 @group_linear.register_fake

@@ -7,13 +7,13 @@ from torch.nn import functional
 from probcomp.errors import InputError
 from probcomp.kernels.activations import activation_function
 from probcomp.kernels.blocks import BlockIndex, BlockWeight
-from probcomp.kernels.compact import CompactWeight
-from probcomp.kernels.fast_dense import frozen_linear
+from probcomp.kernels.compact import CompactWeight, compact_run
 from probcomp.kernels.flops import note_counter
-from probcomp.kernels.library import block_linear, block_product
+from probcomp.kernels.library import block_backend, block_linear, block_run
 from probcomp.kernels.library_packed import group_linear, run_linear
 from probcomp.kernels.nm import GroupWeight
 from probcomp.kernels.packed import PackedWeight
+from probcomp.kernels.ready import Calls, Run, call_again, learns, remember, shared_rows
 from probcomp.kernels.runs import RunWeight
 from probcomp.kernels.watching import unwatched
 
@@ -40,7 +40,12 @@ def masked_linear(
         A NaN or infinity in an input column that no live block reads does not reach the output on
         the sparse backends; on ``dense`` it meets a zero weight and gives NaN.
     """
-    return apply_packed(x, type(packed), packed.tensors(), sizes_of(packed), activation, backend)
+    value = getattr(packed, packed.value_name)
+    y = call_again(packed.calls, x, value, packed.bias, activation, backend, packed.shape)
+    if y is not None:
+        return y
+    sizes, calls = sizes_of(packed), packed.calls
+    return apply_packed(x, type(packed), packed.tensors(), sizes, activation, backend, calls)
 
 
 def sizes_of(packed: PackedWeight) -> dict[str, int]:
@@ -59,29 +64,35 @@ def apply_packed(
     scalars: dict[str, int],
     activation: str,
     backend: str,
+    calls: Calls,
 ) -> Tensor:
-    """`masked_linear` from the tensors of a format; modules call it with their own parameters."""
+    """`masked_linear` from the tensors of a format; modules call it with their own parameters.
+
+    What it decides is kept in ``calls``, for `call_again`.
+    """
     n, k = scalars["N"], scalars["K"]
-    value = t["weight"] if issubclass(kind, CompactWeight) else t["val"]
-    scale, bias = t.get("scale"), t.get("bias")
+    value, scale, bias = t[kind.value_name], t.get("scale"), t.get("bias")
     _check(x, k, value if scale is None else scale)
     if not torch.compiler.is_compiling():
         note_counter()
     act = activation_function(activation)
     flat = x.reshape(-1, k)
-    held = (flat, value, bias)
-    learns = torch.is_grad_enabled() and any(z is not None and z.requires_grad for z in held)
+    learnt = learns(flat, value, bias)
     # Copies derived from the weight are kept only where it can not be about to change.
     frozen = not (torch.is_grad_enabled() and value.requires_grad) and not _autocast(x)
+    if frozen and not learnt and flat.shape[0] and unwatched(x):
+        run = _decide(flat, kind, t, n, activation, backend)
+        if run is not None:
+            remember(calls, run, flat, value, bias, activation, backend)
+            return run(flat).view(*x.shape[:-1], n)
     # The operators have no gradient through an activation, so it is applied outside where needed.
-    inside = "none" if learns else activation
+    inside = "none" if learnt else activation
     if issubclass(kind, CompactWeight):
-        y = _compact(flat, value, t.get("in_index"), t.get("out_index"), bias, n, frozen, learns)
+        y = _compact(flat, value, t.get("in_index"), t.get("out_index"), bias, n)
         inside = "none"
     elif issubclass(kind, BlockWeight):
-        index = [t[name] for name in BlockIndex._fields]
-        product = block_product if frozen and not learns and unwatched(x) else block_linear
-        y = product(flat, value, index, t.get("bitmap"), scale, bias, n, inside, backend, frozen)
+        index, bits = [t[name] for name in BlockIndex._fields], t.get("bitmap")
+        y = block_linear(flat, value, index, bits, scale, bias, n, inside, backend, frozen)
     elif issubclass(kind, RunWeight):
         y = run_linear(flat, value, t["ptr"], t["seg"], t["inverse"], bias, inside, backend)
     else:
@@ -91,6 +102,24 @@ def apply_packed(
     return y.view(*x.shape[:-1], n)
 
 
+def _decide(
+    x: Tensor, kind: type[PackedWeight], t: dict[str, Tensor], n: int, activation: str, backend: str
+) -> Run | None:
+    """What a frozen weight runs for inputs like x ``[M, K]``, M > 0; None: its operator does."""
+    rows, bias = shared_rows(x.shape[0]), t.get("bias")
+    if issubclass(kind, CompactWeight):
+        places = t.get("in_index"), t.get("out_index")
+        return compact_run(t["weight"], *places, bias, n, rows, activation)
+    if not issubclass(kind, BlockWeight) or not x.is_cpu:
+        return None
+    val, scale, shape = t["val"], t.get("scale"), (n, x.shape[1])
+    name = block_backend(x, val, shape, "blocks" if scale is None else "int8", True, backend)
+    if name == "triton":
+        return None
+    at = BlockIndex(*(t[field] for field in BlockIndex._fields))
+    return block_run(name, val, at, scale, bias, shape, rows, activation)
+
+
 def _compact(
     x: Tensor,
     weight: Tensor,
@@ -98,18 +127,12 @@ def _compact(
     out_index: Tensor | None,
     bias: Tensor | None,
     n: int,
-    frozen: bool,
-    learns: bool,
 ) -> Tensor:
-    """A dense product over the kept rows and columns, by the vendor's library."""
+    """A product over kept rows and columns that may be differentiated, fused or looked at."""
     if in_index is not None:
         x = x.index_select(1, in_index)
     kept = bias if bias is None or out_index is None else bias.index_select(0, out_index)
-    # Under a compiler the plain product is better: it can be fused and prepacked by it.
-    if frozen and not learns and not torch.compiler.is_compiling():
-        y = frozen_linear(x, weight, kept)
-    else:
-        y = functional.linear(x, weight, kept)
+    y = functional.linear(x, weight, kept)
     if out_index is None:
         return y
     # Rows that are dead still output their bias.
@@ -118,7 +141,7 @@ def _compact(
 
 
 def _autocast(x: Tensor) -> bool:
-    return torch.is_autocast_enabled(x.device.type)
+    return not x.is_meta and torch.is_autocast_enabled(x.device.type)
 
 
 def _check(x: Tensor, k: int, value: Tensor) -> None:

@@ -10,6 +10,7 @@ from probcomp.kernels.compact import CompactWeight
 from probcomp.kernels.linear import apply_packed, sizes_of
 from probcomp.kernels.packed import PackedWeight
 from probcomp.kernels.packing import pack
+from probcomp.kernels.ready import Calls, call_again
 
 
 class MaskedLinear(nn.Module):
@@ -35,6 +36,8 @@ class MaskedLinear(nn.Module):
         # An exact type: an int8 weight is a kind of blocks, and has no gradient.
         trainable = {BlockWeight: "val", CompactWeight: "weight"}.get(type(packed))
         self._names = tuple(packed.tensors())
+        self._owner = "_buffers" if trainable is None else "_parameters"
+        self._calls = Calls()
         for name, tensor in packed.tensors().items():
             if name in (trainable, "bias"):
                 self.register_parameter(name, nn.Parameter(tensor.clone()))
@@ -93,8 +96,16 @@ class MaskedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., K]`` to ``[..., N]``."""
+        shape = (self.out_features, self.in_features)
+        held, calls = getattr(self, self._owner), self._calls
+        value, bias = held.get(self._kind.value_name), self._parameters.get("bias")
+        if value is not None:
+            y = call_again(calls, x, value, bias, self.activation, self.backend, shape)
+            if y is not None:
+                return y
         tensors = {name: getattr(self, name) for name in self._names}
-        return apply_packed(x, self._kind, tensors, self._sizes, self.activation, self.backend)
+        how = (self.activation, self.backend)
+        return apply_packed(x, self._kind, tensors, self._sizes, *how, calls)
 
     def extra_repr(self) -> str:
         stored = getattr(self, "weight" if issubclass(self._kind, CompactWeight) else "val")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from probcomp.errors import InputError
+from probcomp.kernels.ready import Calls
 from probcomp.storage import read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class PackedWeight:
     """
 
     kind: ClassVar[str] = ""
+    value_name: ClassVar[str] = "val"  # the tensor that holds the weight's values
+    calls: ClassVar[Calls]  # no field: each weight has its own, and a copy starts anew
 
     shape: tuple[int, int]
     bias: Tensor | None
@@ -54,6 +57,7 @@ class PackedWeight:
                 f"{self.kind}: bias has shape {list(self.bias.shape)}, expected [{self.shape[0]}]"
             )
         self.validate()
+        object.__setattr__(self, "calls", Calls())
 
     def validate(self) -> None:
         """Raise `InputError` where a tensor of the format does not fit the others."""

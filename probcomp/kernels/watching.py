@@ -13,9 +13,10 @@ def unwatched(x: Tensor) -> bool:
     return (
         type(x) is Tensor
         and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and not torch._C._is_tracing()
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._len_torch_dispatch_stack()
         and not torch._C._len_torch_function_stack()
-        and not torch.is_autocast_enabled(x.device.type)
+        and not x.is_meta  # a device without autocast, and without values
+        and not torch.is_autocast_enabled("cpu" if x.is_cpu else x.device.type)
     )

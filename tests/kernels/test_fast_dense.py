@@ -1,13 +1,25 @@
 """The fastest dense product: every way to it agrees, and each is taken where it should be."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
 from probcomp.kernels import cpp, fast_dense
-from probcomp.kernels.fast_dense import frozen_linear, onednn_linear, onednn_usable, own_usable
+from probcomp.kernels.activations import ACTIVATIONS
+from probcomp.kernels.fast_dense import (
+    dense_product,
+    frozen_linear,
+    onednn_product,
+    onednn_usable,
+    own_usable,
+)
 from tests.kernels.supports import generator, relative_error
 
 FLOAT32 = 2e-6
+CPU = torch.device("cpu")
+HAS_ONEDNN = onednn_usable(torch.float32, CPU)
 
 
 @pytest.mark.parametrize("built", [True, False])
@@ -22,35 +34,77 @@ def test_every_product_agrees(built: bool, monkeypatch) -> None:
         expected = x.double() @ weight.double().T + bias.double()
         assert frozen_linear(x, weight, bias).shape == (rows, 48)
         assert relative_error(frozen_linear(x, weight, bias), expected) < FLOAT32
-        if onednn_usable(weight):
-            assert relative_error(onednn_linear(x, weight, bias), expected) < FLOAT32
+        if HAS_ONEDNN:
+            run = onednn_product(weight, lambda: weight, bias)
+            assert relative_error(run(x), expected) < FLOAT32
     for other in (torch.float64, torch.bfloat16):
         y = frozen_linear(torch.ones(2, 64, dtype=other), weight.to(other), None)
         assert y.dtype == other
-    assert not onednn_usable(weight.double())
-    assert not onednn_usable(weight[:0])
 
 
-def test_our_own_kernel_is_for_few_rows_and_what_fits_the_cache(monkeypatch) -> None:
-    weight, x = torch.ones(48, 64), torch.ones(16, 64)
+@pytest.mark.skipif(not HAS_ONEDNN, reason="PyTorch was built without oneDNN")
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_activation_in_the_epilogue_is_the_function(activation: str, dtype) -> None:
+    weight = torch.randn(48, 64, generator=generator(0)).to(dtype)
+    bias = torch.randn(48, generator=generator(1)).to(dtype)
+    x = torch.randn(9, 64, generator=generator(2)).to(dtype)
+    got = onednn_product(weight, lambda: weight, bias, activation)(x)
+    expected = ACTIVATIONS[activation](x.double() @ weight.double().T + bias.double())
+    assert got.dtype == dtype
+    assert relative_error(got, expected) < (FLOAT32 if dtype == torch.float32 else 8e-3)
+    # Over the whole range, tails included: the functions are approximated.
+    one, wide = torch.ones(1, 1), torch.linspace(-12, 12, 4001).view(-1, 1)
+    tails = onednn_product(one, lambda: one, None, activation)(wide)
+    assert (tails - ACTIVATIONS[activation](wide.double())).abs().max() < 5e-6
+
+
+@pytest.mark.skipif(not HAS_ONEDNN, reason="PyTorch was built without oneDNN")
+def test_one_reordered_copy_serves_every_batch_size(monkeypatch) -> None:
     monkeypatch.setattr(cpp, "available", lambda: False)
-    assert not own_usable(x, weight)
+    weight, asked = torch.randn(1024, 1024, generator=generator(0)), []
+    for rows in (1, 2, 16, 300):
+        x = torch.randn(rows, 1024, generator=generator(rows))
+        run = dense_product(
+            weight, lambda: asked.append(1) or weight, (1024, 1024), rows, x.dtype, None
+        )
+        assert relative_error(run(x), x.double() @ weight.double().T) < FLOAT32
+    assert asked == [1]
+
+
+def test_products_do_not_keep_their_weight_alive() -> None:
+    for shape in ((8, 8), (1024, 1024)):
+        weight = torch.randn(*shape)
+        frozen_linear(torch.ones(2, shape[1]), weight, None)
+        seen = weakref.ref(weight)
+        del weight
+        gc.collect()
+        assert seen() is None
+
+
+def test_our_own_kernel_is_for_few_rows_and_what_was_measured(monkeypatch) -> None:
+    monkeypatch.setattr(cpp, "available", lambda: False)
+    assert not own_usable(16, 2**12, torch.float32, CPU)
     monkeypatch.setattr(cpp, "available", lambda: True)
-    assert own_usable(x, weight)
-    assert not own_usable(torch.ones(17, 64), weight)
-    assert not own_usable(x.double(), weight.double())
-    assert not own_usable(x, torch.ones(1).expand(2**15, 2**7))
+    assert own_usable(16, 2**12, torch.float32, CPU)
+    assert own_usable(1, 2**25, torch.float32, CPU)
+    assert not own_usable(17, 2**12, torch.float32, CPU)
+    assert not own_usable(0, 2**12, torch.float32, CPU)
+    assert not own_usable(16, 2**12, torch.float64, CPU)
+    assert not own_usable(16, 2**25 + 1, torch.float32, CPU)
 
 
+@pytest.mark.skipif(not HAS_ONEDNN, reason="PyTorch was built without oneDNN")
 def test_onednn_is_for_what_pays_its_call(monkeypatch) -> None:
+    assert not onednn_usable(torch.float64, CPU)
     weight = torch.randn(256, 64, generator=generator(0))
-    if not onednn_usable(weight):
-        pytest.skip("PyTorch was built without oneDNN")
     monkeypatch.setattr(cpp, "available", lambda: False)
     calls = []
-    real = fast_dense.onednn_linear
-    monkeypatch.setattr(fast_dense, "onednn_linear", lambda *a: calls.append(1) or real(*a))
+    real = fast_dense.onednn_product
+    monkeypatch.setattr(fast_dense, "onednn_product", lambda *a: calls.append(1) or real(*a))
     frozen_linear(torch.ones(1, 64), weight, None)
     assert not calls
     frozen_linear(torch.ones(128, 64), weight, None)
+    assert calls == [1]
+    frozen_linear(torch.ones(128, 64), weight[:0], None)
     assert calls == [1]
