@@ -13,7 +13,14 @@ from torch import fx, nn
 
 from probcomp.coding import load, quantise, read_network, write_network
 from probcomp.coding.file import summed
-from probcomp.coding.network import MAGIC, least_bytes, network_bytes, network_of
+from probcomp.coding.network import (
+    _WORDS,
+    MAGIC,
+    _inflate,
+    least_bytes,
+    network_bytes,
+    network_of,
+)
 from probcomp.errors import InputError
 from probcomp.models import LeNet5
 from probcomp.structure import apply_masks, cut_graph, masks_of, save, shrink, trace
@@ -156,7 +163,7 @@ def crafted(change) -> bytes:
     """A file whose description was changed, with a right checksum."""
     data = network_bytes(Small())[0]
     length = int.from_bytes(data[4:8], "little")
-    description = json.loads(zlib.decompress(data[8 : 8 + length]))
+    description = _inflate(data[8 : 8 + length])
     text = change(description)
     text = json.dumps(description) if text is None else text
     packed = zlib.compress(text.encode())
@@ -173,6 +180,23 @@ def put(*path):
         description[key] = value
 
     return change
+
+
+def test_the_preset_dictionary_is_part_of_the_format():
+    """Files written before would be unreadable if it changed: then the magic must change too."""
+    assert zlib.crc32(_WORDS) == 3094458109
+    assert MAGIC == b"PCN1"
+
+
+def test_the_dictionary_halves_the_description_of_a_small_network():
+    data = network_bytes(Small())[0]
+    length = int.from_bytes(data[4:8], "little")
+    plain = json.dumps(_inflate(data[8 : 8 + length]), separators=(",", ":")).encode()
+    assert length < 0.6 * len(zlib.compress(plain, 9))
+
+
+def test_a_description_without_the_dictionary_is_read():
+    assert isinstance(network_of(crafted(lambda _: None)), Small)
 
 
 ONE = ("tensors", "model.safetensors", "one.weight")
