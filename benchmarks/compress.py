@@ -4,7 +4,8 @@ For each seed a 64-300-100-10 network is trained on the handwritten digits and c
 tenth of its parameters, by both methods, from the same dense network. Regularity is compared at
 equal non-zeros of each matrix, against two forms of magnitude pruning: as it is, and with its
 units put into the same kind of order (spectral) that ours are in, so that order alone cannot
-explain the difference.
+explain the difference. What each method compressed is written as one coded file, read back, and
+scored on the test images again.
 
     probcomp bench compress --seeds 5
 """
@@ -12,11 +13,14 @@ explain the difference.
 import argparse
 import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import torch
+from torch import nn
 
+import probcomp
 from probcomp.data import Batches, load_digits
 from probcomp.evaluation import magnitude_mask, measure_regularity
 from probcomp.inference.training.ordering import spectral_order
@@ -49,6 +53,17 @@ def regularity_row(mask: torch.Tensor) -> dict[str, float]:
     }
 
 
+def coded_row(result: Compressed, test: tuple[torch.Tensor, torch.Tensor]) -> dict[str, float]:
+    """The size of the network as a file, and the accuracy of what is read back."""
+    with tempfile.TemporaryDirectory() as folder:
+        size = result.encode(Path(folder) / "network.pcn")
+        back: nn.Module = probcomp.load(Path(folder) / "network.pcn").eval()
+    inputs, targets = test
+    with torch.no_grad():
+        right = (back(inputs).argmax(-1) == targets).float().mean()
+    return {"file_bytes": size.bytes, "file_accuracy": float(right)}
+
+
 def run_seed(seed: int, budget: str) -> dict[str, object]:
     data = load_digits(seed=seed)
     torch.manual_seed(seed)
@@ -79,6 +94,7 @@ def run_seed(seed: int, budget: str) -> dict[str, object]:
             "bytes": report.compressed.bytes,
             "latency_ratio": report.latency.ratio.value if report.latency else None,
             "seconds": seconds,
+            **coded_row(result, data.test),
         }
         if method == "turbo-vbi":
             regular = {}
@@ -105,7 +121,10 @@ def summary(rows: list[dict]) -> str:
         lines.append(
             f"{method:10s} non-zero {ratio:5.1f}x fewer, stored {stored:4.1f}x fewer, accuracy "
             f"{100 * mean:+.2f} points on average, {100 * worst:+.2f} at worst; "
-            f"{statistics.median(r['seconds'] for r in of):.0f} s"
+            f"{statistics.median(r['seconds'] for r in of):.0f} s; as a file "
+            f"{statistics.median(r['file_bytes'] for r in of):,.0f} bytes "
+            f"({statistics.median(r['dense_bytes'] / r['file_bytes'] for r in of):.0f}x), accuracy "
+            f"{100 * statistics.mean(r['file_accuracy'] - r['dense_accuracy'] for r in of):+.2f}"
         )
     for name in rows[0]["regularity"]:
         for form in ("ours", "magnitude", "magnitude_ordered"):
