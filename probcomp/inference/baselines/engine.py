@@ -39,6 +39,8 @@ class Schedule:
         refit_epochs: Passes over the data with the masks fixed afterwards. The publications have
             none, so this is 0 unless a method says otherwise.
         refit_rate: Adam step of the refit.
+        refit_teacher: Share that the given network's outputs have in the loss of the refit, for
+            classifiers: `probcomp.recovery.distillation`. The publications have none.
     """
 
     epochs: int = 25
@@ -50,6 +52,7 @@ class Schedule:
     kl_weight: float = 1.0
     refit_epochs: int = 0
     refit_rate: float = 1e-3
+    refit_teacher: float = 0.0
 
     def __post_init__(self) -> None:
         problems = [
@@ -74,6 +77,8 @@ class Schedule:
         ]
         if not 0 <= self.warm_up <= 1:
             problems.append(f"warm_up is a share of the epochs, got {self.warm_up}")
+        if not 0 <= self.refit_teacher <= 1:
+            problems.append(f"refit_teacher is a share of the loss, got {self.refit_teacher}")
         if problems:
             raise InputError("; ".join(problems))
 

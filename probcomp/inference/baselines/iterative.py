@@ -41,6 +41,7 @@ from probcomp.inference.baselines.preparing import (
 )
 from probcomp.inference.baselines.readout import Limit, Pruned, cut, settle
 from probcomp.inference.training.refitting import apply_masks, refit
+from probcomp.recovery.distillation import distilled
 
 Score = Literal["magnitude", "obd", "obs"]
 
@@ -104,6 +105,7 @@ def iterative(
             f"pruning in stages writes no checkpoints, got checkpoint={str(setting.checkpoint)!r}; "
             "leave it out"
         )
+    loss = distilled(setting.loss, setting.model, share=config.refit_teacher)
     history: dict[str, list[float]] = {"step": [], "nll": [], "density": []}
     with seeded(setting.seed) as noise:
         model, layers = working_copy(setting)
@@ -144,7 +146,7 @@ def iterative(
                 losses = refit(
                     model,
                     Later(setting.batches, done),
-                    loss=setting.loss,
+                    loss=loss,
                     masks=everything,
                     epochs=epochs,
                     learning_rate=config.learning_rate,

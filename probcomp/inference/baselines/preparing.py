@@ -21,6 +21,7 @@ from probcomp.inference.training.readout import unit_masks
 from probcomp.inference.training.refitting import apply_masks, refit
 from probcomp.inference.training.units import UnitGroup, slots
 from probcomp.inference.training.weights import BatchSource, Loss
+from probcomp.recovery.distillation import distilled
 
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
@@ -191,7 +192,7 @@ def finish(
     history = refit(
         model,
         Later(setting.batches, schedule.epochs),
-        loss=setting.loss,
+        loss=distilled(setting.loss, setting.model, share=schedule.refit_teacher),
         masks=whole,
         epochs=schedule.refit_epochs,
         learning_rate=schedule.refit_rate,

@@ -67,6 +67,8 @@ class TurboConfig:
         refit_epochs: Passes over the data with the masks fixed, in the place of ``refit_steps``.
         refit_rate: Adam step of the refit; falls to zero along a half cosine.
         refit_decay: Decoupled weight decay of the refit.
+        refit_teacher: Share that the given network's outputs have in the loss of the refit, for
+            classifiers: `probcomp.recovery.distillation`. The network should be trained.
     """
 
     rounds: int = 40
@@ -105,9 +107,11 @@ class TurboConfig:
     refit_epochs: int | None = None
     refit_rate: float = 2e-3
     refit_decay: float = 0.05
+    refit_teacher: float = 0.0
 
     def __post_init__(self) -> None:
         shares = ("kl_warmup", "kappa_rounds", "target_rounds", "freeze_after", "learn_after")
+        shares += ("refit_teacher",)
         counts = ("order_every", "refit_decay", "stop_change")
         rates = ("temperature", "learning_rate", "sigma_rate", "sigma_ratio", "refit_rate")
         draws = ("outputs", "weights")

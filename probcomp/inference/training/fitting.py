@@ -40,6 +40,7 @@ from probcomp.inference.training.schedule import divergence_weight
 from probcomp.inference.training.steering import settle, steer
 from probcomp.inference.training.units import Slot, UnitGroup, slots
 from probcomp.inference.training.weights import BatchSource, Loss, Run, leave_out
+from probcomp.recovery.distillation import distilled
 
 FINAL_TRIALS = 20
 """Prices tried before the decision; rounds use few, since the next one corrects them."""
@@ -259,7 +260,7 @@ def _finish(
         masks = {n: permuted(m, gates[n], orders) for n, m in masks.items()}
         keep = {n: k[orders[n]] if n in orders else k for n, k in keep.items()}
         posterior = _permute_posterior(posterior, gates, orders)
-    refit_history = _refit(run, model, state, _all_masks(model, masks, keep, gates))
+    refit_history = _refit(run, model, state, _all_masks(model, masks, keep, gates), dense)
     model.train(dense.training)
     return TurboResult(
         model=model,
@@ -277,7 +278,9 @@ def _finish(
     )
 
 
-def _refit(run: Run, model: nn.Module, state: State, masks: dict[str, Tensor]) -> list[float]:
+def _refit(
+    run: Run, model: nn.Module, state: State, masks: dict[str, Tensor], dense: nn.Module
+) -> list[float]:
     """Refit in place, without computing what the masks leave out."""
     config = run.config
     to_bayesian(model, Noise(active=False))
@@ -286,7 +289,7 @@ def _refit(run: Run, model: nn.Module, state: State, masks: dict[str, Tensor]) -
     history = refit(
         model,
         run.batches,
-        loss=run.loss,
+        loss=distilled(run.loss, dense, share=config.refit_teacher),
         masks=masks,
         steps=config.refit_steps,
         epochs=config.refit_epochs,

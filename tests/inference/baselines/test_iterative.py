@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 
 from probcomp.errors import InputError
 from probcomp.inference.baselines import IterativeConfig, iterative, magnitude
@@ -54,3 +55,16 @@ def test_bad_input() -> None:
         iterative(dataclasses.replace(given, checkpoint=Path("there")), QUICK)
     with pytest.raises(InputError, match="stages must be at least 1"):
         IterativeConfig(stages=0)
+
+
+def test_a_teacher_holds_every_refit_to_the_given_network() -> None:
+    given = setting()
+    given = dataclasses.replace(given, limit=limit(given.model, ALLOWED))
+    x = next(iter(given.batches(0)))[0]
+
+    def gap(share: float) -> float:
+        found = iterative(given, dataclasses.replace(QUICK, refit_teacher=share))
+        p, q = (torch.log_softmax(m(x), 1) for m in (given.model, found.model))
+        return float((p.exp() * (p - q)).sum(1).mean())
+
+    assert gap(1.0) < 0.5 * gap(0.0)

@@ -1,5 +1,7 @@
 """What every baseline does before and after its training."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -54,6 +56,25 @@ def test_only_the_named_layers_get_a_posterior() -> None:
     assert type(model[0]) is nn.Linear
     torch.testing.assert_close(found["2.weight"].weight_log_sigma, torch.full((3, 12), -3.0))
     assert [type(m) for m in from_bayesian(model)] == [nn.Linear, nn.ReLU, nn.Linear]
+
+
+def test_a_teacher_holds_the_refit_to_the_given_network() -> None:
+    given = setting()
+    x = given.batches(0).__iter__().__next__()[0]
+    masks = {"0.weight": torch.ones_like(given.model[0].weight, dtype=torch.bool)}
+
+    def gap(share: float) -> float:
+        model = copy.deepcopy(given.model)
+        with torch.no_grad():
+            model[2].weight.mul_(0.1)
+        schedule = Schedule(epochs=1, refit_epochs=30, refit_rate=1e-2, refit_teacher=share)
+        finish(model, given, schedule, masks, {})
+        p, q = (torch.log_softmax(m(x), 1) for m in (given.model, model))
+        return float((p.exp() * (p - q)).sum(1).mean())
+
+    assert gap(1.0) < 0.1 * gap(0.0)
+    with pytest.raises(InputError, match="refit_teacher is a share"):
+        Schedule(refit_teacher=-0.5)
 
 
 def test_masks_reach_the_biases_of_removed_units() -> None:

@@ -18,6 +18,7 @@ def test_all_faults_are_named_at_once() -> None:
         ("steps", 0),
         ("refit_steps", -1),
         ("refit_epochs", -1),
+        ("refit_teacher", 1.1),
         ("learn", "all"),
         ("max_coupling", 1.5),
         ("temperature", 0.0),

@@ -259,6 +259,21 @@ def test_a_reader_that_raises_costs_the_probabilities_and_not_the_run() -> None:
         assert torch.equal(one, other)
 
 
+def test_a_teacher_holds_the_refit_to_the_given_network() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(120, 12, generator=generator)
+    data = (x, torch.randint(0, 2, (120,), generator=generator))  # labels of pure chance
+    loss = lambda m, b: nn.functional.cross_entropy(m(b[0]), b[1])  # noqa: E731
+
+    def gap(share: float) -> float:
+        config = TurboConfig(rounds=2, epochs=1, refit_epochs=20, refit_teacher=share)
+        found = fit(student(), Batches(data, 30), loss=loss, target=0.9, config=config)
+        p, q = (torch.log_softmax(m(x), 1) for m in (student(), found.model))
+        return float((p.exp() * (p - q)).sum(1).mean())
+
+    assert gap(1.0) < 0.1 * gap(0.0)
+
+
 class Interrupted(Exception):
     pass
 
