@@ -111,7 +111,6 @@ class TurboConfig:
 
     def __post_init__(self) -> None:
         shares = ("kl_warmup", "kappa_rounds", "target_rounds", "freeze_after", "learn_after")
-        shares += ("refit_teacher",)
         counts = ("order_every", "refit_decay", "stop_change")
         rates = ("temperature", "learning_rate", "sigma_rate", "sigma_ratio", "refit_rate")
         draws = ("outputs", "weights")
@@ -129,6 +128,7 @@ class TurboConfig:
             ("sigma_every", self.sigma_every >= 1, "at least 1"),
             *((n, 0 < getattr(self, n) < math.inf, "positive and finite") for n in rates),
             *((n, 0 <= getattr(self, n) <= 1, "a share in [0, 1]") for n in shares),
+            ("refit_teacher", 0 <= self.refit_teacher <= 1, "a share in [0, 1]"),
             ("cost_power", 0 <= self.cost_power <= 1, "in [0, 1]"),
             *((n, 0 <= getattr(self, n) < math.inf, "not negative") for n in counts),
             ("kappa_start", self.kappa_end <= self.kappa_start < 1, "in [kappa_end, 1)"),
