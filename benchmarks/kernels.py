@@ -23,7 +23,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from unittest import mock
 
 import torch
 from torch import Tensor
@@ -69,8 +68,7 @@ def packed_pair(up: PackedWeight, down: PackedWeight, backend: str) -> Run:
 def library_pair(up: PackedWeight, down: PackedWeight, batches: list[int]) -> Run:
     """The whole MLP as `masked_linear` would run it had the C++ kernel not been built."""
     up, down = dataclasses.replace(up), dataclasses.replace(down)  # decided apart from the others
-    absent = mock.patch.object(cpp, "available", return_value=False)
-    with absent:
+    with cpp.hidden():
         forget_choices()
         chosen = {m: [choose(problem_of(w, m)).backend for w in (up, down)] for m in batches}
     forget_choices()
@@ -80,7 +78,7 @@ def library_pair(up: PackedWeight, down: PackedWeight, batches: list[int]) -> Ru
         first, second = chosen[x.shape[0]]
         if x.shape[0] not in seen:
             seen.add(x.shape[0])
-            with absent:
+            with cpp.hidden():
                 return run(x)
         hidden = masked_linear(x, up, activation="gelu", backend=first)
         return masked_linear(hidden, down, backend=second)

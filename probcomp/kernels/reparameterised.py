@@ -1,15 +1,12 @@
 """Local reparameterisation under a block mask: sampled outputs of a Bayesian linear layer."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from probcomp.errors import InputError, unknown
-from probcomp.kernels import gather
 from probcomp.kernels.blocks import BlockWeight
 from probcomp.kernels.dispatch import triton_installed
-from probcomp.kernels.library import block_backward_input, block_backward_weight
+from probcomp.kernels.library_noise import noisy_blocks, noisy_matrix
 
 FEW_ROWS = 128
 """Rows up to which a fused kernel should beat two products: a prediction, not measured on a GPU."""
@@ -48,8 +45,9 @@ def reparameterised_linear(
     _check_bias(packed.bias, packed.shape[0])
     triton = backend == "triton" or (backend == "auto" and x.is_cuda and triton_installed())
     flat = x.reshape(-1, x.shape[-1])
-    y = _Reparameterised.apply(
-        flat, packed.val, variance, packed.bias, packed, seed, "triton" if triton else "gather"
+    how = (packed.shape[0], seed, "triton" if triton else "gather")
+    y, _ = noisy_blocks(
+        flat, packed.val, variance, list(packed.index), packed.bitmap, packed.bias, *how
     )
     return y.view(*x.shape[:-1], packed.shape[0])
 
@@ -61,8 +59,7 @@ def noisy_linear(
     """As `reparameterised_linear`, for whole matrices ``[N, K]`` of means and variances.
 
     On a GPU one kernel reads each weight once and draws the noise itself (up to `FEW_ROWS` rows,
-    where memory is the limit); elsewhere it is two products. It is no registered operator:
-    `torch.compile` breaks the graph here, and a model is exported without its noise.
+    where memory is the limit); elsewhere it is two products. Under autocast both draw in float32.
 
     Raises:
         InputError: Shapes do not fit.
@@ -77,7 +74,7 @@ def noisy_linear(
     _check_bias(bias, mean.shape[0])
     flat = x.reshape(-1, x.shape[-1])
     triton = backend == "triton" or (backend == "auto" and fused_noise(x))
-    y = _Noisy.apply(flat, mean, variance, bias, seed, triton)
+    y, _ = noisy_matrix(flat, mean, variance, bias, seed, triton)
     return y.view(*x.shape[:-1], mean.shape[0])
 
 
@@ -92,100 +89,3 @@ def fused_noise(x: Tensor) -> bool:
     rows = x.numel() // max(x.shape[-1], 1)
     plain = x.is_cuda and x.dtype == torch.float32 and not torch.is_autocast_enabled("cuda")
     return plain and 0 < rows <= FEW_ROWS and triton_installed()
-
-
-class _Noisy(torch.autograd.Function):
-    """`noisy_linear`; the gradients are products of whole matrices."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, mean: Tensor, variance: Tensor, bias: Tensor | None, seed: int,
-        triton: bool,
-    ) -> Tensor:  # fmt: skip
-        if triton:
-            from probcomp.kernels.gpu.reparameterised import launch_dense
-
-            y, half = launch_dense(x, mean, variance, bias, seed)
-        else:
-            spread = x.square() @ variance.t()
-            y, half = add_noise(x @ mean.t(), spread, bias, seed)
-        ctx.save_for_backward(x, mean, variance, half)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,) = grads
-        x, mean, variance, half = ctx.saved_tensors
-        spread = grad * half
-        dx = dmean = dvar = dbias = None
-        if ctx.needs_input_grad[0]:
-            dx = grad @ mean + 2 * x * (spread @ variance)
-        if ctx.needs_input_grad[1]:
-            dmean = grad.t() @ x
-        if ctx.needs_input_grad[2]:
-            dvar = spread.t() @ x.square()
-        if ctx.needs_input_grad[3]:
-            dbias = grad.sum(0)
-        return dx, dmean, dvar, dbias, None, None
-
-
-class _Reparameterised(torch.autograd.Function):
-    """Saves eps / (2 sd), from which the gradient of the variance follows without new noise."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, mean: Tensor, variance: Tensor, bias: Tensor | None,
-        packed: BlockWeight, seed: int, backend: str,
-    ) -> Tensor:  # fmt: skip
-        n = packed.shape[0]
-        if backend == "triton":
-            from probcomp.kernels.gpu.reparameterised import launch
-
-            y, half = launch(x, mean, variance, packed.index, bias, n, seed)
-        else:
-            y, half = sample(x, mean, variance, packed, bias, seed)
-        ctx.save_for_backward(x, mean, variance, half)
-        ctx.packed, ctx.backend = packed, backend
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,) = grads
-        x, mean, variance, half = ctx.saved_tensors
-        packed: BlockWeight = ctx.packed
-        spread = grad * half  # gradient of the variance of the outputs
-        dx = dmean = dvar = dbias = None
-        if ctx.needs_input_grad[0]:
-            how = (list(packed.index), None, x.shape[1], ctx.backend, False)
-            dx = block_backward_input(grad, mean, *how)
-            dx = dx + 2 * x * block_backward_input(spread, variance, *how)
-        live = (list(packed.index), packed.bitmap, *packed.block, ctx.backend)
-        if ctx.needs_input_grad[1]:
-            dmean = block_backward_weight(grad, x, *live)
-        if ctx.needs_input_grad[2]:
-            dvar = block_backward_weight(spread, x.square(), *live)
-        if ctx.needs_input_grad[3]:
-            dbias = grad.sum(0)
-        return dx, dmean, dvar, dbias, None, None, None
-
-
-def sample(
-    x: Tensor, mean: Tensor, variance: Tensor, packed: BlockWeight, bias: Tensor | None, seed: int
-) -> tuple[Tensor, Tensor]:
-    """The sampled output and eps / (2 sd) in plain PyTorch; noise from a generator of the seed."""
-    n = packed.shape[0]
-    y = gather.block_forward(x, mean, packed.index, n)
-    spread = gather.block_forward(x.square(), variance, packed.index, n)
-    return add_noise(y, spread, bias, seed)
-
-
-def add_noise(
-    mean: Tensor, variance: Tensor, bias: Tensor | None, seed: int
-) -> tuple[Tensor, Tensor]:
-    """Mean, bias and noise of a variance, ``[M, N]``; and eps / (2 sd)."""
-    generator = torch.Generator(device=mean.device).manual_seed(seed)
-    noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
-    deviation = variance.clamp(min=0.0).sqrt()
-    half = torch.where(variance > 0, noise / (2 * deviation), torch.zeros_like(noise))
-    y = mean + deviation * noise
-    return (y if bias is None else y + bias), half

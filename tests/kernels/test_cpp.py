@@ -218,3 +218,14 @@ def test_layers_that_do_not_follow_each_other_are_refused() -> None:
     layers = [cpp.dense_layer(torch.randn(8, 10)), cpp.dense_layer(torch.randn(4, 9))]
     with pytest.raises(InputError, match="reads 9 values, the one before gives 8"):
         cpp.chain(layers, [None, None], ["relu", "none"])
+
+
+def test_a_hidden_kernel_is_not_there_for_a_while() -> None:
+    before = cpp.available()
+    with cpp.hidden():
+        assert not cpp.available()
+        assert not cpp.usable((32, 32), torch.float32, torch.device("cpu"))
+        with cpp.hidden():
+            pass
+        assert not cpp.available()
+    assert cpp.available() == before

@@ -1,5 +1,7 @@
 """Local reparameterisation in torch: moments, gradients, determinism."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -26,7 +28,7 @@ def moments(draw, packed, variance, x, draws=40_000) -> None:
     """The mean and variance of draws against the closed form, by z-score."""
     y = draw(x.expand(draws, -1)).double()
     dense = packed.dense().double()
-    spread = type(packed)(**{**packed.__dict__, "val": variance, "bias": None}).dense().double()
+    spread = dataclasses.replace(packed, val=variance, bias=None).dense().double()
     mean = (x.double() @ dense.T + packed.bias.double()).squeeze(0)
     var = (x.double().square() @ spread.T).squeeze(0)
     live = var > 0
@@ -56,8 +58,7 @@ def test_gradients_are_those_of_the_formula() -> None:
 
     noise = torch.randn(y.shape, generator=generator(7), dtype=torch.float64)
     dense, spread = (
-        type(packed)(**{**packed.__dict__, "val": v, "bias": None}).dense()
-        for v in (packed.val, variance)
+        dataclasses.replace(packed, val=v, bias=None).dense() for v in (packed.val, variance)
     )
     total = x.square() @ spread.T
     safe = torch.where(total > 0, total, torch.ones_like(total))

@@ -49,6 +49,13 @@ def test_a_measured_winner_beats_the_rule_and_dense_can_win(folder) -> None:
     assert choose(problem(density=0.05)).backend == "dense"
 
 
+def test_a_win_within_the_noise_of_timings_is_left_to_dense(folder) -> None:
+    write(folder, 16, {"dense": 10.0, "gather": 9.7})
+    assert lookup(problem()).winner == "dense"
+    write(folder, 16, {"dense": 10.0, "gather": 9.4})
+    assert lookup(problem()).winner == "gather"
+
+
 def test_a_winner_is_not_lent_across_batch_sizes_or_far_shapes(folder) -> None:
     write(folder, 16, {"dense": 10.0, "gather": 5.0})
     assert lookup(problem(rows=1)) is None
@@ -111,6 +118,16 @@ def test_the_winner_is_one_that_runs_here(folder) -> None:
     assert lookup(problem()).winner == "cpp"
     assert lookup(problem(), ("dense", "gather")).winner == "gather"
     assert lookup(problem(), ("dense",)).winner == "dense"
+
+
+@pytest.mark.parametrize(("built", "winner"), [(True, "dense"), (False, "panels")])
+def test_dense_is_what_it_is_here(folder, monkeypatch, built: bool, winner: str) -> None:
+    """With the C++ kernel dense is faster than without; a table knows both."""
+    monkeypatch.setattr(tables.cpp, "available", lambda: built)
+    write(folder, 16, {"dense": 5.0, tables.LIBRARY: 10.0, "panels": 7.0})
+    entry = lookup(problem())
+    assert entry.winner == winner
+    assert entry.microseconds == {"dense": 5.0 if built else 10.0, "panels": 7.0}
 
 
 def test_threads_and_families_have_names_of_their_own() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from probcomp.errors import InputError
-from probcomp.kernels import masked_linear, tables, tuning
+from probcomp.kernels import cpp, masked_linear, tables, tuning
 from probcomp.kernels.dispatch import choose
 from probcomp.kernels.tuning import problem_of, time_backends, tune
 from probcomp.storage import read_json
@@ -29,7 +29,9 @@ def test_tuning_writes_a_table_that_decides_the_next_choice() -> None:
     choice = choose(problem_of(packed, 16))
     assert choice.reason.startswith("table: measured here")
     times = packed.plan(M=[16]).rows[0].microseconds
-    assert choice.backend == min(times, key=times.get)
+    best = min(times, key=times.get)
+    assert choice.backend in (best, "dense")
+    assert times["dense"] < tables.SURE * times[best] or choice.backend == best
     tune([packed], M=[1], rounds=3)  # merged, not replaced
     assert choose(problem_of(packed, 16)).reason.startswith("table: measured here")
 
@@ -48,3 +50,23 @@ def test_a_table_says_how_sure_its_times_are() -> None:
     assert case["error"] < 1e-5
     assert {"torch", "cpp", "date"} <= set(table["meta"])
     assert table["family"] == tables.device_name("cpu").family
+
+
+def test_dense_is_timed_with_and_without_the_compiled_kernel(monkeypatch) -> None:
+    hidden = []
+
+    def watched(x, packed, backend="auto"):
+        hidden.append((cpp._hidden, packed is weight))
+        return masked_linear(x, packed, backend=backend)
+
+    weight = example()
+    monkeypatch.setattr(tuning, "own_usable", lambda rows, *_: rows <= 16)
+    monkeypatch.setattr(tuning, "masked_linear", watched)
+    path = tune([weight], M=[16, 17], rounds=3)
+    few, many = (shapes["256x256"]["us"] for shapes in read_json(path)["cases"].values())
+    assert few.keys() - many.keys() == {tables.LIBRARY}  # for many rows both are the library's
+    # Decided once without the kernel, for a twin; whatever else ran had it.
+    assert hidden.count((True, False)) == 1
+    assert (True, True) not in hidden
+    assert tables.LIBRARY not in time_backends(weight, 16, rounds=1)
+    assert tables.LIBRARY not in weight.plan(M=[16]).rows[0].microseconds
