@@ -17,7 +17,8 @@ from torch import Tensor
 
 from probcomp.errors import BudgetError
 
-PRICE_STEPS = 60
+CLOSE = 1e-9
+"""Relative width of the bracket at which the search for the price ends."""
 COST_ROUNDS = 6
 
 
@@ -58,8 +59,14 @@ def allocate(
     rising = {name: torch.cummax(c.double(), 0).values for name, c in curves.items()}
     steps = {name: torch.arange(len(c), dtype=torch.float64) for name, c in rising.items()}
 
+    known: dict[tuple[int, ...], float] = {}
+
     def spent(removed: Mapping[str, int]) -> float:
-        return cost({name: sizes[name] - removed[name] for name in rising})
+        """Kept, since the end of a search asks for the same counts again and again."""
+        key = tuple(removed[name] for name in rising)
+        if key not in known:
+            known[key] = cost({name: sizes[name] - removed[name] for name in rising})
+        return known[key]
 
     most = {name: len(c) - 1 for name, c in rising.items()}
     if spent(most) > allowed:
@@ -81,7 +88,7 @@ def allocate(
         low, high = 0.0, 1e-12
         while spent(counts(high)) > allowed and high < 1e30:
             low, high = high, high * 10
-        for _ in range(PRICE_STEPS):
+        while high - low > CLOSE * high:
             middle = 0.5 * (low + high)
             low, high = (low, middle) if spent(counts(middle)) <= allowed else (middle, high)
         found = _spend_rest(counts(high), rising, sizes, cost, allowed, costs)

@@ -29,10 +29,8 @@ from torch import Tensor, nn
 
 from probcomp.errors import InputError
 from probcomp.evidence.matrices import Matrix
+from probcomp.evidence.products import SymmetricSum, at_least_single
 from probcomp.storage import read_tensors, write_tensors
-
-PANEL = 256
-"""Columns of a panel of a symmetric product."""
 
 Run = Callable[[nn.Module, Any], Any]
 """``run(model, batch) -> outputs``."""
@@ -181,25 +179,6 @@ def row_mask(batch: Any, rows: Tensor) -> Tensor | None:
     return None
 
 
-def at_least_single(values: Tensor) -> Tensor:
-    """Half precision as float32: a product rounded to 8 bits is no positive definite matrix."""
-    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
-
-
-def symmetric_product(rows: Tensor) -> Tensor:
-    """``X^T X`` [d, d] of rows [n, d]; wide ones in panels, of which only one half is computed."""
-    width = rows.shape[1]
-    if width < 2 * PANEL:
-        return rows.T @ rows
-    gram = rows.new_empty(width, width)
-    for first in range(0, width, PANEL):
-        last = min(first + PANEL, width)
-        block = rows[:, first:last].T @ rows[:, :last]
-        gram[first:last, :last] = block
-        gram[:first, first:last] = block[:, :first].T
-    return gram
-
-
 class _State:
     """What the hooks of one pass share."""
 
@@ -218,9 +197,9 @@ class _Sums:
 
     def __init__(self, matrix: Matrix) -> None:
         self.matrix = matrix
-        self.gram: Tensor | None = None
+        self.gram: SymmetricSum | None = None
         self.sum: Tensor | None = None
-        self.fisher: Tensor | None = None
+        self.fisher: SymmetricSum | None = None
         self.count = self.probes = self.gradients = 0
 
     def add(self, rows: Tensor, batch: Any) -> None:
@@ -228,9 +207,10 @@ class _Sums:
         kept = rows.flatten(0, 1) if mask is None else rows[mask]
         kept = at_least_single(kept)
         self.count += len(kept)
-        # Products of a batch in the model's own precision, float32 at least; sums in float64.
-        gram, total = symmetric_product(kept).double().cpu(), kept.sum(0, dtype=torch.float64).cpu()
-        self.gram = gram if self.gram is None else self.gram.add_(gram)
+        if self.gram is None:
+            self.gram = SymmetricSum(kept.shape[1])
+        self.gram.add(kept)
+        total = kept.sum(0, dtype=torch.float64).cpu()
         self.sum = total if self.sum is None else self.sum.add_(total)
 
     def add_gradient(self, rows: Tensor, batch: Any) -> None:
@@ -238,8 +218,9 @@ class _Sums:
         kept = rows.flatten(0, 1) if mask is None else rows[mask]
         kept = at_least_single(kept)
         self.gradients += len(kept)
-        outer = symmetric_product(kept).double().cpu()
-        self.fisher = outer if self.fisher is None else self.fisher.add_(outer)
+        if self.fisher is None:
+            self.fisher = SymmetricSum(kept.shape[1])
+        self.fisher.add(kept)
 
     def result(self, name: str, samples: int) -> Statistics:
         if self.gram is None or self.sum is None:
@@ -247,12 +228,12 @@ class _Sums:
                 f"{self.matrix.module} was never called as a module, so what {name} reads cannot "
                 "be collected; leave its axis out (kinds=...)"
             )
-        if not torch.isfinite(self.gram).all():
+        gram = self.gram.whole()
+        if not torch.isfinite(gram).all():
             raise InputError(f"the inputs of {self.matrix.module} are not finite")
         probed = self.gradients // max(1, self.probes)
-        return Statistics(
-            self.gram, self.sum, self.count, samples, self.fisher, self.probes, probed
-        )
+        fisher = None if self.fisher is None else self.fisher.whole()
+        return Statistics(gram, self.sum, self.count, samples, fisher, self.probes, probed)
 
 
 def _hook(sums: _Sums, state: _State) -> Callable[..., Any]:

@@ -19,16 +19,18 @@ term comes from sums alone, so linear read-outs are not run before they are sett
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from probcomp.errors import InputError
-from probcomp.evidence.collect import Run, at_least_single, batch_size, evaluating
+from probcomp.evidence.collect import Run, batch_size, evaluating
 from probcomp.evidence.matrices import Matrix
-from probcomp.evidence.prefix import add_moments, live_rows, no_moments, through
+from probcomp.evidence.prefix import add_moments, live_rows, through
+from probcomp.evidence.products import MomentSums, at_least_single
+from probcomp.evidence.thin import Thin, gathered, plain
 from probcomp.evidence.watch import Arrival, OutOfStep, Watch, watched
 from probcomp.recovery.ridge import Moments
 
@@ -185,14 +187,14 @@ def walk(
         evaluating(pruned),
         torch.no_grad(),
         watched(pruned, matrices, residual=targets.residual) as watching,
-        _idle(pruned.get_submodule(m.module) for m in matrices.values()),
+        _thinned(pruned, [m.module for m in matrices.values()]) as again,
     ):
 
         def work(batch: Any) -> Callable[[Walker], None]:
             def forward(walker: Walker) -> None:
                 def arrive(arrival: Arrival) -> None:
                     walker.stop(arrival)
-                    arrival.again()
+                    arrival.again(again(arrival.module))
 
                 with watching(arrive) as watch:
                     outputs = run(pruned, batch)
@@ -228,29 +230,42 @@ def _moments(
     weight = at_least_single(matrix.of(module.get_parameter("weight").detach()))
     bias = module.bias.detach() if isinstance(module.bias, Tensor) else 0.0
     live = live_rows(matrix, module, kept)
-    folds = [no_moments(int(kept.sum()), weight) for _ in range(2)]
+    folds = [MomentSums(int(kept.sum()), len(weight), weight.device) for _ in range(2)]
+    stays = kept.nonzero().flatten().to(weight.device)
     first = 0
     for arrival, batch, values in zip(arrivals, targets.batches, targets.values, strict=True):
-        rows = at_least_single(matrix.rows(module, arrival.inputs[0]))[..., kept]
+        rows = gathered(at_least_single(matrix.rows(module, arrival.inputs[0])), stays)
         wanted = (values.pop(name) - offset(arrival, matrix) - bias) * live
         add_moments(folds, rows, wanted, batch, first)
         first += batch_size(batch)
     inner = (weight[:, kept] * live[:, None]).double()
-    return folds[0].beyond(inner), folds[1].beyond(inner)
+    even, odd = (fold.whole().beyond(inner) for fold in folds)
+    return even, odd
 
 
 @contextlib.contextmanager
-def _idle(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Linear layers whose outputs are placeholders: `Arrival.again` fills them in."""
+def _thinned(
+    model: nn.Module, reads: Collection[str]
+) -> Iterator[Callable[[nn.Module], Callable[..., Tensor] | None]]:
+    """Linear layers that leave out what is zero, and read-outs that only give out placeholders.
+
+    Gives what computes the output of a read-out when its weights are settled.
+    """
+    thin = Thin()
 
     def blank(module: nn.Linear) -> Callable[[Tensor], Tensor]:
         return lambda x: x.new_empty(*x.shape[:-1], module.out_features)
 
-    chosen = [m for m in modules if type(m) is nn.Linear and "forward" not in vars(m)]
+    modules = dict(model.named_modules())
+    idle = {modules[name] for name in reads}
+    chosen = [m for m in modules.values() if plain(m)]
     for module in chosen:
-        module.forward = blank(module)  # type: ignore[assignment]
+        assert isinstance(module, nn.Linear)
+        forward = blank(module) if module in idle else functools.partial(thin, module)
+        module.forward = forward  # type: ignore[assignment]
+    patched = set(chosen)
     try:
-        yield
+        yield lambda module: thin if module in patched else None
     finally:
         for module in chosen:
             del module.forward

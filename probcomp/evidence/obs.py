@@ -18,6 +18,7 @@ one axis share their units, so their costs add.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ def alive(gram: Tensor) -> Tensor:
     return NOTHING * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Elimination:
     """The order in which the units of an axis go.
 
@@ -49,12 +50,17 @@ class Elimination:
         order: Unit numbers, first to go first, ``[n]``.
         cost: Error that each removal added, ``[n]``, half squared units of output summed over
             rows. Their running sum is the loss at each number of units removed.
-        energy: The error of an output of zero, in the same units; for relative errors.
+        factors: What was given.
     """
 
     order: Tensor
     cost: Tensor
-    energy: float
+    factors: Sequence[tuple[Quadratic, Tensor]]
+
+    @cached_property
+    def energy(self) -> float:
+        """The error of an output of zero, in the same units; for relative errors."""
+        return sum(0.5 * float((q.linear * q.weight).sum()) for q, _ in self.factors)
 
 
 def saliency(quadratic: Quadratic, columns: Tensor) -> Tensor:
@@ -92,7 +98,6 @@ def eliminate(
     if not 0 <= wanted <= units:
         raise InputError(f"removals must be between 0 and {units}, got {wanted}")
     parts = [tables(q, columns) for q, columns in factors]
-    energy = sum(0.5 * float((q.linear * q.weight).sum()) for q, _ in factors)
     order, cost = [], []
     for _ in range(wanted):
         total = parts[0].scores(units)
@@ -104,5 +109,5 @@ def eliminate(
         for part in parts:
             part.remove(unit)
     return Elimination(
-        torch.tensor(order, dtype=torch.int64), torch.tensor(cost, dtype=torch.float64), energy
+        torch.tensor(order, dtype=torch.int64), torch.tensor(cost, dtype=torch.float64), factors
     )

@@ -12,7 +12,7 @@ undone (`probcomp.evidence.watch`). Here every read-out takes a pass of both mod
 batches can go in step, `probcomp.evidence.lockstep` needs one pass for all of them.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -20,15 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from probcomp.errors import InputError
-from probcomp.evidence.collect import (
-    Run,
-    at_least_single,
-    batch_size,
-    evaluating,
-    row_mask,
-    symmetric_product,
-)
+from probcomp.evidence.collect import Run, batch_size, evaluating, row_mask
 from probcomp.evidence.matrices import Matrix
+from probcomp.evidence.products import MomentSums, at_least_single
+from probcomp.evidence.thin import gathered
 from probcomp.evidence.watch import Arrival, first_arrival
 from probcomp.recovery.ridge import Moments
 
@@ -63,14 +58,15 @@ def prefix_moments(
         InputError: The read-out's module was never called.
     """
     weight = at_least_single(matrix.of(dense.get_parameter(f"{matrix.module}.weight").detach()))
+    stays = kept.nonzero().flatten().to(weight.device)
     live = live_rows(matrix, pruned.get_submodule(matrix.module), kept)
-    folds = [no_moments(int(kept.sum()), weight) for _ in range(2)]
+    folds = [MomentSums(int(kept.sum()), len(weight), weight.device) for _ in range(2)]
     offset = 0
     with evaluating(dense), evaluating(pruned), torch.no_grad():
         for batch in batches:
             first = first_arrival(dense, matrix, batch, run, residual=residual)
             second = first_arrival(pruned, matrix, batch, run, residual=residual)
-            inputs = _rows(second, matrix)[..., kept]
+            inputs = gathered(_rows(second, matrix), stays)
             target = F.linear(_rows(first, matrix), weight)
             target = target - F.linear(inputs, weight[:, kept])
             if first.residual is not None and second.residual is not None:
@@ -79,9 +75,10 @@ def prefix_moments(
             add_moments(folds, inputs, target * live, batch, offset)
             offset += batch_size(batch)
             on_batch()
-    if not folds[0].count + folds[1].count:
+    even, odd = (fold.whole() for fold in folds)
+    if not even.count + odd.count:
         raise InputError(f"no rows reached {matrix.module}")
-    return folds[0], folds[1]
+    return even, odd
 
 
 def live_rows(matrix: Matrix, module: nn.Module, kept: Tensor) -> Tensor:
@@ -103,35 +100,24 @@ def through(left: Tensor, scale: Tensor | None) -> Tensor:
 
 
 def add_moments(
-    folds: list[Moments], inputs: Tensor, target: Tensor, batch: Any, offset: int
+    folds: Sequence[MomentSums], inputs: Tensor, target: Tensor, batch: Any, offset: int
 ) -> None:
     """Samples that are even over the whole data to the first half, odd ones to the second.
 
     In a flat list of positions equal stretches stand for the samples, so that the positions of a
     text stay together.
     """
-    mask = row_mask(batch, inputs)
+    mask, samples = row_mask(batch, inputs), batch_size(batch)
+    whole = mask is None or bool(mask.all())
+    if whole and len(inputs) == samples:
+        for fold in (0, 1):
+            every = slice((fold - offset) % 2, None, 2)
+            folds[fold].add(inputs[every].flatten(0, 1), target[every].flatten(0, 1))
+        return
     if mask is None:
         mask = inputs.new_ones(inputs.shape[:2], dtype=torch.bool)
     rows = torch.arange(mask.numel(), device=inputs.device)
-    owner = offset + (rows * batch_size(batch) // max(1, mask.numel())).view(mask.shape)
+    owner = offset + (rows * samples // max(1, mask.numel())).view(mask.shape)
     for fold in (0, 1):
         chosen = mask.to(inputs.device) & (owner % 2 == fold)
-        folds[fold] = folds[fold] + _moments(inputs[chosen], target[chosen])
-
-
-def no_moments(inputs: int, like: Tensor) -> Moments:
-    """Moments of no rows, for a weight matrix ``like`` [do, di]."""
-    return _moments(like.new_zeros(0, inputs), like.new_zeros(0, len(like)))
-
-
-def _moments(x: Tensor, y: Tensor) -> Moments:
-    x, y = at_least_single(x), at_least_single(y)
-    return Moments(
-        symmetric_product(x).double(),
-        (x.T @ y).double(),
-        x.sum(0, dtype=torch.float64),
-        y.sum(0, dtype=torch.float64),
-        float(y.square().sum(dtype=torch.float64)),
-        len(x),
-    )
+        folds[fold].add(inputs[chosen], target[chosen])

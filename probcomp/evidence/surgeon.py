@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from probcomp.inference.quadratic import Quadratic
-from probcomp.inference.quadratic.likelihood import cholesky
+from probcomp.inference.quadratic.likelihood import RESOLVED, cholesky, inverse
 
 BLOCK = 128
 WIDE = 256
@@ -33,7 +33,7 @@ class SingleColumns:
 
     def __init__(self, quadratic: Quadratic, columns: Tensor) -> None:
         kind = torch.float32 if len(columns) > WIDE else torch.float64
-        inverse = torch.cholesky_inverse(cholesky(quadratic.precision)).to("cpu", kind)
+        inverse = _inverse(quadratic, kind).to("cpu", kind)
         weight = quadratic.weight.to("cpu", kind)
         # Columns of no unit stay in the inverse all along; only rows that are asked for matter,
         # so the tables need the units' columns alone.
@@ -87,6 +87,15 @@ class SingleColumns:
         self.products = self.products[left][:, left].sub_(cross).sub_(cross.T)
         self.units = self.units[left]
         self._start_block()
+
+
+def _inverse(quadratic: Quadratic, kind: torch.dtype) -> Tensor:
+    """In single precision only where that resolves the damping."""
+    precision = quadratic.precision
+    if kind == torch.float32 and quadratic.jitter >= RESOLVED:
+        single = precision.float()
+        return inverse(single, torch.zeros_like(single[0]))
+    return torch.cholesky_inverse(cholesky(precision))
 
 
 class GroupedColumns:

@@ -67,10 +67,14 @@ class Arrival:
         default_factory=list
     )
 
-    def again(self) -> None:
-        """The output with the weights as they are now, in place, and what was looked through."""
-        # The class's own: `forward` of the module itself may be a placeholder.
-        self.output.copy_(type(self.module).forward(self.module, *self.inputs))
+    def again(self, forward: Callable[..., Tensor] | None = None) -> None:
+        """The output with the weights as they are now, in place, and what was looked through.
+
+        Args:
+            forward: Computes it, given the module and its inputs. By default the class's own does;
+                `forward` of the module itself may be a placeholder.
+        """
+        self.output.copy_((forward or type(self.module).forward)(self.module, *self.inputs))
         for func, args, kwargs, result in self._steps:
             result.copy_(func(*args, **kwargs))
 

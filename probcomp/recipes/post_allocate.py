@@ -11,6 +11,7 @@ from probcomp.evidence import Readout, Statistics
 from probcomp.evidence.fisher import Categorical
 from probcomp.evidence.watch import BiasPlace
 from probcomp.inference.quadratic import GroupFactor, Quadratic
+from probcomp.inference.quadratic.likelihood import RESOLVED
 from probcomp.recipes.job import Job
 from probcomp.recipes.post_config import PostConfig, Steps
 from probcomp.recipes.post_evidence import Evidence
@@ -19,6 +20,7 @@ from probcomp.recipes.post_units import (
     Judged,
     dense_quadratic,
     dense_refit,
+    dense_weight,
     factors,
     kept_columns,
 )
@@ -42,6 +44,7 @@ class Context:
     config: PostConfig
     places: Mapping[str, BiasPlace | None]
     _known: dict[str, Quadratic] = field(default_factory=dict)
+    _read: dict[str, Quadratic] = field(default_factory=dict)
     _parts: dict[str, list[GroupFactor]] = field(default_factory=dict)
 
     def centred(self, parameter: str) -> bool:
@@ -65,6 +68,8 @@ class Context:
             )
             if self.config.limit is None:
                 self._parts[key] = found
+                if correlations:
+                    self._read.update({r.parameter: f.quadratic for r, f in zip(reads, found)})
         return found
 
     def removal(self, judged: Judged, keep: Tensor, seen: Mapping[str, Statistics]) -> Changes:
@@ -79,9 +84,18 @@ class Context:
         return changes
 
     def _quadratic(self, read: Readout, statistics: Statistics) -> Quadratic:
-        """Kept from one removal to the next, unless memory is limited."""
+        """Kept from one removal to the next, unless memory is limited.
+
+        The likelihood that units were judged by has the same inputs. In single precision where the
+        damping is no less than that can resolve; what is measured is noisier by far.
+        """
         found = self._known.get(read.parameter)
-        if found is None:
+        if found is not None:
+            return found
+        judged = self._read.get(read.parameter)
+        if judged is not None:
+            found = judged.reading(dense_weight(self.job.model, read))
+        else:
             found = dense_quadratic(
                 self.job.model,
                 read,
@@ -89,8 +103,10 @@ class Context:
                 damping=self.config.damping,
                 centred=self.centred(read.parameter),
             )
-            if self.config.limit is None:
-                self._known[read.parameter] = found
+        if found.jitter >= RESOLVED:
+            found = found.single()
+        if self.config.limit is None:
+            self._known[read.parameter] = found
         return found
 
 

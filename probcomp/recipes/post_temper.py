@@ -63,26 +63,29 @@ class Tempering:
             self.predicted.append(predicted)
             self.measured.append(measured if measured > 0 else LUCKY * predicted)
 
-    def _law(self, predicted: float) -> tuple[float, float]:
-        """The loss at a predicted one, and the power with which it grows there.
+    def _law(self, predicted: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss at predicted ones, and the power with which it grows there.
 
         Between two tried removals the power is that of the line through them, in logarithms.
         Outside of what was tried nothing is believed that would make a removal cheaper than in
         proportion: no saturation beyond, and no faster fall before.
         """
         points = sorted(zip(self.predicted[-2:], self.measured[-2:]))
-        if not points or predicted <= 0:
-            return max(predicted, 0.0), 1.0
-        (q, loss), last = points[0], points[-1]
-        chord = 1.0
-        if last[0] > CLOSE * q:
-            chord = math.log(max(last[1], loss) / loss) / math.log(last[0] / q)
-        if predicted <= q or last[0] <= CLOSE * q:
-            return loss * predicted / q, 1.0
-        if predicted >= last[0]:
-            power = min(max(chord, 1.0), STEEPEST)
-            return max(last[1], loss) * (predicted / last[0]) ** power, power
-        return loss * (predicted / q) ** chord, chord
+        one = torch.ones_like(predicted)
+        if not points:
+            return predicted.clamp_min(0), one
+        (q, loss), (last, most) = points[0], points[-1]
+        below = loss * predicted.clamp_min(0) / q
+        if last <= CLOSE * q:
+            return below, one
+        chord = math.log(max(most, loss) / loss) / math.log(last / q)
+        steep = min(max(chord, 1.0), STEEPEST)
+        between = loss * (predicted.clamp_min(q) / q) ** chord
+        beyond = max(most, loss) * (predicted.clamp_min(last) / last) ** steep
+        value = torch.where(predicted <= q, below, between)
+        power = torch.where(predicted <= q, one, chord)
+        further = predicted >= last
+        return torch.where(further, beyond, value), torch.where(further, steep, power)
 
     def near(self, predicted: float) -> bool:
         """Whether a removal of much the same prediction was tried."""
@@ -90,18 +93,20 @@ class Tempering:
 
     def __call__(self, predicted: Tensor) -> Tensor:
         """The loss that is expected to be measured where ``predicted`` is predicted."""
-        return predicted.new_tensor([self._law(float(q))[0] for q in predicted.flatten()]).view(
-            predicted.shape
-        )
+        return self._law(predicted.double())[0].to(predicted)
 
     def worth(self, predicted: float) -> float:
         """What one more predicted nat is worth there: the slope of the curve."""
-        loss, power = self._law(max(predicted, SMALLEST))
+        loss, power = self._at(predicted)
         return max(loss * power / max(predicted, SMALLEST), SMALLEST)
 
     def temperature(self, predicted: float) -> float:
         """Predicted over expected nats at a predicted loss; 1 where nothing was tried."""
-        return max(predicted, SMALLEST) / max(self._law(max(predicted, SMALLEST))[0], SMALLEST)
+        return max(predicted, SMALLEST) / max(self._at(predicted)[0], SMALLEST)
+
+    def _at(self, predicted: float) -> tuple[float, float]:
+        law = self._law(torch.tensor(max(predicted, SMALLEST), dtype=torch.float64))
+        return float(law[0]), float(law[1])
 
 
 class Meter:

@@ -191,7 +191,7 @@ def _posterior(
         warmth = 1 / tempering[name].worth(predicted)
         parts = context.factors(j.reads, seen)
         # Single precision is enough for numbers that are rounded to probabilities.
-        cooled = [replace(f, quadratic=f.quadratic.tempered(warmth).single()) for f in parts]
+        cooled = [replace(f, quadratic=f.quadratic.single().tempered(warmth)) for f in parts]
         belief = believe(
             cooled,
             keep[name],

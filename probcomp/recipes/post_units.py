@@ -98,7 +98,7 @@ def factors(
     found = []
     for read in reads:
         seen = statistics[read.parameter]
-        weight = read.matrix.of(model.get_parameter(read.parameter).detach()).double()
+        weight = dense_weight(model, read)
         root = metric_root(seen.metric, len(weight))
         gram = input_gram(seen, centred(read.parameter))
         if not correlations:
@@ -141,9 +141,13 @@ def dense_quadratic(
     model: nn.Module, read: Readout, statistics: Statistics, *, damping: float | None, centred: bool
 ) -> Quadratic:
     """A read-out's loss with all outputs alike, from dense statistics; for `dense_refit`."""
-    weight = read.matrix.of(model.get_parameter(read.parameter).detach()).double()
     gram = input_gram(statistics, centred)
-    return Quadratic(weight, gram, damping_of(damping, statistics))
+    return Quadratic(dense_weight(model, read), gram, damping_of(damping, statistics))
+
+
+def dense_weight(model: nn.Module, read: Readout) -> Tensor:
+    """A read-out's weights, [do, di], float64."""
+    return read.matrix.of(model.get_parameter(read.parameter).detach()).double()
 
 
 def dense_refit(
@@ -160,7 +164,8 @@ def dense_refit(
     new = refit(quadratic, columns)
     if not centred:
         return new, None
-    return new, (quadratic.weight - new) @ (statistics.sum / statistics.count)
+    means = (statistics.sum / statistics.count).to(new)
+    return new, (quadratic.weight - new) @ means
 
 
 def kept_columns(read: Readout, keep: Tensor, size: int) -> Tensor:

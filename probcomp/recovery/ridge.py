@@ -22,6 +22,8 @@ GRID = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Penalties tried, over the mean square of an input; steps of a factor of about three."""
 START = 4
 """Where the search begins: with ten thousand tokens the best penalties lie around 0.1."""
+WIDE = 256
+"""With more inputs than this penalties are compared in single precision."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +81,12 @@ class Moments:
             self.count,
         )
 
+    def single(self) -> "Moments":
+        """The same in float32."""
+        gram, cross = self.gram.float(), self.cross.float()
+        inputs, targets = self.inputs.float(), self.targets.float()
+        return Moments(gram, cross, inputs, targets, self.square, self.count)
+
     def error(self, change: Tensor) -> float:
         """``sum |y - D x|^2`` for ``D`` [do, k]."""
         explained = 2 * (change * self.cross.T).sum() - ((change @ self.gram) * change).sum()
@@ -133,13 +141,20 @@ def fit(
         return Fit(change, _offset(whole, change, bias), grid[-1], 1.0)
 
     known: dict[int, float] = {}
+    rough = [fold.single() for fold in used] if len(whole.gram) > WIDE else used
 
     def score(index: int) -> float:
+        """Cross-validated error; in single precision where the matrix is regular in it."""
         if not 0 <= index < len(grid):
             return float("inf")
         if index not in known:
-            first, second = (_solve(fold, grid[index] * scale * fold.count) for fold in used)
-            known[index] = used[1].error(first) + used[0].error(second)
+            penalties = [grid[index] * scale * fold.count for fold in used]
+            try:
+                first, second = (_solve(fold, p) for fold, p in zip(rough, penalties))
+                known[index] = rough[1].error(first) + rough[0].error(second)
+            except DivergenceError:
+                first, second = (_solve(fold, p) for fold, p in zip(used, penalties))
+                known[index] = used[1].error(first) + used[0].error(second)
         return known[index]
 
     at = min(START, len(grid) - 1)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from probcomp.errors import InputError
 from probcomp.evidence import Matrix, collect, collect_within, readouts
-from probcomp.evidence.collect import PANEL, parts_within, symmetric_product
+from probcomp.evidence.collect import parts_within
 from probcomp.evidence.matrices import matrix_of
 from probcomp.structure import trace
 
@@ -88,12 +88,6 @@ def test_some_batches_alone_are_probed() -> None:
     torch.testing.assert_close(some.metric, half.metric, atol=EXACT, rtol=0)
     both = (some + half).metric
     torch.testing.assert_close(both, half.metric, atol=EXACT, rtol=0)
-
-
-def test_wide_rows_have_the_same_product() -> None:
-    rows = torch.randn(30, 2 * PANEL + 7, dtype=torch.float64)
-    found = symmetric_product(rows)
-    torch.testing.assert_close(found, rows.T @ rows, atol=EXACT, rtol=0)
 
 
 def test_the_model_is_left_as_it_was() -> None:

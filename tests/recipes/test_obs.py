@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from probcomp.evidence.obs import Elimination
+from probcomp.inference.quadratic import Quadratic
 from probcomp.recipes.calibrating import calibrated, kept_columns
 from probcomp.recipes.obs import ObsConfig, refitted, removal_keys, run
 from tests.recipes.jobs import job
@@ -46,7 +47,10 @@ def test_the_refit_helps_on_the_calibration_samples():
 
 @pytest.mark.parametrize("allocation", ["relative", "absolute", "uniform"])
 def test_keys_follow_the_greedy_order(allocation: str):
-    found = Elimination(torch.tensor([2, 0, 3]), torch.tensor([1.0, 4.0, 3.0]).double(), 10.0)
+    one = torch.ones(1, 1, dtype=torch.float64)
+    layer = Quadratic(20**0.5 * one, one, 0.0)  # an output of zero costs 10
+    cost = torch.tensor([1.0, 4.0, 3.0]).double()
+    found = Elimination(torch.tensor([2, 0, 3]), cost, [(layer, torch.tensor([[0]]))])
     keys = removal_keys(found, 4, cost=2.0, allocation=allocation)
     assert torch.isinf(keys[1])
     expected = {

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from probcomp.errors import InputError
-from probcomp.recovery.ridge import GRID, Moments, fit
+from probcomp.recovery.ridge import GRID, WIDE, Moments, fit
 
 EXACT = 1e-8  # float64 normal equations against a QR solution, condition below 1e4
 
@@ -61,6 +61,19 @@ def test_the_penalty_is_the_grid_value_that_predicts_the_other_half_best(rows: i
     assert found.ridge == GRID[errors.index(min(errors))]
     base = sum(float((b - b.mean(0)).square().sum()) for _, b in parts)
     assert found.error == pytest.approx(min(errors) / base, rel=1e-8)
+
+
+def test_wide_refits_choose_the_penalty_of_double_precision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x = torch.randn(60, WIDE + 1, dtype=torch.float64)
+    parts = halves(x, x[:, :3] + torch.randn(60, 3, dtype=torch.float64))
+    found = fit(parts, bias=True)
+    monkeypatch.setattr("probcomp.recovery.ridge.WIDE", 10**9)
+    exact = fit(parts, bias=True)
+    assert found.ridge == exact.ridge
+    assert found.error == pytest.approx(exact.error, rel=1e-4)
+    assert torch.equal(found.change, exact.change)  # the solution itself is always exact
 
 
 def test_few_rows_are_believed_less_than_many() -> None:

@@ -11,7 +11,6 @@ gives the Kronecker-factored Gauss-Newton form (Martens and Grosse 2015) with ev
 ``A``.
 """
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +22,9 @@ from probcomp.errors import DivergenceError, InputError
 
 SYMMETRIC = {torch.float32: 1e-4, torch.float64: 1e-8}
 """Largest asymmetry of a Gram matrix, over its largest diagonal entry: rounding of long sums."""
+RESOLVED = 1e-2
+"""Jitter from which on factors in single precision are as good as the sums they come from: the
+condition of a matrix of some thousand inputs is then below the inverse of float32's rounding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,11 +138,31 @@ class Quadratic:
         """
         if not (math.isfinite(temperature) and temperature > 0):
             raise InputError(f"temperature must be positive and finite, got {temperature}")
-        return dataclasses.replace(self, gram=self.gram / temperature)
+        return self._unchecked(self.weight, self.gram / temperature)
 
     def single(self) -> "Quadratic":
         """The same in float32."""
-        return dataclasses.replace(self, weight=self.weight.float(), gram=self.gram.float())
+        return self._unchecked(self.weight.float(), self.gram.float())
+
+    def reading(self, weight: Tensor) -> "Quadratic":
+        """The same inputs, read by another matrix ``[rows, di]``.
+
+        Raises:
+            InputError: A weight of another width or dtype, or that is not finite.
+        """
+        fits = weight.shape[1:] == self.gram.shape[1:] and weight.dtype == self.gram.dtype
+        if not fits or not bool(torch.isfinite(weight).all()):
+            raise self._misfit("weight", weight)
+        other = self._unchecked(weight, self.gram)
+        if "precision" in vars(self):
+            vars(other)["precision"] = self.precision
+        return other
+
+    def _unchecked(self, weight: Tensor, gram: Tensor) -> "Quadratic":
+        """Made of what was checked before; checks of large matrices take as long as a product."""
+        other = object.__new__(type(self))
+        vars(other).update(weight=weight, gram=gram, jitter=self.jitter)
+        return other
 
     def _misfit(self, what: str, got: Tensor) -> InputError:
         do, di = self.weight.shape

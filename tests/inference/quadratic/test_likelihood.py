@@ -104,3 +104,18 @@ W = torch.ones(2, 3, dtype=torch.double)
 def test_bad_input_is_refused(make, message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_another_matrix_reads_the_same_inputs() -> None:
+    x = torch.randn(20, 3, dtype=torch.float64)
+    q = Quadratic(torch.randn(2, 3, dtype=torch.float64), x.T @ x, 0.1)
+    weight = torch.randn(5, 3, dtype=torch.float64)
+    wanted = Quadratic(weight, q.gram, 0.1).linear
+    torch.testing.assert_close(q.reading(weight).linear, wanted)
+    known = q.precision
+    other = q.reading(weight)
+    assert other.precision is known
+    torch.testing.assert_close(other.linear, wanted)
+    for wrong in (weight[:, :2], weight.float(), weight * torch.nan):
+        with pytest.raises(InputError):
+            q.reading(wrong)
