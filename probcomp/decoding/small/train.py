@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from probcomp.decoding.small.network import SmallConfig, SmallDenoiser
+from probcomp.decoding.small.resuming import load_state, save_state
 from probcomp.decoding.small.tasks import TASKS, Example, is_valid, make_examples
 from probcomp.decoding.small.tokenizer import CharacterTokenizer
 from probcomp.storage import write_json, write_tensors
@@ -138,6 +139,9 @@ def train(
 ) -> None:
     """Train and write ``small.safetensors`` and ``training.json`` (configuration and curve).
 
+    A run that was cut goes on from ``state.safetensors`` in the same folder; one of other settings
+    there is refused.
+
     The learning rate warms up over 100 steps and falls to 0 along a cosine.
     """
     tokenizer = CharacterTokenizer()
@@ -146,12 +150,11 @@ def train(
     steppers = optimizers(model)
     pools = {task: make_examples(task, POOL, seed) for task in TASKS}
     first, curve, spent, running = 0, [], 0.0, math.nan
-    state = out / "state.pt"
+    settings = {"seed": seed, "steps": steps, "batch": batch, "rate": rate, "mix": MIX}
+    settings |= {"kinds": KINDS, "canvas": [SHORTEST, CANVAS]}
+    state = out / "state.safetensors"
     if state.is_file():
-        saved = torch.load(state)
-        model.load_state_dict(saved["model"])
-        for stepper, value in zip(steppers, saved["steppers"]):
-            stepper.load_state_dict(value)
+        saved = load_state(state, model, steppers, {**settings, "pool": POOL})
         first, curve, spent, running = (saved[k] for k in ("step", "curve", "seconds", "loss"))
     began = time.time() - spent
     for step in range(first, steps):
@@ -181,22 +184,12 @@ def train(
         entry["seconds"] = round(time.time() - began)
         curve.append(entry)
         print(entry, flush=True)
-        settings = {"seed": seed, "steps": steps, "batch": batch, "rate": rate, "mix": MIX}
         parameters = sum(p.numel() for p in model.parameters())
-        log = {**settings, "kinds": KINDS, "canvas": [SHORTEST, CANVAS], "parameters": parameters}
         write_tensors(out / "small.safetensors", model.state_dict())
-        write_json(out / "training.json", {**log, "curve": curve})
-        torch.save(
-            {
-                "model": model.state_dict(),
-                "steppers": [stepper.state_dict() for stepper in steppers],
-                "step": step + 1,
-                "curve": curve,
-                "seconds": time.time() - began,
-                "loss": running,
-            },
-            state,
-        )
+        write_json(out / "training.json", {**settings, "parameters": parameters, "curve": curve})
+        progress = {"step": step + 1, "curve": curve, "loss": running}
+        progress["seconds"] = time.time() - began
+        save_state(state, model, steppers, {**settings, "pool": POOL}, progress)
 
 
 def main() -> None:

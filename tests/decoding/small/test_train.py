@@ -18,6 +18,7 @@ from probcomp.decoding.small.train import (
     one_by_one,
     train,
 )
+from probcomp.errors import InputError
 from probcomp.storage import read_json, read_tensors
 
 TOKENIZER = CharacterTokenizer()
@@ -112,8 +113,46 @@ def test_a_cut_run_ends_at_the_same_weights(tmp_path, monkeypatch):
     assert log["parameters"] <= 500_000
 
 
+def test_the_state_of_another_run_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(script, "POOL", 40)
+    monkeypatch.setattr(script, "EVERY", 1)
+    monkeypatch.setattr(script, "one_by_one", lambda *args, **options: 0.5)
+    train(tmp_path, steps=1, batch=8)
+    before = read_tensors(tmp_path / "small.safetensors")
+    with pytest.raises(InputError, match="seed=0 there, 1 here; steps=1 there, 2 here"):
+        train(tmp_path, steps=2, batch=8, seed=1)
+    after = read_tensors(tmp_path / "small.safetensors")
+    assert all(before[name].equal(after[name]) for name in before)
+
+
+class Copier(torch.nn.Module):
+    """Knows one answer by its length: sure of each token, and wrong about one if asked to be."""
+
+    def __init__(self, answers, wrong=()):
+        super().__init__()
+        self.answers, self.wrong = answers, wrong
+
+    def forward(self, ids, keys):
+        logits = torch.zeros(*ids.shape, TOKENIZER.vocab_size)
+        for row, (prompt, answer) in enumerate(self.answers):
+            start = len(TOKENIZER.encode(prompt))
+            first = int(keys[row].long().argmax()) + start
+            for i, token in enumerate(TOKENIZER.encode(answer)):
+                token = (token + 1) % 10 if row in self.wrong and i == 0 else token
+                logits[row, first + i, token] = 50.0
+        return logits
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_dev_answers_are_counted_right_or_wrong(drawn):
+    some = [(e.prompt, e.answer) for e in make_examples("add", 8, 7, "dev")]
+    good, bad = Copier(some), Copier(some, wrong=(1, 4, 6))
+    options = {"drawn": drawn, "count": 8, "seed": 7}
+    assert one_by_one(good, TOKENIZER, "add", **options) == 1.0
+    assert one_by_one(bad, TOKENIZER, "add", **options) == 5 / 8
+
+
 def test_an_untrained_model_draws_nothing_lawful():
     torch.manual_seed(0)
     model = SmallDenoiser(SmallConfig())
     assert one_by_one(model, TOKENIZER, "record", drawn=True, count=32) < 0.05
-    assert one_by_one(model, TOKENIZER, "add", drawn=False, count=8) == 0.0
