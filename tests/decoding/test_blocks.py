@@ -80,6 +80,9 @@ def test_hard_evidence_and_short_windows(family):
         assert abs(float(found.log_evidence[row]) - want["log_z"]) < EXACT
         torch.testing.assert_close(found.p_end[row], want["p_end"], atol=EXACT, rtol=0)
         torch.testing.assert_close(found.p_boundary[row], want["p_boundary"], atol=EXACT, rtol=0)
+        first = want["p_first"][: found.p_first.shape[1]]
+        torch.testing.assert_close(found.p_first[row], first, atol=EXACT, rtol=0)
+        assert abs(float(found.p_last[row]) - want["p_last"]) < EXACT
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=repr)

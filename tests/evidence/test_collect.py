@@ -1,5 +1,6 @@
 """Streaming statistics against plain concatenation, loops over positions, and closed forms."""
 
+import gc
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from torch.nn import functional as F
 
 from probcomp.errors import InputError
 from probcomp.evidence import Matrix, collect, collect_within, readouts
-from probcomp.evidence.collect import parts_within
+from probcomp.evidence.collect import needed_bytes, parts_within
 from probcomp.evidence.matrices import matrix_of
 from probcomp.structure import trace
 
@@ -173,6 +174,70 @@ def test_a_memory_limit_makes_several_passes_with_the_same_result() -> None:
             found = store[name]
             assert (found.count, found.samples) == (20, 20)
             torch.testing.assert_close(found.gram, expected.gram, rtol=FLOAT32, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "limited",
+    [
+        pytest.param(
+            True,
+            marks=pytest.mark.xfail(
+                raises=AssertionError,
+                strict=True,
+                reason="the last read-out of a pass is held until the end of the next pass",
+            ),
+        ),
+        False,
+    ],
+)
+def test_a_limit_bounds_what_is_held_at_any_batch(limited: bool) -> None:
+    """The sums are the only float64 tensors here; all of them alive are counted at each batch."""
+    torch.manual_seed(0)
+    sizes = (300, 500, 400)
+    model = nn.Sequential(*(nn.Linear(a, b) for a, b in zip((4, *sizes), (*sizes, 2))))
+    matrices = {f"{i}.weight": Matrix(str(i), "linear") for i in (1, 2, 3)}
+    x = torch.randn(20, 4)
+    limit = 8 * (500 * 500 + 500) if limited else None
+    gc.collect()
+    before = {id(t) for t in gc.get_objects() if type(t) is Tensor}
+    held = []
+
+    def count() -> None:
+        mine = {
+            t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+            for t in gc.get_objects()
+            if type(t) is Tensor and t.dtype == torch.float64 and id(t) not in before
+        }
+        held.append(sum(mine.values()))
+
+    def batches() -> list[tuple[Tensor]]:
+        return [(x[:12],), (x[12:],)]
+
+    with collect_within(model, matrices, batches, run, limit=limit, on_batch=count) as store:
+        assert set(store) == set(matrices)
+    assert max(held) > 0
+    most = 8 * sum(n * n + n for n in sizes)
+    assert max(held) <= (limit if limited else most)
+    if not limited:
+        assert max(held) == most
+
+
+def test_seven_billion_weights_in_twenty_four_gibibytes() -> None:
+    """A Llama-2 of 4,096 channels, 11,008 neurons and 32 blocks, with a limit of 6 GiB."""
+    with torch.device("meta"):
+        heads, neurons = nn.Linear(4096, 4096, bias=False), nn.Linear(11008, 4096, bias=False)
+    needs = {
+        f"{block}.{name}": needed_bytes(Matrix(name, "linear"), layer.weight, fisher=True)
+        for block in range(32)
+        for name, layer in (("o_proj", heads), ("down_proj", neurons))
+    }
+    parts = parts_within(needs, 6 * 2**30)
+    assert len(parts) == 8
+    held = max(sum(needs[name] for name in part) for part in parts)
+    weights = 2 * 6_738_415_616  # bfloat16
+    activations = 2 * 128 * 2048 * 4096  # one block's input of 128 sequences
+    assert weights + activations + held < 24 * 2**30
+    assert sum(needs.values()) > 24 * 2**30  # without a limit the sums alone would not fit
 
 
 def test_a_limit_below_one_readout_is_refused_and_says_what_it_needs() -> None:

@@ -50,6 +50,21 @@ def test_against_enumeration_and_marginals(prior, shape) -> None:
         np.testing.assert_allclose(gradient, ours, atol=FLOAT64)
 
 
+@pytest.mark.parametrize(("prior", "shape"), CASES)
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-5), ("float64", 1e-10)])
+def test_jax_and_torch_agree(prior, shape, dtype, bound) -> None:
+    """The two libraries' own sums and marginals, in single and in double precision."""
+    import jax
+
+    l = odds(shape).astype(dtype)
+    with jax.enable_x64(dtype == "float64"):
+        value, gradient = jax.value_and_grad(lambda v: log_sum(prior, v))(jax.numpy.asarray(l))
+    assert str(value.dtype) == dtype
+    ours = marginals(prior, torch.tensor(l))  # these lattices are narrow: exact
+    assert float(value) == pytest.approx(float(ours.log_z), abs=bound, rel=bound)
+    np.testing.assert_allclose(gradient, ours.probability.numpy(), rtol=0, atol=bound)
+
+
 def test_what_cannot_be_summed_is_refused() -> None:
     with pytest.raises(InputError, match="ExactK"):
         log_sum(ExactK(2), odds((5,)))

@@ -43,6 +43,29 @@ def test_fixed_evidence_gives_the_marginals_and_is_counted_once(prior, shape) ->
     assert torch.allclose(module.seen[-1], expected.extrinsic, atol=1e-7)
 
 
+class Repeating(Known):
+    """Takes the whole belief for its prior and sends the product of posterior and prior."""
+
+    sent: torch.Tensor | float = 0.0
+
+    def update(self, state: int, psi: torch.Tensor) -> tuple[int, torch.Tensor]:
+        state, l = super().update(state, psi)
+        self.sent = l + 2 * (psi + self.sent)
+        return state, self.sent
+
+
+def test_a_message_that_repeats_what_it_was_told_saturates() -> None:
+    """Honest messages on this lattice leave every belief open; repeated ones decide nearly all."""
+    l = 0.5 * torch.randn(6, 8, dtype=torch.double, generator=torch.Generator().manual_seed(2))
+    prior = Lattice(0.0, 0.865)
+    honest = turbo(Known(l), prior, size=(6, 8), max_iterations=8).probability
+    assert 0.2 < float(honest.min())
+    assert float(honest.max()) < 0.8
+    repeated = turbo(Repeating(l), prior, size=(6, 8), max_iterations=8).probability
+    decided = (repeated - 0.5).abs() > 0.49
+    assert decided.double().mean() > 0.9
+
+
 def test_uniform_prior_leaves_the_weight_side_alone() -> None:
     """Limit: no field, no coupling: psi = 0."""
     l = torch.randn(3, 4, dtype=torch.double, generator=torch.Generator().manual_seed(0))

@@ -4,7 +4,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from scipy import integrate, stats
+from scipy import integrate, special, stats
 
 from probcomp.errors import InputError
 from probcomp.inference.training.evidence import (
@@ -20,6 +20,7 @@ from probcomp.inference.training.evidence import (
 
 CLOSED = 1e-10  # closed form against closed form, float64
 QUADRATURE = 1e-7  # adaptive quadrature
+RISE = -1e-10  # rounding of a bound that cannot fall
 DEMO = Scale(slab=1.0, kappa=0.01)  # a = b = a_spike = 1, b_spike = 0.01
 
 
@@ -167,6 +168,45 @@ def test_product_form_is_bistable_and_the_collapsed_form_is_not() -> None:
     # Collapsed: l = -1/2 ln 100, so p = 1/11, from anywhere.
     for start in (0.999, 0.5, 0.001):
         assert fixed_point(CollapsedGamma(), start) == pytest.approx(1 / 11, abs=1e-12)
+
+
+def product_bound(square: float, p: float, shape: float, rate: float, psi: float) -> float:
+    """Evidence bound of ``q(w) q(rho) q(s)`` less the entropy of ``q(w)``; a = b = a_spike = 1."""
+    mean, log_mean = shape / rate, special.digamma(shape) - math.log(rate)
+    weight = 0.5 * log_mean - 0.5 * mean * square - 0.5 * math.log(2 * math.pi)
+    slab, spike = -mean, math.log(0.01) - 0.01 * mean  # E ln Gamma(1, b) for b = 1 and 0.01
+    chance = special.expit(psi)
+    support = -special.rel_entr(p, chance) - special.rel_entr(1 - p, 1 - chance)
+    entropy = stats.gamma(shape, scale=1 / rate).entropy()
+    return weight + p * slab + (1 - p) * spike + support + entropy
+
+
+@pytest.mark.parametrize("psi", [-2.0, 0.0, 1.5])
+@pytest.mark.parametrize("square", [0.0, 0.02, 0.3, 3.0])
+def test_bound_of_the_product_form_rises_for_fixed_beliefs(square: float, psi: float) -> None:
+    """Each half step, of the precision and of the support, is coordinate ascent."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        form = PaperFactorised()
+    given = loose(square) if square else known(square)
+    entropy = 0.5 * math.log(2 * math.pi * math.e * float(given.variance))
+    for start in (0.999, 0.5, 0.01):
+        p, last = start, -math.inf
+        for _ in range(60):
+            half = torch.tensor([p], dtype=torch.double)
+            now = Weights(given.mean, given.variance, given.precision, half)
+            update = form.update(now, zero() + psi, DEMO)
+            shape, rate = 1.5, p + 0.01 * (1 - p) + 0.5 * square
+            assert float(update.precision) == pytest.approx(shape / rate, rel=CLOSED)
+            new = float(torch.sigmoid(psi + update.log_odds))
+            for belief in (p, new):  # after the precision's half step, and after the support's
+                bound = product_bound(square, belief, shape, rate, psi)
+                assert bound - last >= RISE
+                last = bound
+            chance = special.expit(psi)
+            apart = special.rel_entr(new, chance) + special.rel_entr(1 - new, 1 - chance)
+            assert -update.divergence - apart == pytest.approx(last + entropy, abs=1e-9)
+            p = new
 
 
 def test_complex_constants_change_the_product_form() -> None:
