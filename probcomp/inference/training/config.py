@@ -43,6 +43,9 @@ class TurboConfig:
             times the clusters of 0 and fills 16 x 16 blocks 1.5 times as much at the same error,
             4 leaves 0.37 times and 2.7 times for 0.4 points. 1 has the lowest error. Without a
             target, below 1.4, where a lattice orders by itself.
+        coupling_start: Coupling of the first round, which then rises along a line; ``None`` for
+            that of ``coupling`` throughout. Only for the default prior.
+        coupling_rounds: Share of the rounds over which it rises.
         learn: What of a lattice each round learns from its own posterior: nothing, its coupling, or
             its field too, each matrix for itself.
         learn_after: Share of the rounds before which nothing is learnt.
@@ -87,6 +90,8 @@ class TurboConfig:
     temperature: float = 1.0
     field: float = -0.5
     coupling: float = 1.0
+    coupling_start: float | None = None
+    coupling_rounds: float = 0.6
     learn: Learn = "nothing"
     learn_after: float = 0.3
     max_coupling: float = 1.38
@@ -110,7 +115,10 @@ class TurboConfig:
     refit_teacher: float = 0.0
 
     def __post_init__(self) -> None:
-        shares = ("kl_warmup", "kappa_rounds", "target_rounds", "freeze_after", "learn_after")
+        shares = (
+            *("kl_warmup", "kappa_rounds", "target_rounds", "coupling_rounds"),
+            *("freeze_after", "learn_after", "refit_teacher"),
+        )
         counts = ("order_every", "refit_decay", "stop_change")
         rates = ("temperature", "learning_rate", "sigma_rate", "sigma_ratio", "refit_rate")
         draws = ("outputs", "weights")
@@ -122,13 +130,18 @@ class TurboConfig:
                 for n in ("refit_steps", "refit_epochs")
             ),
             ("kl_weight", self.kl_weight is None or 0 <= self.kl_weight < math.inf, "not negative"),
+            (
+                "coupling_start",
+                self.coupling_start is None
+                or (0 <= self.coupling_start < math.inf and self.learn == "nothing"),
+                "None, or not negative and nothing be learnt",
+            ),
             ("learn", self.learn in get_args(Learn), f"one of {get_args(Learn)}"),
             ("max_coupling", 0 <= self.max_coupling <= 1.4, "in [0, 1.4]"),
             ("trials", self.trials >= 1, "at least 1"),
             ("sigma_every", self.sigma_every >= 1, "at least 1"),
             *((n, 0 < getattr(self, n) < math.inf, "positive and finite") for n in rates),
             *((n, 0 <= getattr(self, n) <= 1, "a share in [0, 1]") for n in shares),
-            ("refit_teacher", 0 <= self.refit_teacher <= 1, "a share in [0, 1]"),
             ("cost_power", 0 <= self.cost_power <= 1, "in [0, 1]"),
             *((n, 0 <= getattr(self, n) < math.inf, "not negative") for n in counts),
             ("kappa_start", self.kappa_end <= self.kappa_start < 1, "in [kappa_end, 1)"),

@@ -36,7 +36,7 @@ from probcomp.inference.training.gates import (
     remove,
     start,
 )
-from probcomp.inference.training.learning import learn_priors
+from probcomp.inference.training.learning import couple, learn_priors
 from probcomp.inference.training.schedule import plan
 from probcomp.inference.training.steering import MOVING, TOLERANCE, steer
 from probcomp.inference.training.weights import Run, dead_entries, silence, weight_step
@@ -156,7 +156,8 @@ def step(run: Run, state: State) -> tuple[State, Info]:
         name: run.evidence.update(weights[name], state.psi[name], scale[name]).log_odds
         for name in weights
     }
-    graph, orders, messages = state.graph, state.orders, state.messages
+    graph = couple(state.graph, goal.coupling)
+    orders, messages = state.orders, state.messages
     sites = {n: graph.matrices[n].sites.collect(l) for n, l in log_odds.items()}
     if config.order_every and state.round % config.order_every == 0 and graph.fields:
         supports = {n: torch.sigmoid(b) for n, b in beliefs(graph, sites, messages).items()}

@@ -150,6 +150,8 @@ def fit(
             f"a coupling of {config.coupling:g} orders a lattice by itself, above {ORDERING}: name "
             "a target, which holds the density, or lower the coupling"
         )
+    if prior is not None and config.coupling_start is not None:
+        raise InputError("coupling_start is for the default prior, and another was given")
     dense, model = model, copy.deepcopy(model)
     device = next(model.parameters()).device
     devices = [device] if device.type == "cuda" else []

@@ -51,6 +51,19 @@ def learn_priors(
     return replace(graph, matrices=matrices)
 
 
+def couple(graph: Graph, coupling: float | None) -> Graph:
+    """The graph with that coupling in every lattice of two numbers; ``None`` changes nothing."""
+    if coupling is None:
+        return graph
+    matrices = {
+        name: replace(matrix, prior=replace(matrix.prior, coupling=coupling))
+        if is_learnable(matrix.prior)
+        else matrix
+        for name, matrix in graph.matrices.items()
+    }
+    return replace(graph, matrices=matrices)
+
+
 def _live_block(matrix: Matrix, values: Tensor, messages: Messages) -> Tensor:
     """The rows and columns of live units, in the order the prior sees."""
     values = matrix.sites.to_lattice(values)

@@ -25,6 +25,7 @@ class Plan:
         subsidise: Whether gates feel a negative price, so that units leave as slowly as the aim
             falls, the least needed first.
         settled: Whether every schedule has ended.
+        coupling: Coupling of the default lattice, or ``None`` to leave the priors as they are.
     """
 
     kl_weight: float
@@ -34,6 +35,7 @@ class Plan:
     ceiling: float
     subsidise: bool
     settled: bool
+    coupling: float | None = None
 
 
 def plan(config: TurboConfig, round: int, whole: float, target: float | None, full: float) -> Plan:
@@ -50,6 +52,12 @@ def plan(config: TurboConfig, round: int, whole: float, target: float | None, fu
     share = ramp(next_, config.target_rounds)
     end = LEAST_SHARE * whole if target is None else target
     kappa = (config.kappa_end / config.kappa_start) ** ramp(done, config.kappa_rounds)
+    ends = [config.kl_warmup, config.kappa_rounds, config.target_rounds]
+    coupling = None
+    if config.coupling_start is not None:
+        rise = (config.coupling - config.coupling_start) * ramp(done, config.coupling_rounds)
+        coupling = config.coupling_start + rise
+        ends.append(config.coupling_rounds)
     return Plan(
         kl_weight=full * ramp(next_, config.kl_warmup),
         kappa=config.kappa_start * kappa,
@@ -57,7 +65,8 @@ def plan(config: TurboConfig, round: int, whole: float, target: float | None, fu
         aim=whole * (end / whole) ** share,  # geometric: equal factors in equal times
         ceiling=0.0 if target is None else math.inf,
         subsidise=share < 1,
-        settled=done >= max(config.kl_warmup, config.kappa_rounds, config.target_rounds),
+        settled=done >= max(ends),
+        coupling=coupling,
     )
 
 

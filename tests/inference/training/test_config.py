@@ -20,6 +20,8 @@ def test_all_faults_are_named_at_once() -> None:
         ("refit_epochs", -1),
         ("refit_teacher", 1.1),
         ("learn", "all"),
+        ("coupling_start", -1.0),
+        ("coupling_rounds", 1.5),
         ("max_coupling", 1.5),
         ("temperature", 0.0),
         ("learning_rate", 0.0),
@@ -38,3 +40,9 @@ def test_all_faults_are_named_at_once() -> None:
 def test_single_faults(name: str, value) -> None:
     with pytest.raises(InputError, match=f"{name} must be"):
         TurboConfig(**{name: value})
+
+
+def test_a_coupling_does_not_rise_and_learn_at_once() -> None:
+    TurboConfig(coupling_start=0.5)
+    with pytest.raises(InputError, match="coupling_start must be None, or"):
+        TurboConfig(coupling_start=0.5, learn="coupling")

@@ -141,6 +141,18 @@ def test_priors_learn_only_where_asked_and_in_time() -> None:
     assert prior(learn="coupling", learn_after=0.0) != given
 
 
+def test_a_coupling_rises_over_its_rounds_and_stays() -> None:
+    run, state = fresh(coupling=3.0, coupling_start=1.0, coupling_rounds=0.5)
+    seen = []
+    for _ in range(6):
+        state, _ = step(run, state)
+        seen.append({m.prior.coupling for m in state.graph.matrices.values()})
+    assert seen == [{1.0}, {1.5}, {2.0}, {2.5}, {3.0}, {3.0}]
+    run, state = fresh(Independent(0.3), coupling=3.0, coupling_start=1.0)
+    state, _ = step(run, state)  # a prior without a coupling is left alone
+    assert state.graph.matrices["0.weight"].prior == Independent(0.3)
+
+
 def test_a_run_is_calm_once_its_schedules_have_ended() -> None:
     ended = {"kl_warmup": 0.0, "kappa_rounds": 0.0, "target_rounds": 0.0}
     still = {"learning_rate": 1e-9, "sigma_rate": 1e-9, "stop_change": 0.5}
@@ -149,6 +161,11 @@ def test_a_run_is_calm_once_its_schedules_have_ended() -> None:
         state, info = step(run, state)
     assert info.change < 0.5
     assert state.calm >= 2
+    rising = {"coupling": 0.5, "coupling_start": 0.4, "coupling_rounds": 0.9}
+    run, state = fresh(share=None, **still, **ended, **rising)
+    for _ in range(3):
+        state, _ = step(run, state)
+    assert state.calm == 0
     run, state = fresh(share=None, **still)  # kappa still falls
     for _ in range(3):
         state, _ = step(run, state)

@@ -405,6 +405,10 @@ def test_a_checkpoint_of_another_objective_is_refused(
         ({"cost": {"0.weight": torch.ones(5)}}, "does not broadcast"),
         ({"cost": {"0.bias": 10.0, "0.weight": 0.1}, "target": 0.5}, "out of reach"),
         ({"prior": {"0.weight": Independent(0.5)}}, "no entry for 2.weight"),
+        (
+            {"prior": Independent(0.5), "config": TurboConfig(coupling_start=0.5)},
+            "coupling_start is for the default prior",
+        ),
         ({"units": [hidden(), hidden()]}, "different names"),
         ({"units": [hidden(17)]}, "the index of '0.weight'"),
     ],

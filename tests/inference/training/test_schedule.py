@@ -30,6 +30,13 @@ def test_without_a_target_the_price_stops_at_zero() -> None:
     assert plans[-1].aim == pytest.approx(1000 * LEAST_SHARE)
 
 
+def test_a_coupling_rises_where_it_is_given_a_start() -> None:
+    config = TurboConfig(rounds=10, coupling=4.0, coupling_start=1.0, coupling_rounds=0.6)
+    seen = [plan(config, r, 100.0, 10.0, 1.0).coupling for r in (0, 3, 6, 9)]
+    assert seen == pytest.approx([1.0, 2.5, 4.0, 4.0])
+    assert plan(TurboConfig(coupling=4.0), 3, 100.0, 10.0, 1.0).coupling is None
+
+
 def test_no_ramp_is_over_at_once() -> None:
     assert ramp(0.0, 0.0) == 1
     assert (ramp(0.1, 0.2), ramp(0.5, 0.2)) == (0.5, 1)
