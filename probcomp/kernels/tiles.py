@@ -15,6 +15,7 @@ import torch
 from probcomp.kernels import tables
 from probcomp.kernels.dispatch import m_bucket
 
+SUMS = 64  # float32 sums that a thread may hold: compiled with 128 the kernel spills
 SHARED = 65536  # bytes of shared memory a program may have where the device does not say
 
 
@@ -52,16 +53,34 @@ def candidates(launch: Launch, fixed: Tile) -> list[Tile]:
     heights = (fixed.rows,) if launch.rows <= 16 else (64, 128)
     every = [Tile(m, w, s) for m in heights for w in (2, 4, 8) for s in (3, 5, 7)]
     limit = _shared_limit(launch.device)
-    able = [t for t in every if t != fixed and shared_bytes(launch, t) <= limit]
+    able = [t for t in every if t != fixed and _fits(launch, t, limit)]
     return [fixed, *able]
 
 
+def _fits(launch: Launch, tile: Tile, shared: int) -> bool:
+    """Whether the sums of a thread stay in its registers, and the loads in shared memory."""
+    if launch.kernel == "block_gemv":
+        sums = launch.block[0] * launch.block[1]
+    else:
+        sums = tile.rows * launch.block[0]
+    return sums <= SUMS * 32 * tile.warps and shared_bytes(launch, tile) <= shared
+
+
 def shared_bytes(launch: Launch, tile: Tile) -> int:
-    """Estimated shared memory of a program: a loop's stage in two only loads a column index."""
+    """Shared memory of a program, at most: what the compiled kernel says on sm_90 for 16 bits.
+
+    A loop's stage in two only loads a column index. Other targets and narrow tiles need one buffer
+    less. The tile of the output passes through shared memory too, on its way out. Beside int8
+    blocks the input may be float32.
+    """
     if launch.kernel == "block_gemv":
         return 0  # it reads its operands into registers
     tall, wide = launch.block
-    return (tile.stages + 1) // 2 * (tile.rows + tall) * wide * launch.dtype.itemsize
+    size = launch.dtype.itemsize
+    read = 4 if launch.dtype == torch.int8 else size
+    indices = (tile.stages - 1) // 2
+    loads = (indices + 1) * (tile.rows * read + tall * size) * wide + 4 * indices
+    return max(loads, tile.rows * tall * read)
 
 
 def _shared_limit(device: torch.device) -> int:
@@ -96,7 +115,7 @@ def _from_table(launch: Launch) -> Tile | None:
         return None
     best = Tile(*map(int, min(times, key=times.__getitem__).split("/")))
     # A neighbour of the shape or the bucket may have had more room.
-    return best if shared_bytes(launch, best) <= _shared_limit(launch.device) else None
+    return best if _fits(launch, best, _shared_limit(launch.device)) else None
 
 
 @contextmanager

@@ -26,7 +26,8 @@ def interpreted(*arguments: str) -> None:
 
 
 def test_the_interpreted_kernels_pass_in_their_own_process() -> None:
-    interpreted(str(HERE / "interpreted"), f"--ignore={MUTATIONS}")
+    folders = str(HERE / "interpreted"), str(HERE / "gpu")
+    interpreted(*folders, f"--ignore={MUTATIONS}")
 
 
 @pytest.mark.slow
