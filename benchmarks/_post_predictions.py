@@ -1,6 +1,8 @@
 """Do predicted loss increases come true? Random removals of several sizes, without a refit."""
 
+import math
 import statistics
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -8,55 +10,41 @@ from _post_networks import outputs
 from _post_rows import Prepared
 from torch import Tensor
 
-from probcomp.evidence import Statistics, collect, readouts
+from probcomp.evidence import readouts
+from probcomp.evidence.fisher import Categorical
+from probcomp.evidence.slopes import Slopes, unit_slopes
 from probcomp.recipes.compress import UNIT_KINDS, removable
-from probcomp.recipes.post_temper import Tempering
+from probcomp.recipes.post_training import PostConfig
 from probcomp.structure import Axis, silence
 
 SHARES = (0.02, 0.05, 0.1, 0.2)
 """Shares of the units of every axis that go."""
 TRIED = 32
-"""Calibration samples on which single axes are tempered."""
+"""Calibration samples on which the fitted masks are measured."""
+BATCH = 32
 
 
-def with_fisher(prepared: Prepared, data: tuple[Tensor, ...], seed: int) -> dict[str, Statistics]:
-    """Statistics with the output metric: one probe a batch."""
+def slopes(prepared: Prepared, data: tuple[Tensor, ...], seed: int) -> Slopes:
+    """Slopes of one probe a sample; a classifier's with the softness of the method."""
     network = prepared.network
     units = removable(prepared.structure, UNIT_KINDS)
-    matrices = {r.parameter: r.matrix for r in readouts(network.model, prepared.structure, units)}
     generator = torch.Generator().manual_seed(seed)
     likelihood = network.likelihood
+    if isinstance(likelihood, Categorical) and likelihood.unit == "sample":
+        likelihood = replace(likelihood, softness=PostConfig().softness)
 
-    def probe(outputs: Any, batch: Any) -> list[Tensor]:
-        return [likelihood.probe(outputs, batch[-1], generator)]
+    def run(model: torch.nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        found = model(*batch[:-1])
+        return found if isinstance(found, Tensor) else found.logits
 
-    batches = [tuple(t[i : i + 32] for t in data) for i in range(0, len(data[0]), 32)]
-    return collect(network.model, matrices, batches, lambda m, b: m(*b[:-1]), probe=probe)
-
-
-def single_axis_laws(
-    prepared: Prepared,
-    data: tuple[Tensor, ...],
-    seen: dict[str, Statistics],
-    units: int,
-    generator: torch.Generator,
-) -> dict[str, Tempering]:
-    """What a predicted nat is worth on each axis: two random removals, measured on its samples.
-
-    Measured is the divergence of the outputs from the dense ones on some calibration samples.
-    """
-    network = prepared.network
-    tried = tuple(t[:TRIED] for t in data)
-    dense = outputs(network.model, tried[:-1], 32)
-    laws = {}
-    for axis in removable(prepared.structure, UNIT_KINDS):
-        laws[axis.name] = Tempering()
-        for share in (min(SHARES), max(SHARES)):
-            keep = {axis.name: random_mask(axis, share, generator)}
-            found = outputs(silence(prepared.structure, network.model, keep), tried[:-1], 32)
-            measured = float(network.likelihood.divergence(found, dense, tried[-1]))
-            laws[axis.name].add(predicted(prepared, seen, keep, units)[axis.name], measured)
-    return laws
+    return unit_slopes(
+        network.model,
+        readouts(network.model, prepared.structure, units),
+        [tuple(t[i : i + BATCH] for t in data) for i in range(0, len(data[0]), BATCH)],
+        run,
+        lambda found, batch: [likelihood.probe(found, batch[-1], generator)],
+        lambda batch: batch[-1].numel() if likelihood.unit == "token" else len(batch[0]),
+    )
 
 
 def random_mask(axis: Axis, share: float, generator: torch.Generator) -> Tensor:
@@ -66,45 +54,12 @@ def random_mask(axis: Axis, share: float, generator: torch.Generator) -> Tensor:
     return keep
 
 
-def predicted(
-    prepared: Prepared, seen: dict[str, Statistics], keep: dict[str, Tensor], units: int
-) -> dict[str, float]:
-    r""":math:`\tfrac12 \operatorname{tr}(G \Delta A \Delta^T)` of each axis, nats a unit."""
-    model = prepared.network.model
-    found = dict.fromkeys(keep, 0.0)
-    axes = [a for a in removable(prepared.structure, UNIT_KINDS) if a.name in keep]
-    for read in readouts(model, prepared.structure, axes):
-        metric = seen[read.parameter].metric
-        assert metric is not None
-        lost = read.columns[~keep[read.axis]].flatten()
-        weight = read.matrix.of(model.get_parameter(read.parameter).detach()).double()
-        inner = seen[read.parameter].gram[lost][:, lost]
-        change = weight[:, lost]
-        found[read.axis] += 0.5 * float(((metric @ change @ inner) * change).sum()) / units
-    return found
-
-
-def predictions(
-    prepared: Prepared, data: tuple[Tensor, ...], seed: int, *, masks: int
-) -> dict[str, Any]:
-    r"""Predicted and measured loss increases of random masks, and the slope after tempering.
-
-    Each axis is tempered by two random removals of its own, measured on calibration samples. What
-    several axes cost together is their sum times one factor, fitted on every second mask in
-    relative error; the slope is that of measured against tempered predictions on the others. The
-    masks are measured on held-out samples.
-    """
-    network = prepared.network
-    axes = removable(prepared.structure, UNIT_KINDS)
-    seen = with_fisher(prepared, data, seed)
-    with torch.no_grad():
-        example = network.model(*(t[:1] for t in data[:-1]))
-    example = example if isinstance(example, Tensor) else example.logits
-    units = network.likelihood.units(example, data[-1][:1]) * len(data[0])
-    generator = torch.Generator().manual_seed(seed)
-    laws = single_axis_laws(prepared, data, seen, units, generator)
-    points = []
-    for number in range(masks):
+def random_masks(
+    axes: tuple[Axis, ...], count: int, generator: torch.Generator
+) -> list[tuple[float, dict[str, Tensor]]]:
+    """Share and mask: of all axes, or for the smallest share of some of them."""
+    masks = []
+    for number in range(count):
         share = SHARES[number // 2 % len(SHARES)]
         surely = int(torch.randint(len(axes), (), generator=generator))
         keep = {
@@ -112,28 +67,84 @@ def predictions(
             for place, axis in enumerate(axes)
             if share >= 0.05 or place == surely or bool(torch.rand((), generator=generator) < 0.3)
         }
-        plain = predicted(prepared, seen, keep, units)
-        tempered = sum(
-            float(laws[name](torch.tensor(value, dtype=torch.float64)))
-            for name, value in plain.items()
-        )
-        measured = network.measure(silence(prepared.structure, network.model, keep))["loss"]
+        masks.append((share, keep))
+    return masks
+
+
+@dataclass(frozen=True)
+class Law:
+    r"""What a predicted nat is worth: :math:`L = e^\alpha q^\rho`, least squares in logarithms.
+
+    Attributes:
+        constant: ``alpha``, raised so that predictions are unbiased in relative error.
+        power: ``rho``; 1 is a quadratic loss.
+    """
+
+    constant: float
+    power: float
+
+    @classmethod
+    def of(cls, predicted: list[float], measured: list[float]) -> "Law":
+        x, y = [math.log(q) for q in predicted], [math.log(m) for m in measured]
+        power, constant = statistics.linear_regression(x, y)
+        plain = cls(constant, power)
+        bias = statistics.mean(m / plain(q) for q, m in zip(predicted, measured))
+        return cls(constant + math.log(bias), power)
+
+    def __call__(self, predicted: float) -> float:
+        return math.exp(self.constant) * predicted**self.power
+
+
+def predictions(
+    prepared: Prepared, data: tuple[Tensor, ...], seed: int, *, masks: int
+) -> dict[str, Any]:
+    r"""Predicted and measured loss increases of random masks, and the slope after tempering.
+
+    Predicted is the Gauss-Newton form in the units (`probcomp.evidence.slopes`). Tempering is one
+    power law for all masks, fitted on every second one, by its divergence from the dense outputs on
+    a few calibration samples. The others are measured on held-out samples; the slope is that of
+    measured on tempered predictions, in relative error, with its standard error over them (that of
+    the law is not in it).
+    """
+    network = prepared.network
+    axes = tuple(removable(prepared.structure, UNIT_KINDS))
+    found = slopes(prepared, data, seed)
+    tried = tuple(t[:TRIED] for t in data)
+    dense = outputs(network.model, tried[:-1], BATCH)
+    points = []
+    generator = torch.Generator().manual_seed(seed)
+    for number, (share, keep) in enumerate(random_masks(axes, masks, generator)):
+        model, fitted = silence(prepared.structure, network.model, keep), number % 2 == 0
+        if fitted:
+            new = outputs(model, tried[:-1], BATCH)
+            measured = float(network.likelihood.divergence(new, dense, tried[-1]))
+        else:
+            measured = network.measure(model)["loss"] - prepared.dense["loss"]
         points.append(
             {
                 "share": share,
-                "untempered": sum(plain.values()),
-                "predicted": tempered,
-                "measured": measured - prepared.dense["loss"],
-                "fitted": number % 2 == 0,
+                "untempered": found.loss(keep),
+                "measured": measured,
+                "fitted": fitted,
             }
         )
-    # relative errors: every mask counts alike, whatever its size
-    ratios = [p["measured"] / p["predicted"] for p in points if p["fitted"]]
-    factor = statistics.mean(ratios)
-    fresh = [p["measured"] / (factor * p["predicted"]) for p in points if not p["fitted"]]
+    return {"points": points, **judged(points)}
+
+
+def judged(points: list[dict[str, Any]]) -> dict[str, Any]:
+    """The law of the fitted points, and what the others say about it; adds ``predicted``."""
+    fitted = [p for p in points if p["fitted"]]
+    law = Law.of([p["untempered"] for p in fitted], [p["measured"] for p in fitted])
+    for point in points:
+        point["predicted"] = law(point["untempered"])
+    fresh = [p for p in points if not p["fitted"]]
+    ratios = [p["measured"] / p["predicted"] for p in fresh]
+    plain = [p["measured"] / p["untempered"] for p in fresh]
+    logs = [[math.log(max(p[key], 1e-12)) for p in fresh] for key in ("untempered", "measured")]
     return {
-        "together": factor,
-        "slope": statistics.mean(fresh) if fresh else None,
-        "temperatures": {n: law.temperature(law.predicted[-1]) for n, law in laws.items()},
-        "points": points,
+        "power": law.power,
+        "slope": statistics.mean(ratios),
+        "slope_error": statistics.stdev(ratios) / math.sqrt(len(ratios)),
+        "slope_untempered": statistics.mean(plain),
+        "correlation_of_logarithms": statistics.correlation(*logs),
     }

@@ -53,8 +53,9 @@ RESULTS = Path(__file__).parent / "results" / "post_training.json"
 OURS = "turbo-vbi-post"
 NETWORKS = ("minilm", "resnet20", "char-llama")
 REMOVED = (0.3, 0.5)
-SIZES = {"minilm": (128, 128, 8), "resnet20": (256, 2000, 16), "char-llama": (256, 320, 16)}
-"""Calibration samples, held-out samples, and random masks whose loss is predicted."""
+SIZES = {"minilm": (128, 128, 32), "resnet20": (256, 4000, 64), "char-llama": (256, 320, 32)}
+"""Calibration samples, held-out samples, and random masks whose loss is predicted: half of them fit
+the law, the others judge it."""
 QUICK = {"minilm": (16, 16, 4), "resnet20": (64, 200, 4), "char-llama": (32, 32, 4)}
 
 

@@ -21,6 +21,9 @@ SHARE, LEAST = 16, 8
 SHARE_OF_CLASSES = 4
 """As `SHARE`, where a sample has one class and nothing else: it says far less than a text's tokens
 or an embedding, and noise in what is measured moves units to the wrong layers."""
+PROBED, PROBED_OF_CLASSES = 8, 4
+"""Every so many batches one is probed; more of them where a sample has one class, for that reason.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +36,8 @@ class PostConfig:
             dense model and factors are not kept either, but found anew where they are needed.
         probes: Draws a sample for the Fisher matrices at the outputs; 0 for none (plain
             reconstruction errors).
-        every: Every n-th batch is probed for them; a backward pass costs two forward ones.
+        every: Every n-th batch is probed for them; a backward pass costs two forward ones. By
+            default `PROBED`, of a classifier's `PROBED_OF_CLASSES`.
         softness: Softness of a classifier, see `probcomp.evidence.fisher.Categorical`.
         damping: Pull of selections and sampled removals towards the dense weights, over the mean
             diagonal of each Gram matrix; by default its inputs over the rows it has seen.
@@ -54,7 +58,7 @@ class PostConfig:
     batch_size: int = 16
     limit: int | None = None
     probes: int = 1
-    every: int = 4
+    every: int | None = None
     softness: float = 4.0
     damping: float | None = None
     measured: int = 64
@@ -70,13 +74,14 @@ class PostConfig:
             "batch_size": 1,
             "measured": 1,
             "iterations": 1,
-            "every": 1,
             "probes": 0,
             "rounds": 0,
         }
+        least |= {} if self.damping is None else {"damping": 0}
+        least |= {} if self.every is None else {"every": 1}
         wrong += [
             f"{name} must be at least {bound}, got {getattr(self, name)}"
-            for name, bound in (least | ({} if self.damping is None else {"damping": 0})).items()
+            for name, bound in least.items()
             if not getattr(self, name) >= bound
         ]
         if not 0 < self.softness < math.inf:
@@ -89,6 +94,18 @@ class PostConfig:
             raise InputError("; ".join(wrong))
 
 
+def _one_class(likelihood: Likelihood | None) -> bool:
+    """Whether a sample has one class and nothing else."""
+    return isinstance(likelihood, Categorical) and likelihood.unit == "sample"
+
+
+def probed(config: PostConfig, likelihood: Likelihood | None) -> int:
+    """Every so many batches one is probed."""
+    if config.every is not None:
+        return config.every
+    return PROBED_OF_CLASSES if _one_class(likelihood) else PROBED
+
+
 def parts_of(
     samples: Tensors, config: PostConfig, likelihood: Likelihood | None = None
 ) -> tuple[Tensors, Tensors]:
@@ -96,8 +113,7 @@ def parts_of(
 
     The latter are spread evenly over the data, which may be sorted.
     """
-    classes = isinstance(likelihood, Categorical) and likelihood.unit == "sample"
-    share = SHARE_OF_CLASSES if classes else SHARE
+    share = SHARE_OF_CLASSES if _one_class(likelihood) else SHARE
     tensors = list(samples.values()) if isinstance(samples, Mapping) else list(samples)
     count = len(tensors[0])
     tried = min(config.measured, max(count // share, min(LEAST, count // 4)))

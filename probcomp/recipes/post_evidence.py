@@ -18,7 +18,7 @@ from probcomp.evidence.lockstep import Targets
 from probcomp.evidence.watch import BiasPlace, watched
 from probcomp.recipes.job import Job
 from probcomp.recipes.likelihoods import probe_of
-from probcomp.recipes.post_config import PostConfig, calibration_batches, parts_of
+from probcomp.recipes.post_config import PostConfig, calibration_batches, parts_of, probed
 from probcomp.recipes.post_temper import Meter
 from probcomp.recipes.task import Task
 
@@ -85,7 +85,7 @@ def dense_evidence(
                     batches,
                     run,
                     probe=probe_of(task, likelihood, config.probes, generator),
-                    every=config.every,
+                    every=probed(config, likelihood),
                     limit=config.limit,
                     on_batch=on_batch,
                 )

@@ -32,7 +32,7 @@ STEEPEST = 2.0
 """Largest power beyond the removals that were tried; 1 is a quadratic loss."""
 CLOSE = 1.2
 """Removals whose predictions differ by less than this factor do not give a power."""
-NEAR = 1.5
+NEAR = 2.0
 """Removals whose predictions differ by less than this factor need not both be tried."""
 SMALLEST = 1e-9
 """Nats; predictions below it have the temperature of this."""
@@ -89,7 +89,7 @@ class Tempering:
 
     def near(self, predicted: float) -> bool:
         """Whether a removal of much the same prediction was tried."""
-        return any(q / NEAR <= predicted <= q * NEAR for q in self.predicted)
+        return any(q / NEAR < predicted < q * NEAR for q in self.predicted)
 
     def __call__(self, predicted: Tensor) -> Tensor:
         """The loss that is expected to be measured where ``predicted`` is predicted."""

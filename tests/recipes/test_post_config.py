@@ -5,7 +5,13 @@ import torch
 
 from probcomp.errors import InputError
 from probcomp.evidence.fisher import Categorical, Gaussian
-from probcomp.recipes.post_config import PostConfig, parts_of
+from probcomp.recipes.post_config import (
+    PROBED,
+    PROBED_OF_CLASSES,
+    PostConfig,
+    parts_of,
+    probed,
+)
 
 
 @pytest.mark.parametrize("named", [False, True])
@@ -47,3 +53,14 @@ def test_three_samples_are_too_few() -> None:
 def test_softness_is_positive(softness: float) -> None:
     with pytest.raises(InputError, match="softness"):
         PostConfig(softness=softness)
+
+
+def test_classifiers_are_probed_more_often_than_texts() -> None:
+    config = PostConfig()
+    assert probed(config, Categorical()) == PROBED_OF_CLASSES
+    assert probed(config, Categorical(unit="token")) == PROBED
+    assert probed(config, Gaussian()) == probed(config, None) == PROBED
+    assert PROBED_OF_CLASSES < PROBED
+    assert probed(PostConfig(every=3), Gaussian()) == 3
+    with pytest.raises(InputError, match="every must be at least 1"):
+        PostConfig(every=0)

@@ -22,9 +22,9 @@ from probcomp.errors import DivergenceError, InputError
 
 SYMMETRIC = {torch.float32: 1e-4, torch.float64: 1e-8}
 """Largest asymmetry of a Gram matrix, over its largest diagonal entry: rounding of long sums."""
-RESOLVED = 1e-2
+RESOLVED = 3e-2
 """Jitter from which on factors in single precision are as good as the sums they come from: the
-condition of a matrix of some thousand inputs is then below the inverse of float32's rounding."""
+condition of a matrix of some thousand inputs is then well below the inverse of its rounding."""
 
 
 @dataclass(frozen=True, eq=False)
