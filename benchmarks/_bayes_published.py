@@ -41,9 +41,10 @@ PUBLISHED = [
 
 CAVEATS = [
     "Our runs train for the epochs stated in each row, a refit of what stays included, on one "
-    "processor core; the publications train for hundreds, without a refit. Groups leave late in "
-    "training: variational baselines by their own rule end here with more units than published, "
-    "and with a lower error. Their published rows are the fair comparison of size.",
+    "processor core; the publications train for hundreds, without a refit. Where a run's settings "
+    "name a refit_teacher, the dense network's outputs enter the loss of its refit. Groups leave "
+    "late in training: variational baselines by their own rule end here with more units than "
+    "published, and with a lower error. Their published rows are the fair comparison of size.",
     "Rows of 6 and 10 epochs are of an earlier schedule and were not run again; seconds are those "
     "of a busy machine.",
     "Published rows were not run here; their 'architecture' ratio is recomputed from kept sizes: "

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _bayes_settings import BATCH_SIZE, fresh
+from _bayes_settings import BATCH_SIZE, TEACHER, fresh
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,6 +27,7 @@ from probcomp.recipes import METHODS, Compressed, compress
 from probcomp.recipes.job import Job, Outcome
 from probcomp.recipes.magnitude import METHOD as MAGNITUDE
 from probcomp.recipes.magnitude import affordable, needed
+from probcomp.recovery.distillation import distilled
 
 TOLERANCE = 0.1
 """Percentage points of training error that quantisation may cost."""
@@ -68,7 +69,7 @@ def execute(
 ) -> dict[str, Any]:
     """The record of one run."""
     if method == "magnitude":
-        method = short_magnitude(epochs)
+        method, config = short_magnitude(epochs), None
     start, cpu = time.perf_counter(), time.process_time()
     result = compress(
         model,
@@ -104,7 +105,7 @@ def short_magnitude(epochs: int) -> str:
         found = magnitude(
             job.model,
             Batches(job.train, batch_size=BATCH_SIZE, seed=job.seed),
-            loss=job.task.loss,
+            loss=distilled(job.task.loss, job.model, share=TEACHER),
             nonzeros=affordable(job, names),
             names=names,
             seed=job.seed,

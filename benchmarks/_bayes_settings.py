@@ -47,12 +47,28 @@ class Epochs:
 
 EPOCHS = {
     "lenet-300-100": Epochs(6, 16),
-    "lenet-5-caffe": Epochs(3, 12),
+    "lenet-5-caffe": Epochs(3, 24),
     "resnet-20": Epochs(20, 8),
 }
 """Chosen on 10,000 images held out of the training set. On LeNet-300-100 the divergence of BC-GHS
 is flat from 12 epochs on (14,300 nats; 14,900 after 24 with a slower start) and the error falls
-from 2.7 to 2.5 % before a refit. On LeNet-5-Caffe, what an afternoon of one core allows."""
+from 2.7 to 2.5 % before a refit.
+
+On LeNet-5-Caffe, Turbo-VBI at 0.64 % of the parameters, held-out error (of the dense network
+0.88 %, after 8 epochs instead of 3 0.87 %):
+
+| kernels | rounds x batches, refit batches | labels alone | with the teacher, share, temperature |
+|---|---|---|---|
+| shared | 40 x 50, 1500 | 1.45 % | 1.40 % (0.7, 4) |
+| separate | 40 x 50, 1500 | 1.23 % | 1.32 % (0.7, 4), **1.15 %** (0.5, 2) |
+| separate | 40 x 100, 1500 | - | **1.08 %** (0.5, 2); 1.11 % without a refit |
+
+Ten times the weight decay in the refit gives 1.25 % in the place of 1.23. So single weights of a
+kernel may leave, the refit has a teacher, and 24 epochs are what one core allows."""
+
+TEACHER = 0.5
+"""Share of the dense network's outputs in the loss of every refit, the same for all methods. Chosen
+with Turbo-VBI on LeNet-5-Caffe, on the held-out images; see `probcomp.recovery.distillation`."""
 
 Point = tuple[str, str | None, Callable[[int], Any]]
 """Label, budget, and the settings for a number of epochs."""
@@ -68,7 +84,11 @@ def schedule(base: Any) -> Callable[[int], Any]:
     def make(epochs: int) -> Any:
         last = max(epochs // 4, 1)
         return dataclasses.replace(
-            base, epochs=max(epochs - last, 1), refit_epochs=last, batch_size=BATCH_SIZE
+            base,
+            epochs=max(epochs - last, 1),
+            refit_epochs=last,
+            refit_teacher=TEACHER,
+            batch_size=BATCH_SIZE,
         )
 
     return make
@@ -78,7 +98,11 @@ def staged(epochs: int) -> IterativeConfig:
     """Pruning in stages: half of the epochs between cuts, half after the last."""
     stages = max(epochs // 2, 1)
     return IterativeConfig(
-        stages=stages + 1, stage_epochs=1, epochs=max(epochs - stages, 1), batch_size=BATCH_SIZE
+        stages=stages + 1,
+        stage_epochs=1,
+        epochs=max(epochs - stages, 1),
+        refit_teacher=TEACHER,
+        batch_size=BATCH_SIZE,
     )
 
 
@@ -86,6 +110,7 @@ def turbo(**changes: Any) -> Callable[[int], Any]:
     """Turbo-VBI: five eighths of the epochs in rounds, the rest in the refit.
 
     What is left of a network is cheap to train, so its refit is longer than that of the others.
+    Single weights of a kernel may leave; see `EPOCHS`.
     """
 
     def make(epochs: int) -> TurboConfig:
@@ -93,14 +118,19 @@ def turbo(**changes: Any) -> Callable[[int], Any]:
         steps, rounds = 235 * epochs, TurboConfig().rounds
         refit = 3 * steps // 8
         return TurboConfig(
-            steps=max((steps - refit) // rounds, 1), refit_steps=max(refit, 1), **changes
+            steps=max((steps - refit) // rounds, 1),
+            refit_steps=max(refit, 1),
+            refit_teacher=TEACHER,
+            kernels="separate",
+            **changes,
         )
 
     return make
 
 
-def nothing(_: int) -> None:
-    return None
+def bare(_: int) -> dict[str, float]:
+    """Magnitude pruning, which has no settings of its own: what its refit is given."""
+    return {"refit_teacher": TEACHER}
 
 
 POINTS: dict[str, list[Point]] = {
@@ -113,9 +143,9 @@ POINTS: dict[str, list[Point]] = {
     ],
     "turbo-vbi, coupling 0": [("2 %", "params=0.02", turbo(coupling=0.0))],
     "magnitude": [
-        ("1 %", "params=0.01", nothing),
-        ("2 %", "params=0.02", nothing),
-        ("5 %", "params=0.05", nothing),
+        ("1 %", "params=0.01", bare),
+        ("2 %", "params=0.02", bare),
+        ("5 %", "params=0.05", bare),
     ],
     "iterative-magnitude": [("1 %", "params=0.01", staged), ("2 %", "params=0.02", staged)],
     "obd-staged": [("2 %", "params=0.02", staged)],

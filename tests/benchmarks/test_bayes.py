@@ -101,7 +101,9 @@ def test_published_rows_agree_with_the_architecture(module):
 def test_every_method_has_settings_of_its_type(module):
     settings = module("_bayes_settings")
     for _, (_, budget, make) in settings.points(None, None):
-        make(6)
+        made = make(6)
+        teacher = made["refit_teacher"] if isinstance(made, dict) else made.refit_teacher
+        assert teacher == settings.TEACHER  # the same recovery for all
         assert budget is None or budget.startswith("params=")
 
 
