@@ -5,10 +5,10 @@ schedule. Couplings are chosen with 10,000 images of the training set held out, 
 is measured; with ``--part test`` all of it trains and the error is of the test set. Each finished
 run is a file, so a run that was stopped goes on where it was. The first coupling of the list is
 what the others are compared with: the difference of errors has an interval over the images, each
-with its mean over the seeds.
+with its mean over the seeds. ``1:5`` is a coupling that rises from 1 to 5 in the rounds.
 
-    probcomp bench coupling --couplings 0 1 2 3 4 5
-    probcomp bench coupling --part test --couplings 0 4 --seeds 3
+    probcomp bench coupling --couplings 0 3 5 1:5
+    probcomp bench coupling --part test --couplings 0 1:5 --seeds 3
 """
 
 import argparse
@@ -31,7 +31,7 @@ from probcomp.storage import read_json, write_json
 from probcomp.structure import trace
 
 NETWORK, TARGET, HELD_OUT = "lenet-300-100", 0.02, 10_000
-SCHEDULE = {"rounds": 40, "steps": 100, "refit_steps": 3000}
+SCHEDULE = {"rounds": 40, "steps": 50, "refit_steps": 3000}
 DENSE_EPOCHS = 6
 RESULTS = Path(__file__).parent / "results" / "coupling.json"
 RUNS = Path(__file__).parents[1] / "out" / "coupling"
@@ -48,8 +48,10 @@ def parts(name: str, directory: Path, part: str = "held") -> Data:
     return Data((x[train], y[train]), (x[held], y[held]), name, data.classes)
 
 
-def run(coupling: float, data: Data, seed: int, cache: Path, name: str) -> dict[str, Any]:
+def run(coupling: str, data: Data, seed: int, cache: Path, name: str) -> dict[str, Any]:
     """One row: the regularity of the masks, and what is misclassified."""
+    *first, last = (float(value) for value in coupling.split(":"))
+    start = first[0] if first else None
     model = dense(NETWORK, data, name, seed, DENSE_EPOCHS, cache)
     units = removable(trace(model, (data.train[0][:2],)), ("neuron",))
     result = fit(
@@ -58,7 +60,7 @@ def run(coupling: float, data: Data, seed: int, cache: Path, name: str) -> dict[
         loss=lambda m, b: F.cross_entropy(m(b[0]), b[1]),
         units=units,
         target=TARGET,
-        config=TurboConfig(coupling=coupling, **SCHEDULE),
+        config=TurboConfig(coupling=last, coupling_start=start, **SCHEDULE),
         seed=seed,
     )
     figures = [(int(m.sum()), measure_regularity(m)) for m in result.masks.values()]
@@ -98,7 +100,7 @@ def compare(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     ``error_difference`` is in percentage points with a 95 % interval over the images.
     """
-    by: dict[float, dict[int, Any]] = {}
+    by: dict[str, dict[int, Any]] = {}
     for row in rows:
         by.setdefault(row["coupling"], {})[row["seed"]] = row
     (base, first), *others = by.items()
@@ -134,7 +136,7 @@ def compare(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--couplings", nargs="+", type=float, default=[0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
+    add("--couplings", nargs="+", default=["0", "3", "5", "1:5"], help="1:5 rises from 1 to 5")
     add("--part", choices=("held", "test"), default="held", help="what the error is measured on")
     add("--seed", type=int, default=0, help="the first of the seeds")
     add("--seeds", type=int, default=1)
@@ -150,13 +152,13 @@ def main() -> None:
     length = "-".join(str(value) for value in SCHEDULE.values())
     for coupling in options.couplings:
         for seed in range(options.seed, options.seed + options.seeds):
-            path = options.runs / f"{name}-{length}-{seed}-{coupling:g}.json"
+            path = options.runs / f"{name}-{length}-{seed}-{coupling.replace(':', 'to')}.json"
             if not path.is_file():
                 data = data or parts(options.data, Path(options.data_dir), options.part)
                 write_json(path, run(coupling, data, seed, options.runs, name))
             rows.append(row := read_json(path))
             print(
-                f"coupling {coupling:4g}, seed {seed}: {row['clusters']:5d} clusters, fill "
+                f"coupling {coupling:>4}, seed {seed}: {row['clusters']:5d} clusters, fill "
                 f"{row['fill_16']:.3f}, error {row['error']:.2f} %, {row['nonzero']} non-zeros, "
                 f"units {row['units']}",
                 flush=True,
@@ -164,7 +166,7 @@ def main() -> None:
     for row in compare(rows):
         low, high = row["error_difference"][1:]
         print(
-            f"coupling {row['coupling']:g}: {row['clusters_ratio']:.2f}x clusters, "
+            f"coupling {row['coupling']}: {row['clusters_ratio']:.2f}x clusters, "
             f"{row['fill_ratio']:.2f}x fill, {row['error_difference'][0]:+.2f} points "
             f"({low:+.2f} to {high:+.2f}) over {len(row['seeds'])} seeds"
         )

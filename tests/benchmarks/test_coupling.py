@@ -40,9 +40,10 @@ def test_the_test_part_trains_on_everything(module, monkeypatch):
     assert [len(found.train[0]), len(found.test[0])] == [120, 20]
 
 
-def test_a_row_states_regularity_at_the_target(module, monkeypatch, tmp_path):
+@pytest.mark.parametrize("given", ["1", "0.5:2"])
+def test_a_row_states_regularity_at_the_target(module, monkeypatch, tmp_path, given):
     monkeypatch.setattr(module, "SCHEDULE", {"rounds": 2, "steps": 1, "refit_steps": 1})
-    row = module.run(1.0, images(80), 0, tmp_path, "some-held")
+    row = module.run(given, images(80), 0, tmp_path, "some-held")
     total = 266_610  # biases included
     assert row["nonzero"] <= module.TARGET * total
     assert 0 < row["singletons"] <= row["clusters"] <= row["nonzero"]
@@ -52,7 +53,7 @@ def test_a_row_states_regularity_at_the_target(module, monkeypatch, tmp_path):
     assert (tmp_path / "dense-lenet-300-100-some-held-80-6-0.safetensors").is_file()
 
 
-def row(coupling: float, seed: int, wrong: list[int], clusters: int = 10) -> dict:
+def row(coupling: str, seed: int, wrong: list[int], clusters: int = 10) -> dict:
     return {
         "coupling": coupling,
         "seed": seed,
@@ -66,14 +67,14 @@ def row(coupling: float, seed: int, wrong: list[int], clusters: int = 10) -> dic
 
 def test_couplings_are_compared_image_by_image_over_shared_seeds(module):
     rows = [
-        row(0.0, 0, [1, 2]),
-        row(0.0, 1, [1]),
-        row(3.0, 0, [1, 2, 3, 4], 4),
-        row(3.0, 1, [1], 6),
+        row("0", 0, [1, 2]),
+        row("0", 1, [1]),
+        row("3", 0, [1, 2, 3, 4], 4),
+        row("3", 1, [1], 6),
     ]
-    rows.append(row(3.0, 2, list(range(50))))  # a seed without its partner does not count
+    rows.append(row("3", 2, list(range(50))))  # a seed without its partner does not count
     (found,) = module.compare(rows)
-    assert (found["coupling"], found["against"], found["seeds"]) == (3.0, 0.0, [0, 1])
+    assert (found["coupling"], found["against"], found["seeds"]) == ("3", "0", [0, 1])
     assert found["clusters_ratio"] == 0.5
     assert found["error"] == [1.5, 2.5]
     mean, low, high = found["error_difference"]
@@ -81,4 +82,4 @@ def test_couplings_are_compared_image_by_image_over_shared_seeds(module):
     # Two images of 100 are missed once more in two seeds: points of 0 and 50.
     half = 1.984 * 50 * (0.02 * 0.98 / 99) ** 0.5
     assert (low, high) == pytest.approx((1 - half, 1 + half), rel=1e-3)
-    assert module.compare([row(0.0, 0, []), row(1.0, 1, [])]) == []
+    assert module.compare([row("0", 0, []), row("1", 1, [])]) == []
