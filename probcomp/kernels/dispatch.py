@@ -23,6 +23,9 @@ PANELS = {
     128: (0.45, 0.5, 0.4),
 }  # fmt: skip
 SMALL = 2**19  # weights of a layer below which a few calls of the vendor's library cost too much
+# Multiplications of the dense product below which our own call costs more than it can save, for one
+# row (5 microseconds of 12) and for more, where the vendor's product is faster for each.
+CALL_ONE, CALL_MORE = 2**17, 2**19
 _log = logging.getLogger("probcomp.kernels")
 
 
@@ -133,9 +136,12 @@ def break_even(problem: Problem, backend: str, threads: int = 2) -> float:
     if problem.kind == "nm":
         # Each row of x streams the weight again, and a matrix unit would have to expand it.
         return 0.6 if rows <= 1 else 0.0
+    size = problem.shape[0] * problem.shape[1]
     if backend == "cpp":
+        if rows * size < (CALL_ONE if rows <= 1 else CALL_MORE):
+            return 0.0
         return 0.75 if rows <= 16 else 0.7
-    if backend in ("panels", "gather") and problem.shape[0] * problem.shape[1] < SMALL:
+    if backend in ("panels", "gather") and size < SMALL:
         return 0.0
     if backend == "panels":
         at_one, alone, several = PANELS[max((t for t in PANELS if t <= tall), default=0)]

@@ -11,9 +11,11 @@ from probcomp.kernels.activations import activation_function
 from probcomp.kernels.derived import derived
 from probcomp.kernels.ready import Run
 
-# A oneDNN call costs some 15 microseconds more, which its faster product pays back from about this
-# many multiplications on.
-ONEDNN_WORK = 2**20
+# A call of oneDNN costs some 15 microseconds more than MKL's, one of ours 3 to 5. A faster product
+# pays that back from about this many multiplications on; oneDNN's, of a weight of this size at
+# least: MKL is as fast for smaller ones, whatever the batch.
+WORK = 2**19
+ONEDNN_SIZE = 2**16
 # Weights are reordered for this many rows. Measured from 1 to 512: the order for one row leaves
 # them as they are, and is up to 2.7 times slower for more; the others are one and the same, and for
 # one row as fast or faster. So one copy serves every batch size.
@@ -40,7 +42,7 @@ def onednn_usable(dtype: torch.dtype, device: torch.device) -> bool:
 
 def own_usable(rows: int, size: int, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether the C++ kernel is built, runs ``size`` weights and is likely to be the fastest."""
-    fits = 0 < rows <= OWN_ROWS and 0 < size <= OWN_SIZE
+    fits = rows <= OWN_ROWS and size <= OWN_SIZE and rows * size >= WORK
     return fits and cpp.usable((cpp.PANEL, 1), dtype, device)
 
 
@@ -80,7 +82,8 @@ def dense_product(
         layer = derived(kept, "own product", lambda: cpp.dense_layer(weight()))
         whole = cpp.chain([layer], [bias], [activation])
         return lambda x: cpp.run_chain(x, whole)
-    if size and rows * size >= ONEDNN_WORK and onednn_usable(dtype, kept.device):
+    large = size >= ONEDNN_SIZE and rows * size >= WORK
+    if large and onednn_usable(dtype, kept.device):
         return onednn_product(kept, weight, bias, activation)
     copy = derived(kept, "plain", lambda: _copy(kept, weight()))
     plain = kept if copy is None else copy

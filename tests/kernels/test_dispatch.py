@@ -98,6 +98,14 @@ def test_with_the_compiled_kernel_it_is_chosen(monkeypatch) -> None:
     assert choose(problem(density=0.5, dtype=torch.float64)).backend != "cpp"
 
 
+def test_a_small_product_is_left_to_the_vendor_even_where_the_kernel_is_built(monkeypatch) -> None:
+    monkeypatch.setattr(cpp, "available", lambda: True)
+    small, large = problem(density=0.2)._replace(shape=(128, 128)), problem(density=0.2)
+    for rows, chosen in ((1, "dense"), (16, "dense"), (128, "cpp")):
+        assert choose(small._replace(rows=rows)).backend == chosen
+        assert choose(large._replace(rows=rows)).backend == "cpp"
+
+
 def test_training_uses_only_what_needs_no_copy_of_the_weight(monkeypatch) -> None:
     monkeypatch.setattr(cpp, "available", lambda: True)
     assert set(candidates(problem(frozen=False))) == {"dense", "gather"}

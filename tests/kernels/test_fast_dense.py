@@ -22,23 +22,25 @@ CPU = torch.device("cpu")
 HAS_ONEDNN = onednn_usable(torch.float32, CPU)
 
 
+@pytest.mark.parametrize("shape", [(48, 64), (1000, 530)])
 @pytest.mark.parametrize("built", [True, False])
-def test_every_product_agrees(built: bool, monkeypatch) -> None:
+def test_every_product_agrees(built: bool, shape, monkeypatch) -> None:
     if built and not cpp.available():
         pytest.skip("the C++ kernel is not built")
     monkeypatch.setattr(cpp, "available", lambda: built)
-    weight = torch.randn(48, 64, generator=generator(0))
-    bias = torch.randn(48, generator=generator(1))
+    n, k = shape
+    weight = torch.randn(n, k, generator=generator(0)) / k**0.5
+    bias = torch.randn(n, generator=generator(1))
     for rows in (0, 1, 7, 8, 33):
-        x = torch.randn(rows, 64, generator=generator(rows))
+        x = torch.randn(rows, k, generator=generator(rows))
         expected = x.double() @ weight.double().T + bias.double()
-        assert frozen_linear(x, weight, bias).shape == (rows, 48)
+        assert frozen_linear(x, weight, bias).shape == (rows, n)
         assert relative_error(frozen_linear(x, weight, bias), expected) < FLOAT32
         if HAS_ONEDNN:
             run = onednn_product(weight, lambda: weight, bias)
             assert relative_error(run(x), expected) < FLOAT32
     for other in (torch.float64, torch.bfloat16):
-        y = frozen_linear(torch.ones(2, 64, dtype=other), weight.to(other), None)
+        y = frozen_linear(torch.ones(2, k, dtype=other), weight.to(other), None)
         assert y.dtype == other
 
 
@@ -82,29 +84,31 @@ def test_products_do_not_keep_their_weight_alive() -> None:
         assert seen() is None
 
 
-def test_our_own_kernel_is_for_few_rows_and_what_was_measured(monkeypatch) -> None:
+def test_our_own_kernel_is_for_few_rows_that_pay_its_call(monkeypatch) -> None:
     monkeypatch.setattr(cpp, "available", lambda: False)
-    assert not own_usable(16, 2**12, torch.float32, CPU)
+    assert not own_usable(16, 2**18, torch.float32, CPU)
     monkeypatch.setattr(cpp, "available", lambda: True)
-    assert own_usable(16, 2**12, torch.float32, CPU)
-    assert own_usable(1, 2**25, torch.float32, CPU)
-    assert not own_usable(17, 2**12, torch.float32, CPU)
-    assert not own_usable(0, 2**12, torch.float32, CPU)
-    assert not own_usable(16, 2**12, torch.float64, CPU)
+    assert own_usable(16, 2**18, torch.float32, CPU)
+    assert own_usable(1, 2**25, torch.float32, CPU)  # as far as it was measured
     assert not own_usable(16, 2**25 + 1, torch.float32, CPU)
+    assert not own_usable(17, 2**18, torch.float32, CPU)
+    assert not own_usable(1, 2**18, torch.float32, CPU)
+    assert not own_usable(0, 2**25, torch.float32, CPU)
+    assert not own_usable(16, 2**18, torch.float64, CPU)
 
 
 @pytest.mark.skipif(not HAS_ONEDNN, reason="PyTorch was built without oneDNN")
 def test_onednn_is_for_what_pays_its_call(monkeypatch) -> None:
     assert not onednn_usable(torch.float64, CPU)
-    weight = torch.randn(256, 64, generator=generator(0))
+    weight = torch.randn(512, 128, generator=generator(0))
     monkeypatch.setattr(cpp, "available", lambda: False)
     calls = []
     real = fast_dense.onednn_product
     monkeypatch.setattr(fast_dense, "onednn_product", lambda *a: calls.append(1) or real(*a))
-    frozen_linear(torch.ones(1, 64), weight, None)
+    frozen_linear(torch.ones(7, 128), weight, None)
     assert not calls
-    frozen_linear(torch.ones(128, 64), weight, None)
+    frozen_linear(torch.ones(8, 128), weight, None)
     assert calls == [1]
-    frozen_linear(torch.ones(128, 64), weight[:0], None)
+    for small in (weight[:256], weight[:0]):
+        frozen_linear(torch.ones(4096, 128), small, None)
     assert calls == [1]

@@ -103,12 +103,42 @@ def test_gradients_are_those_of_the_torch_backend(m) -> None:
         assert relative_error(got, want) < 5e-6
 
 
-def test_int8_blocks() -> None:
+INT8 = {torch.float32: BOUNDS[torch.float32], torch.bfloat16: 1e-2}
+"""Against the weights as they were rounded to eight bits, not as they were."""
+
+
+@pytest.mark.parametrize("dtype", sorted(INT8, key=str))
+def test_int8_blocks(dtype) -> None:
     support = block_support((128, 96), (64, 32), 0.5, 0)
-    low = quantise(pack(torch.randn(128, 96), support, block=(64, 32), format="blocks"))
-    x = torch.randn(9, 96, generator=generator(1))
+    packed = pack(torch.randn(128, 96), support, block=(64, 32), format="blocks").to(dtype=dtype)
+    low = quantise(packed)
+    x = torch.randn(9, 96, generator=generator(1)).to(dtype)
     y = masked_linear(x.to(WHERE), moved(low), backend="triton").cpu()
-    assert relative_error(y, x.double() @ low.dense().double().T) < BOUNDS[torch.float32]
+    assert relative_error(y, x.double() @ low.dense().double().T) < INT8[dtype]
+
+
+FLOAT64, TF32 = 1e-12, 2e-3
+
+
+@pytest.mark.parametrize("m", [1, 33])
+def test_float64(m) -> None:
+    support = block_support((128, 96), (32, 32), 0.5, 0)
+    weight = torch.randn(128, 96, generator=generator(1), dtype=torch.float64)
+    packed = pack(weight, support, block=(32, 32), format="blocks")
+    x = torch.randn(m, 96, generator=generator(2), dtype=torch.float64)
+    y = masked_linear(x.to(WHERE), moved(packed), backend="triton").cpu()
+    assert relative_error(y, x @ packed.dense().T) < FLOAT64
+
+
+@pytest.mark.skipif(bool(STAND_IN), reason="the interpreter multiplies in full precision")
+def test_tf32_where_it_is_allowed(monkeypatch) -> None:
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    support = block_support((256, 512), (64, 64), 0.5, 0)
+    weight = torch.randn(256, 512, generator=generator(1))
+    packed = pack(weight, support, block=(64, 64), format="blocks")
+    x = torch.randn(130, 512, generator=generator(2))
+    y = masked_linear(x.to(WHERE), moved(packed), backend="triton").cpu()
+    assert relative_error(y, x.double() @ packed.dense().double().T) < TF32
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
