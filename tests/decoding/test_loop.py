@@ -59,9 +59,18 @@ def decisions(steps, row, width=200):
     return found
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_rows_alone_and_in_a_batch_decide_the_same(name):
+IN_SINGLE = ("bayes", "cdf", "joint", "sampling", "rho_eos")
+
+
+@pytest.mark.parametrize(
+    ("name", "single"),
+    [*((name, False) for name in CONFIGS), *((name, True) for name in IN_SINGLE)],
+)
+def test_rows_alone_and_in_a_batch_decide_the_same(name, single):
     adapter, context = random_world(3, eos_bias=0.4), torch.arange(5)[:, None]
+    if single:  # the same bits of logits for a row, whatever else is in the batch
+        inner = adapter.function
+        adapter.function = lambda ids, keys: inner(ids, keys).float()
     seeds = row_seeds(1, 5)
     together, steps = run_rows(adapter, CONFIGS[name], context=context, seeds=seeds)
     for row in range(5):
