@@ -51,7 +51,7 @@ class Coordinates:
         """
         if not 0 < floor < 0.5:
             raise InputError(f"barrier floor is {floor}; it must lie in (0, 0.5).")
-        floors = np.maximum(2 * np.median(table.measured, axis=0), [0.0, floor, 0.0])
+        floors = np.maximum(2 * _typical(table.measured), [0.0, floor, 0.0])
         raw = np.column_stack(
             [k.coordinate(v, _START_WARP) for k, v in zip(table.knobs, table.settings.T)]
         )
@@ -145,6 +145,11 @@ def warp(c: Any, ratio: Any, power: Any, xp: Any = np) -> Any:
     power = xp.maximum(power, 1e-3)
     share = (value**power - 1) / (ratio**power - 1)
     return SPAN * (1 - 2 * share)
+
+
+def _typical(measured: Array) -> Array:
+    """Median of the standard errors that are stated, [3]; zero in a column that states none."""
+    return np.array([np.median(v[v > 0]) if np.any(v > 0) else 0.0 for v in measured.T])
 
 
 def _transform(table: RunTable, floors: Array) -> Array:

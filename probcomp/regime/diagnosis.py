@@ -103,6 +103,7 @@ class Diagnosis:
             raise InputError(f"features {features.shape}, {len(labels)} labels; need 10 or more.")
         if labels.min() == labels.max():
             raise InputError("all runs have the same label; runs of both kinds are needed.")
+        _check_finite(features)
         mean, scale = features.mean(0), np.maximum(features.std(0), 1e-6)
         phi = _quadratic((features - mean) / scale)
         tried = RIDGES if ridge is None else [ridge]
@@ -116,6 +117,7 @@ class Diagnosis:
         ``sigma(m / sqrt(1 + pi v / 8))``, m and v the mean and variance of the log-odds: far
         from all that was seen the answer goes to one half.
         """
+        _check_finite(features)
         phi = _quadratic((features - self.mean) / self.scale)
         variance = np.einsum("ij,jk,ik->i", phi, self.cover, phi)
         return expit(phi @ self.weights / np.sqrt(1 + np.pi * variance / 8))
@@ -137,12 +139,18 @@ class StackedDiagnosis:
 
     @staticmethod
     def fit(features: Array, too_cold: ArrayLike) -> "StackedDiagnosis":
-        """Fit to `order_parameters` [rows, 8] and labels [rows]."""
+        """Fit to `order_parameters` [rows, 8] and labels [rows].
+
+        Raises:
+            InputError: features of another shape or not finite, fewer than ten rows, or labels
+                of one kind only.
+        """
         labels = np.asarray(too_cold, bool)
         if features.ndim != 2 or features.shape[1] != len(COLUMNS):
             raise InputError(
                 f"features {features.shape}; expected the {len(COLUMNS)} of order_parameters."
             )
+        _check_finite(features)
         members = _members(features, labels)
         held = [_quarter(features[:, column]) == k for column in SIZES for k in range(BLOCKS)]
         scores: dict[str, list[Array]] = {name: [] for name in members}
@@ -150,7 +158,7 @@ class StackedDiagnosis:
             # A quarter is empty where few sizes occur; one label alone teaches nothing.
             if not out.any() or len(np.unique(labels[~out])) < 2 or (~out).sum() < 10:
                 continue
-            part = _members(features[~out], labels[~out], like=members)
+            part = _members(features[~out], labels[~out])
             for name, member in part.items():
                 said = np.clip(_said(name, member, features[out]), SURE, 1 - SURE)
                 scores[name].append(np.log(np.where(labels[out], said, 1 - said)))
@@ -161,21 +169,31 @@ class StackedDiagnosis:
 
     def probability(self, features: Array) -> Array:
         """P(too cold) of each row."""
+        _check_finite(features)
         each = [w * _said(name, self.members[name], features) for name, w in self.weights.items()]
         return np.sum(each, axis=0)
 
 
-def _members(features: Array, labels: Array, like: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The members, with the ridges of those they are ``like``."""
+def _members(features: Array, labels: Array) -> dict[str, Any]:
+    """The members, each with all that it chooses (ridges too) chosen on these rows alone."""
     from sklearn.ensemble import ExtraTreesClassifier
 
-    ridge = {name: like[name].ridge if like else None for name in ("all", "landscape")}
     forest = ExtraTreesClassifier(TREES, min_samples_leaf=LEAF, random_state=0)
     return {
-        "all": Diagnosis.fit(features, labels, ridge=ridge["all"]),
-        "landscape": Diagnosis.fit(features[:, LANDSCAPE], labels, ridge=ridge["landscape"]),
+        "all": Diagnosis.fit(features, labels),
+        "landscape": Diagnosis.fit(features[:, LANDSCAPE], labels),
         "forest": forest.fit(features, labels),
     }
+
+
+def _check_finite(features: Array) -> None:
+    """Refuse NaN: the forest would take it for a value, the others answer NaN."""
+    bad = np.flatnonzero(~np.isfinite(features).all(1))
+    if bad.size:
+        raise InputError(
+            f"{bad.size} row{'s' * (bad.size > 1)} of features (the first is row {bad[0] + 1}) "
+            "hold missing or non-finite values; leave those out."
+        )
 
 
 def _said(name: str, member: Any, features: Array) -> Array:

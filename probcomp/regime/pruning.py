@@ -66,7 +66,8 @@ def make_masks(
     """Masks by ``uniform`` or ``global`` magnitude, or by the `Rule` at ``module:name``.
 
     A rule goes by its address, not as a function: pilots run in processes of their own and are
-    kept under a hash of what was asked for.
+    kept under a hash of what was asked for. **An address imports its module, with the rights of
+    the user:** run no plan, record or task of others without reading the addresses in it.
     """
     if method in RULES:
         return magnitude_masks(prunable_weights(model, task.prunable), density, method)
@@ -80,16 +81,27 @@ def make_masks(
 
 
 def load_rule(address: str) -> Rule:
-    """The rule at ``module:name``.
+    """The rule at ``module:name``; the module is imported.
 
     Raises:
-        InputError: there is no such module, or nothing of that name in it.
+        InputError: there is no such module, it fails when it is imported, or it has no function
+            of that name.
     """
     module, _, name = address.partition(":")
     try:
         rule: Rule = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"no pruning rule {address!r}: {error}") from error
+    except Exception as error:  # whatever the user's module raises, a SyntaxError too
+        kind = type(error).__name__
+        raise InputError(
+            f"no pruning rule {address!r}: {module} raised {kind} when imported: {error}"
+        ) from error
+    if not callable(rule):
+        raise InputError(
+            f"no pruning rule {address!r}: it is of type {type(rule).__name__}, not a function "
+            "rule(model, task, density, seed)."
+        )
     return rule
 
 

@@ -50,8 +50,11 @@ def model_data(table: RunTable, coordinates: Coordinates) -> tuple[dict[str, Any
     within = ((z - mean[cells]) ** 2).sum(0)
     floored = np.zeros(mean.shape, bool)
     floored[:, 1] = mean[:, 1] <= coordinates.censor + 1e-9
-    # Where runs are repeated their spread holds the error of measurement already.
-    known = coordinates.measured(table)[first] ** 2 * (len(z) == len(count))
+    known = coordinates.measured(table)[first] ** 2
+    if len(z) > len(count):
+        # The spread of repeated runs holds their error of measurement already. A run that stands
+        # alone keeps what it states: its error may be larger than that of those repeated.
+        known[(count > 1)[:, None] | (table.measured[first] == 0)] = 0.0
     data = {
         "x": coordinates.load(table.load[first]),
         "c": coordinates.settings(table.settings[first]),
@@ -112,6 +115,10 @@ def run_nuts(
     """Four chains of NUTS on a NumPyro program; the second attempt takes smaller steps.
 
     The arguments are traced, so that tables of one shape share one compiled program.
+
+    Turns on double precision in JAX, for the whole process and for good: arrays that the caller
+    makes later are float64 where they were float32. A caller who minds runs it in a process of
+    its own.
     """
     import jax
     import numpyro

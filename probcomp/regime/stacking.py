@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
 
 from probcomp.errors import InputError
@@ -22,6 +23,13 @@ from probcomp.regime.linear import Linear
 
 PRIOR_REGIME, PRIOR_PROCESS = 4.0, 1.0
 """Pseudo-observations for each side: few pilots leave the weight with the regime model."""
+
+JITTER = 1e-10
+"""Share of the mean variance added to each: cells that repeat each other without noise would make
+the covariance singular."""
+
+SAME_LOAD = 1e-9
+"""Loads (standardised) closer than this are one: 0.1 + 0.2 and 0.3 differ in the last bit."""
 
 LEAST_LOADS = 4
 """With fewer loads single cells are left out: half of the runs would tell little of the others."""
@@ -33,21 +41,25 @@ def left_out(cover: Array, values: Array, groups: list[NDArray[np.intp]]) -> tup
     For a zero-mean normal with covariance K and a group g: errors ``B^-1 [K^-1 y]_g``, covariance
     ``B^-1`` with ``B = [K^-1]_gg`` (Rasmussen and Williams 2006, eq. 5.12, for groups).
     """
-    inverse = np.linalg.inv(cover)
+    size = len(cover)
+    cover = (cover + cover.T) / 2 + JITTER * np.trace(cover) / size * np.eye(size)
+    inverse = cho_solve(cho_factor(cover, lower=True), np.eye(size))
     error, variance = np.zeros(len(values)), np.zeros(len(values))
     for group in groups:
-        block = np.linalg.inv(inverse[np.ix_(group, group)])
-        error[group] = block @ (inverse[group] @ values)
-        variance[group] = np.diag(block)
+        block = cho_factor(inverse[np.ix_(group, group)], lower=True)
+        error[group] = cho_solve(block, inverse[group] @ values)
+        variance[group] = np.diag(cho_solve(block, np.eye(len(group))))
     return error, variance
 
 
 def groups_of(load: Array) -> list[NDArray[np.intp]]:
     """Cells at each load; each cell by itself where there are fewer than four loads."""
-    loads = np.unique(load)
-    if len(loads) < LEAST_LOADS:
+    order = np.argsort(load, kind="stable")
+    breaks = np.flatnonzero(np.diff(load[order]) > SAME_LOAD) + 1
+    groups = [np.sort(group) for group in np.split(order, breaks)]
+    if len(groups) < LEAST_LOADS:
         return [np.array([cell]) for cell in range(len(load))]
-    return [np.flatnonzero(load == value) for value in loads]
+    return groups
 
 
 def normal_log(error: Array, variance: Array) -> Array:
@@ -72,8 +84,8 @@ def stacking_weight(regime: Array, process: Array) -> float:
 def stacking_weights(scores: Mapping[str, Sequence[float] | Array]) -> dict[str, float]:
     """Weights of models that maximise ``sum_i log sum_k w_k exp(score_ki)``.
 
-    Yao, Vehtari, Simpson and Gelman 2018, eq. 4; ``scores`` are leave-one-out log densities of
-    the same cells.
+    Yao, Vehtari, Simpson and Gelman 2018, eq. 4; ``scores`` are log densities of the same cells,
+    each under a fit that has not seen it (here: one without its group).
     """
     if len(scores) < 2:
         raise InputError("stacking needs the scores of at least two models.")

@@ -37,7 +37,8 @@ class PilotTask:
         levels: Values the knob may take, at least two.
         densities: Shares of the prunable weights to keep at which pilots may be run.
         prune: ``uniform`` (largest weights of each layer), ``global`` (of all layers), or the
-            address of a rule, ``module:function`` (`probcomp.regime.pruning.make_masks`).
+            address of a rule, ``module:function`` (`probcomp.regime.pruning.make_masks`), whose
+            module is then imported, with the rights of the user.
         dense_seeds, retrain_seeds: Independent repetitions of a pilot; at least two of the latter,
             since connectivity is measured between them.
         augment: Changes a batch of training inputs; see `probcomp.regime.training.train`.
@@ -197,11 +198,14 @@ def load_task(source: str) -> PilotTask:
     else:
         try:
             module = importlib.import_module(place)
-        except ImportError as error:
+        except (ImportError, ValueError) as error:  # ValueError: an empty name
             raise InputError(
                 f"no task {source!r}: expected {', '.join(EMBEDDED)}, file.py, file.py:function "
                 f"or package.module:function ({error})"
             ) from error
+        except Exception as error:  # whatever the user's module raises, a SyntaxError too
+            kind = type(error).__name__
+            raise InputError(f"{place} raised {kind} when imported: {error}") from error
     made = getattr(module, name, None)
     if made is None:
         raise InputError(f"{place} has no {name!r}; define a function {name}() -> PilotTask.")

@@ -63,6 +63,14 @@ def test_standard_errors_blunt_the_logarithms(table):
     np.testing.assert_allclose(steps[weak, 1], expected[weak, 1], rtol=0.15)
 
 
+def test_the_floor_is_that_of_the_runs_that_state_an_error(table):
+    """A median over all rows would jump from the stated value to zero at half of them."""
+    measured = np.zeros((9, 3))
+    measured[:3, 0] = [1e-3, 2e-3, 4e-3]
+    co = Coordinates.of(replace(table, measured=measured))
+    np.testing.assert_allclose(co.floors, [4e-3, BARRIER_FLOOR, 0.0])
+
+
 @pytest.mark.parametrize(("power", "scale"), [(1e-6, np.log), (1.0, lambda e: e)])
 def test_warp_reaches_the_log_and_the_linear_scale(table, power, scale):
     co = Coordinates.of(table)

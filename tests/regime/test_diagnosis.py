@@ -75,6 +75,40 @@ def test_one_label_or_few_rows_are_refused():
         Diagnosis.fit(np.zeros((3, 2)), [0, 1, 1])
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_refused(bad):
+    features, labels = collection(60, 0, [-1.0, 0.0, 1.0])
+    models = [Diagnosis.fit(features, labels), StackedDiagnosis.fit(features, labels)]
+    features[[4, 9], 2] = bad
+    for kind, model in zip((Diagnosis, StackedDiagnosis), models):
+        with pytest.raises(InputError, match=r"2 rows of features \(the first is row 5\)"):
+            kind.fit(features, labels)
+        with pytest.raises(InputError, match="2 rows of features"):
+            model.probability(features)
+
+
+def test_one_label_is_refused_by_the_stack_too():
+    features, _ = collection(60, 0, [-1.0, 0.0, 1.0])
+    for label in (True, False):
+        with pytest.raises(InputError, match="same label"):
+            StackedDiagnosis.fit(features, np.full(60, label))
+
+
+def test_left_out_fits_choose_their_own_ridge(monkeypatch):
+    """With the ridge of all rows they would have seen the rows they are judged on."""
+    given = []
+    fit = Diagnosis.fit
+
+    def watched(features, labels, *, ridge=None):
+        given.append(ridge)
+        return fit(features, labels, ridge=ridge)
+
+    monkeypatch.setattr(Diagnosis, "fit", staticmethod(watched))
+    StackedDiagnosis.fit(*collection(60, 0, [-1.0, 0.0, 1.0]))
+    assert len(given) > 2
+    assert set(given) == {None}
+
+
 def collection(rows, seed, sizes):
     """Runs whose label the landscape decides; how the hyperparameters follow it bends with size."""
     generator = np.random.default_rng(seed)

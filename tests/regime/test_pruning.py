@@ -1,5 +1,7 @@
 """Masks: exact counts, the layers that are left alone, and methods of the package."""
 
+import sys
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,7 +9,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from probcomp.errors import InputError
-from probcomp.regime.pruning import density_of, magnitude_masks, make_masks, prunable_weights
+from probcomp.regime.pruning import (
+    density_of,
+    load_rule,
+    magnitude_masks,
+    make_masks,
+    prunable_weights,
+)
 from tests.regime import tiny_task
 
 
@@ -61,6 +69,23 @@ def test_a_rule_is_found_at_its_address_and_gives_booleans():
     masks = make_masks(model, task, 0.4, f"{__name__}:every_other", seed=0)
     assert {mask.dtype for mask in masks.values()} == {torch.bool}
     assert density_of(model, masks, task) == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("def rule(:", "raised SyntaxError"),
+        ("1 / 0", "raised ZeroDivisionError"),
+        ("rule = 3", "of type int, not a function"),
+    ],
+)
+def test_rules_that_cannot_be_read_are_refused_in_one_line(text, words, tmp_path, monkeypatch):
+    (tmp_path / "a_rule.py").write_text(text + "\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "a_rule", raising=False)
+    with pytest.raises(InputError, match=words) as caught:
+        load_rule("a_rule:rule")
+    assert "\n" not in str(caught.value)
 
 
 def test_unknown_rules_are_refused_with_the_known_ones():

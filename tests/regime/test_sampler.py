@@ -1,5 +1,7 @@
 """What the sampler is given, and what it says about itself."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -40,6 +42,26 @@ def test_replicates_become_means_and_sums_of_squares(table):
     # No barrier: censored, in the barrier channel alone.
     assert data["floored"][:, 1].sum() == 6
     assert not data["floored"][:, [0, 2]].any()
+
+
+def test_runs_that_stand_alone_keep_their_stated_error_beside_repeated_ones(table):
+    """One repeated setting must not silence the errors of all others."""
+    some = table.take(np.r_[0, 1, np.arange(2, 18, 2)])  # one pair, eight single runs
+    stated = np.zeros((len(some), 3))
+    stated[:, 0] = 0.01
+    stated[4] = 0.0  # states none
+    some = replace(some, measured=stated)
+    co = Coordinates.of(some)
+    data, first = model_data(some, co)
+    pair, silent = data["replicates"] == 2, first == 4
+    assert pair.sum() == silent.sum() == 1
+    assert not data["measured"][pair | silent].any()
+    np.testing.assert_allclose(
+        data["measured"][~(pair | silent), 0],
+        co.measured(some)[first][~(pair | silent), 0] ** 2,
+    )
+    assert (data["measured"][~(pair | silent), 0] > 0).all()
+    assert not data["measured"][:, 1:].any()
 
 
 def test_schedules_bend_and_others_do_not(table):

@@ -41,6 +41,22 @@ def test_all_cells_of_a_load_form_a_group_where_loads_are_many():
     assert [list(group) for group in groups_of(load[:3])] == [[0], [1], [2]]
 
 
+def test_loads_that_differ_in_the_last_bit_are_one():
+    load = np.array([0.1 + 0.2, 0.4, 0.3, 0.6, 0.9])
+    assert load[0] != load[2]
+    assert [list(group) for group in groups_of(load)] == [[0, 2], [1], [3], [4]]
+
+
+def test_cells_that_repeat_each_other_without_noise_can_be_left_out():
+    half = np.random.default_rng(0).normal(size=(4, 3))
+    root = half[[0, 0, 1, 2, 3]]  # the first two are the same, and 5 cells have rank 3
+    values = root @ np.array([1.0, -0.5, 0.3])
+    error, variance = left_out(root @ root.T, values, [np.array([k]) for k in range(5)])
+    assert np.isfinite(error).all()
+    assert (variance > 0).all()
+    assert error[0] == pytest.approx(0, abs=1e-4)  # its twin tells it
+
+
 def test_a_linear_model_is_scored_exactly():
     """Leaving out a group of a linear regression, by hand from the posterior of the others."""
     generator = np.random.default_rng(3)

@@ -1,6 +1,7 @@
 """Tasks: loading, refusing, fingerprints."""
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,19 @@ def test_a_file_a_function_and_a_module_give_the_same_task():
         for source in (path, f"{path}:task", "tests.regime.tiny_task:task")
     }
     assert len(prints) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("def task(:", "SyntaxError"), ("1 / 0", "ZeroDivisionError")]
+)
+def test_modules_that_fail_when_imported_are_refused(text, words, tmp_path, monkeypatch):
+    (tmp_path / "a_task_module.py").write_text(text + "\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "a_task_module", raising=False)
+    with pytest.raises(InputError, match=f"a_task_module raised {words}"):
+        load_task("a_task_module:task")
+    with pytest.raises(InputError, match="no task"):
+        load_task("")
 
 
 @pytest.mark.parametrize(
