@@ -3,14 +3,14 @@
     PROBCOMP_DATA=/data python benchmarks/regime.py designs --count 20
     PROBCOMP_DATA=/data python benchmarks/regime.py loo
     PROBCOMP_DATA=/data python benchmarks/regime.py diagnosis
-    python benchmarks/regime.py sweep --store DIR
+    python benchmarks/regime.py sweep --store DIR --seeds 0 1 2
     python benchmarks/regime.py digits --count 10
 
 ``designs``: decisions at every cell from nine pilots drawn one to each of 3 x 3 strata. ``loo``:
 test error of each density from the runs at the others. ``diagnosis``: too cold or too hot, on
 widths and data sizes left out of the collection of Zhou et al. 2024 (ICML, MD tree). ``sweep``: run
-every pilot of the digits task (minutes); ``digits``: check advice from nine of them against all.
-Results go to ``benchmarks/results``.
+every pilot of the digits task (90 s of CPU a dense seed); ``digits``: advice from nine of them,
+judged on dense seeds that they do not hold. Results go to ``benchmarks/results``.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -50,7 +51,10 @@ from probcomp.regime.table import RunTable, read_runs
 
 RESULTS = Path(__file__).parent / "results"
 DIGITS = RESULTS / "regime_digits_runs.csv"
-SWEEP_SEEDS = (0, 1, 2)
+SWEEP_ORDER = ("dense_seed", "density", "epochs")
+OWN = 2
+"""Dense seeds of a pilot of the digits task (its default); the others judge."""
+
 FITS: Path | None = None
 
 
@@ -246,83 +250,106 @@ def diagnosis() -> dict[str, object]:
     return out
 
 
-def sweep(store: Path, jobs: int | None) -> dict[str, object]:
-    """Every level and density of the digits task, three dense seeds, two retrain seeds."""
+def sweep(store: Path, jobs: int | None, seeds: Sequence[int]) -> dict[str, object]:
+    """Every level and density of the digits task, two retrain seeds; new dense seeds are added.
+
+    Rows of other dense seeds that the table holds already are kept.
+    """
     records = []
-    for seed in SWEEP_SEEDS:
+    for seed in seeds:
         configs = [replace(c, dense_seed=seed) for c in grid_configs("digits") if c.dense_seed == 0]
         records += run_pilots(configs, Store(store), jobs=jobs)
-    write_table(records, "epochs", DIGITS)
+    with tempfile.TemporaryDirectory() as folder:
+        new = Path(folder) / "new.csv"
+        write_table(records, "epochs", new)
+        texts = [path.read_text() for path in (DIGITS, new) if path.is_file()]
+    header, *rows = csv.reader(line for text in texts for line in text.splitlines())
+    rows = [row for row in rows if row != header]
+    keys = [tuple(float(row[header.index(n)]) for n in SWEEP_ORDER) for row in rows]
+    latest = dict(zip(keys, rows))  # a seed run again takes its own place
+    with DIGITS.open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerows([header, *(latest[key] for key in sorted(latest))])
     seconds = sum(run["wall_s"] for record in records for run in record["runs"])
-    return {"pilots": len(records), "table": DIGITS.name, "retraining_seconds": seconds}
+    return {
+        "dense_seeds": list(seeds),
+        "pilots": len(records),
+        "rows_of_the_table": len(latest),
+        "table": DIGITS.name,
+        "retraining_seconds": seconds,
+    }
 
 
 def digits(count: int, start: int) -> dict[str, object]:
-    """Advice from nine pilots at every density, against the full grid of the sweep."""
+    """Advice from nine pilots at every density, judged on replicates that they do not hold.
+
+    A pilot has ``OWN`` dense seeds, as pilots of the task have; all other seeds of the sweep judge.
+    """
+    from _regime_regret import Regrets  # beside this script
+
     table = read_runs(DIGITS)
-    cells = table.cells
-    first = np.array([np.flatnonzero(cells == k)[0] for k in range(cells.max() + 1)])
-    mean = replace(table.take(first), error=np.bincount(cells, table.error) / np.bincount(cells))
-    spread = np.array([table.error[cells == k].std(ddof=1) for k in range(len(first))])
-    loads, levels = np.unique(mean.load), np.unique(mean.settings[:, 0])
-    order = np.lexsort((mean.settings[:, 0], mean.load))
-    grid_error = mean.error[order].reshape(len(loads), len(levels))
-    by_seed = np.array([table.error[cells == k] for k in range(len(first))])[order]
-    by_seed = by_seed.reshape(len(loads), len(levels), -1)
+    with DIGITS.open(newline="") as stream:
+        of = np.array([int(float(row["dense_seed"])) for row in csv.DictReader(stream)])
+    loads, levels = np.unique(table.load), np.unique(table.settings[:, 0])
+    names = np.unique(of)
+    errors = np.full((len(loads), len(levels), len(names)), np.nan)
+    at = (loads.searchsorted(table.load), levels.searchsorted(table.settings[:, 0]))
+    errors[(*at, names.searchsorted(of))] = table.error
+    if np.isnan(errors).any():
+        raise InputError(f"{DIGITS.name} lacks cells; run the sweep first.")
+    cells = table.take(of == names[0])
+    advisers = {name: Regrets() for name in ("advice", "own_grid", "longest_training", "random")}
+    by_load = {float(load): Regrets() for load in loads}
     rows = []
     for seed in range(start, start + count):
-        chosen = strata(mean, seed)
-        pilots = table.take(np.isin(cells, cells[first[chosen]]))
+        mine = np.isin(np.arange(len(names)), (OWN * seed + np.arange(OWN)) % len(names))
+        where = cells.take(strata(cells, seed))
+        chosen = [(e, d) in zip(where.settings[:, 0], where.load) for e, d in
+                  zip(table.settings[:, 0], table.load)]  # fmt: skip
+        pilots = table.take(np.array(chosen) & np.isin(of, names[mine]))
         model, seconds = fit(pilots, f"digits{seed}", seed)
-        inside = (loads >= pilots.load.min()) & (loads <= pilots.load.max())
-        regrets, fair, said = [], [], []
-        for k in np.flatnonzero(inside):
-            near = (levels >= pilots.settings.min()) & (levels <= pilots.settings.max())
+        near = (levels >= pilots.settings.min()) & (levels <= pilots.settings.max())
+        said = []
+        for k in np.flatnonzero((loads >= pilots.load.min()) & (loads <= pilots.load.max())):
             predicted = model.predict(levels[near][:, None], np.full(near.sum(), loads[k]))
-            best = levels[near][np.argmin(predicted.error.mean(0))]
-            said.append((float(loads[k]), float(best)))
-            regrets.append(100 * float(grid_error[k, levels == best][0] - grid_error[k].min()))
-            fair.append(100 * float(fair_regret(by_seed[k], int(np.argmax(levels == best)))))
+            level = int(np.flatnonzero(near)[np.argmin(predicted.error.mean(0))])
+            said.append((float(loads[k]), float(levels[level])))
+            judge, who = errors[k][:, ~mine], names[~mine]
+            advisers["advice"].add(judge, who, level)
+            by_load[float(loads[k])].add(judge, who, level)
+            advisers["own_grid"].add(judge, who, int(np.argmin(errors[k][:, mine].mean(1))))
+            advisers["longest_training"].add(judge, who, len(levels) - 1)
+            advisers["random"].add_all(judge, who)
         rows.append(
             {
-                "seed": seed, "cpu_seconds": seconds, "fit": str(model.convergence),
-                "best_epochs": said, "regret_points": regrets, "mean_regret": np.mean(regrets),
-                "fair_regret_points": fair,
+                "seed": seed, "dense_seeds": names[mine].tolist(), "cpu_seconds": seconds,
+                "fit": str(model.convergence), "best_epochs": said,
             }
         )  # fmt: skip
         print(rows[-1], file=sys.stderr)
         clear()
-    longest = 100 * (grid_error[:, -1] - grid_error.min(1))
-    random = 100 * (grid_error.mean(1) - grid_error.min(1))
+    spread = errors.std(2, ddof=1)
     return {
         "designs": count,
+        "replicates": len(names),
+        "pilots_have": OWN,
         "converged": float(np.mean([str(row["fit"]).startswith("converged") for row in rows])),
-        "mean_regret_points": float(np.mean([row["mean_regret"] for row in rows])),
-        "mean_fair_regret_points": float(
-            np.mean([np.mean(row["fair_regret_points"]) for row in rows])
-        ),
-        "longest_training_fair_regret_points": float(
-            100 * np.mean([fair_regret(column, len(levels) - 1) for column in by_seed])
-        ),
-        "longest_training_regret_points": float(longest.mean()),
-        "random_level_regret_points": float(random.mean()),
-        "standard_error_of_a_cell_points": float(100 * np.mean(spread) / np.sqrt(3)),
-        "longest_training_by_density": dict(zip(map(str, loads), longest)),
+        "regret": {name: adviser.summary() for name, adviser in advisers.items()},
+        "regret_by_density": {
+            str(load): adviser.summary()
+            for load, adviser in by_load.items()
+            if len(adviser.by_replicate) > 1
+        },
+        "standard_error_of_a_judged_cell_points": {
+            str(load): float(100 * row.mean() / np.sqrt(len(names) - OWN))
+            for load, row in zip(loads, spread)
+        },
+        "mean_error_points": {
+            str(load): dict(zip(map(str, levels), (100 * row.mean(1)).tolist()))
+            for load, row in zip(loads, errors)
+        },
         "each": rows,
     }
-
-
-def fair_regret(errors: np.ndarray, level: int) -> float:
-    """Regret of a level where the best one was named on other seeds, ``errors`` [levels, seeds].
-
-    The least of several noisy means is too low; the level that is best on all seeds but one,
-    judged on that one, is not. (An adviser whose pilots hold that seed too has seen a ninth of it.)
-    """
-    out = []
-    for seed in range(errors.shape[1]):
-        best = int(np.argmin(np.delete(errors, seed, 1).mean(1)))
-        out.append(errors[level, seed] - errors[best, seed])
-    return float(np.mean(out))
 
 
 def data_folder() -> Path:
@@ -381,6 +408,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="default: results/regime_WHAT.json")
     parser.add_argument("--store", type=Path, default=Path("probcomp-pilots"), help="of the sweep")
     parser.add_argument("--jobs", type=int, help="worker processes of the sweep")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="dense seeds of it")
     parser.add_argument("--fits", type=Path, help="keep draws here, to go on after a kill")
     options = parser.parse_args()
     global FITS
@@ -393,7 +421,7 @@ def main() -> None:
         "designs": lambda: designs(options.count, options.start),
         "loo": leave_one_density_out,
         "diagnosis": diagnosis,
-        "sweep": lambda: sweep(options.store, options.jobs),
+        "sweep": lambda: sweep(options.store, options.jobs, options.seeds),
         "digits": lambda: digits(options.count, options.start),
     }
     result = run[options.what]()
