@@ -76,6 +76,8 @@ def phase_diagram(
     size: int = 30,
 ) -> PhaseDiagram:
     """See `RegimeModel.phase_diagram`."""
+    from probcomp.regime.model import BEND
+
     position = model.table.knob(knob)
     chosen = model.table.knobs[position]
     co = model.coordinates
@@ -92,7 +94,7 @@ def phase_diagram(
     heat = surfaces["t"].reshape(-1, size, size)[:, :, 0]
     order = 1 if heat.mean(0)[-1] > heat.mean(0)[0] else -1
     hot_values = values[::order]
-    x0, t0, kappa, s_t = (model.parameters[name][some] for name in ("x0", "t0", "kappa", "s_t"))
+    x0, t0, kappa = (model.parameters[name][some] for name in ("x0", "t0", "kappa"))
     x = co.load(loads)
 
     def at_heat(draw: int, levels: Array) -> Array:
@@ -100,8 +102,8 @@ def phase_diagram(
 
     triple = np.array([at_heat(s, t0[s : s + 1])[0] for s in range(len(heat))])
     # Depth zero, solved for t (`probcomp.regime.model.depth`).
-    ratio = np.log(2) + (s_t / kappa)[:, None] * np.maximum(x - x0[:, None], 0.0)
-    hottest = t0[:, None] + (ratio + np.log(-np.expm1(-ratio))) / s_t[:, None]
+    ratio = np.log(2) + (BEND / kappa)[:, None] * np.maximum(x - x0[:, None], 0.0)
+    hottest = t0[:, None] + (ratio + np.log(-np.expm1(-ratio))) / BEND
     similar = np.array(
         [np.where(x > x0[s], at_heat(s, hottest[s]), np.nan) for s in range(len(heat))]
     )

@@ -3,11 +3,13 @@
 Symbols: x load and t temperature (standardised, t rises with heat), dx = x - x0, dt = t - t0,
 
     C = log(exp(s_x dx) + exp(s_t dt))                          connected if dense or hot
-    D = dx - kappa log((1 + exp(s_t dt)) / 2) / s_t             depth: how far into the similar
+    D = dx - kappa log((1 + exp(b dt)) / 2) / b                 depth: how far into the similar
     p_I = 1 - sigma(C),  p_IIA = sigma(C) (1 - sigma(s_S D)),  p_IIB = sigma(C) sigma(s_S D)
 
 so that at (x0, t0) the three are equally likely. Far from it the boundaries are straight: I ends at
 x0 where it is cold and at t0 where it is sparse, and II-B begins at dx = kappa dt where it is hot.
+How fast that last boundary turns is fixed, `BEND`: with s_t in its place a barrier that sets in
+softly would bend a boundary that no barrier marks.
 The shape is that of the Sherrington-Kirkpatrick diagram with a ferromagnetic bias (spin glass,
 paramagnet, ferromagnet meet in one point); the regimes are those of Zhou et al. 2023 (ICML, "A
 Three-regime Model of Network Pruning").
@@ -35,6 +37,9 @@ import numpyro.distributions as dist
 from probcomp.regime.coordinates import warp
 
 REGIMES = ("I", "II-A", "II-B")
+
+BEND = 2.0
+"""b: the boundary of II-B turns within 1 / b of t0, a sixth of the range of the runs."""
 
 Theta = Mapping[str, Any]
 Data = Mapping[str, Any]
@@ -97,8 +102,8 @@ def temperature(theta: Theta, c: Any, ratios: Any) -> Any:
 
 def depth(theta: Theta, x: Any, t: Any) -> Any:
     """D, the distance into the similar regime along x; zero where three regimes meet, [rows]."""
-    heat = jnp.logaddexp(0.0, theta["s_t"] * (t - theta["t0"])) - jnp.log(2.0)
-    return x - theta["x0"] - theta["kappa"] * heat / theta["s_t"]
+    heat = (jnp.logaddexp(0.0, BEND * (t - theta["t0"])) - jnp.log(2.0)) / BEND
+    return x - theta["x0"] - theta["kappa"] * heat
 
 
 def regimes(theta: Theta, x: Any, t: Any) -> Any:

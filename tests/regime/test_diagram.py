@@ -19,6 +19,19 @@ def test_the_similar_boundary_is_where_neither_is_likelier(spin_glass):
         assert p[2] / (p[1] + p[2]) == pytest.approx(0.5, abs=0.15)
 
 
+def test_the_similar_boundary_is_depth_zero_of_the_draws(spin_glass):
+    from probcomp.regime.model import depth
+
+    model, _ = spin_glass
+    diagram = model.phase_diagram(size=12)
+    theta = {n: np.median(v) for n, v in model.parameters.items() if v.ndim == 1}
+    seen = np.flatnonzero(np.isfinite(diagram.similar[1]))
+    x = model.coordinates.load(diagram.loads[seen])
+    t = model.coordinates.settings(diagram.similar[1][seen][:, None])[:, 0]
+    # The median of the draws' boundaries against the boundary of the median parameters.
+    np.testing.assert_allclose(depth(theta, x, t), 0, atol=0.1)
+
+
 def test_bands_leave_out_what_few_draws_have():
     values = np.array([[1.0, np.nan], [2.0, np.nan], [3.0, 5.0]])
     band = _band(values)

@@ -91,12 +91,6 @@ def test_spin_glass_triple_point_and_labels(large):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    raises=AssertionError,
-    strict=False,
-    reason="known: .899 [.80, 1.00] where .9 is asked; the boundary bends as softly as the "
-    "connectivity's gate, so that its last slope is below its mean one (1.13 to 1.19)",
-)
 def test_spin_glass_slope(large):
     # II-A | II-B far from the meeting point: dx = kappa dt; both axes are logarithms over the
     # same range.

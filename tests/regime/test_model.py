@@ -33,7 +33,7 @@ def test_regimes_against_the_formulas(model, theta):
     for row, (a, b) in enumerate(zip(x, t)):
         dx, dt = a - theta["x0"], b - theta["t0"]
         c = np.log(np.exp(theta["s_x"] * dx) + np.exp(theta["s_t"] * dt))
-        heat = np.log((1 + np.exp(theta["s_t"] * dt)) / 2) / theta["s_t"]
+        heat = np.log((1 + np.exp(model.BEND * dt)) / 2) / model.BEND
         s = theta["s_S"] * (dx - theta["kappa"] * heat)
         expected = [1 - sigma(c), sigma(c) * (1 - sigma(s)), sigma(c) * sigma(s)]
         np.testing.assert_allclose(found[row], expected, atol=GATE)
@@ -46,14 +46,20 @@ def test_the_three_meet_where_they_are_equally_likely(model, theta):
 
 
 def test_far_from_there_the_boundaries_are_straight(model, theta):
-    far = 40.0 / min(theta["s_x"], theta["s_t"])
+    far = 40.0 / min(theta["s_x"], theta["s_t"], model.BEND)
     x0, t0, kappa = (float(theta[name]) for name in ("x0", "t0", "kappa"))
     # Cold: I ends at x0. Sparse: at t0. Hot: II-B begins where dx = kappa dt, less a constant.
-    x = np.array([x0, x0 - far, x0 + kappa * (far - np.log(2) / theta["s_t"])])
+    x = np.array([x0, x0 - far, x0 + kappa * (far - np.log(2) / model.BEND)])
     t = np.array([t0 - far, t0, t0 + far])
     p = np.asarray(model.regimes(theta, x, t))
     np.testing.assert_allclose(p[:2, 0], 0.5, atol=1e-6)
     np.testing.assert_allclose(p[2, 1:], 0.5, atol=1e-6)
+
+
+def test_the_onset_of_barriers_does_not_bend_the_other_boundary(model, theta):
+    x, t = np.linspace(-1, 1, 5), np.linspace(-1, 1.5, 5)
+    soft, hard = (model.depth(dict(theta, s_t=s), x, t) for s in (1.0, 20.0))
+    np.testing.assert_allclose(soft, hard, atol=GATE)
 
 
 def test_the_constraints_order_the_regimes(model, theta):
@@ -67,7 +73,8 @@ def test_the_constraints_order_the_regimes(model, theta):
     barrier = theta["rise_I"] + theta["cold_I"]
     assert z[0, 1] - z[1, 1] == pytest.approx(barrier, abs=1e-9)
     # What the load does is the depth's: the level at zero load (-0.6 x at x = -1) is the rest.
-    depth = 1 + 0.5 * np.log(2) / 200
+    heat = (np.log1p(np.exp(-model.BEND)) - np.log(2)) / model.BEND  # one unit of cold
+    depth = 1 - 0.5 * heat
     alike = 0.6 + theta["rise_S"] + theta["deep_S"] * depth
     assert z[1, 2] - z[2, 2] == pytest.approx(alike, abs=1e-9)
     step = 0.1
