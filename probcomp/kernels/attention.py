@@ -10,6 +10,7 @@ from torch.library import custom_op
 from torch.nn import functional
 
 from probcomp.errors import InputError, unknown
+from probcomp.kernels.flops import note_counter
 
 BLOCK = (64, 64)
 
@@ -106,6 +107,7 @@ def live_attention(
     if backend == "triton" and learns:
         raise InputError("the attention kernel has no gradient; use backend='torch'")
     if backend == "triton" or (backend == "auto" and query.is_cuda and not learns):
+        note_counter()
         off, blk, block = (None, None, BLOCK) if blocks is None else _lists(blocks)
         return attention_forward(query, key, value, kv_head, off, blk, list(block), causal, scale)
     return _dense(query, key, value, kv_head, blocks, causal, scale)

@@ -7,6 +7,7 @@ from torch.nn.functional import linear
 
 from probcomp.errors import InputError, unknown
 from probcomp.kernels.activations import activation_function
+from probcomp.kernels.flops import note_counter
 
 
 def gated_mlp_hidden(
@@ -57,6 +58,7 @@ def gated_mlp_hidden(
         raise InputError("the Triton gated MLP has no gradient; use backend='torch' or no_grad")
     flat = x.reshape(-1, x.shape[-1])
     if backend == "triton" or (backend == "auto" and x.is_cuda and not learns):
+        note_counter()
         y = gated_hidden(flat, gate, up, gate_bias, up_bias, neurons, activation)
     else:
         y = _torch(flat, gate, up, gate_bias, up_bias, neurons, activation)

@@ -73,8 +73,7 @@ def apply_packed(
     n, k = scalars["N"], scalars["K"]
     value, scale, bias = t[kind.value_name], t.get("scale"), t.get("bias")
     _check(x, k, value if scale is None else scale)
-    if not torch.compiler.is_compiling():
-        note_counter()
+    note_counter()
     act = activation_function(activation)
     flat = x.reshape(-1, k)
     learnt = learns(flat, value, bias)

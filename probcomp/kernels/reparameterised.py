@@ -6,6 +6,7 @@ from torch import Tensor
 from probcomp.errors import InputError, unknown
 from probcomp.kernels.blocks import BlockWeight
 from probcomp.kernels.dispatch import triton_installed
+from probcomp.kernels.flops import note_counter
 from probcomp.kernels.library_noise import noisy_blocks, noisy_matrix
 
 FEW_ROWS = 128
@@ -43,6 +44,7 @@ def reparameterised_linear(
     if x.shape[-1] != packed.shape[1]:
         raise InputError(f"x has shape {list(x.shape)}, expected [..., {packed.shape[1]}]")
     _check_bias(packed.bias, packed.shape[0])
+    note_counter()
     triton = backend == "triton" or (backend == "auto" and x.is_cuda and triton_installed())
     flat = x.reshape(-1, x.shape[-1])
     how = (packed.shape[0], seed, "triton" if triton else "gather")
@@ -72,6 +74,7 @@ def noisy_linear(
             "must be [..., K], [N, K] and [N, K]"
         )
     _check_bias(bias, mean.shape[0])
+    note_counter()
     flat = x.reshape(-1, x.shape[-1])
     triton = backend == "triton" or (backend == "auto" and fused_noise(x))
     y, _ = noisy_matrix(flat, mean, variance, bias, seed, triton)
