@@ -17,12 +17,32 @@ MONTE_CARLO = 0.03
 """Error of an inclusion probability from some thousand correlated draws, four chains."""
 
 
+COUNT = 0.08
+"""Error of the expected number of weights that are on: eight such errors, added as squares."""
+
+
 def data(n: int, samples: int, *, seed: int = 0, mix: float = 0.0, noise: float = 0.5) -> Data:
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(samples, n)) + mix * rng.normal(size=(samples, 1))
     truth = np.where(rng.random(n) < 0.4, rng.normal(0, 1, n), 0)
     y = x @ truth + noise * rng.normal(size=samples)
     return Data(torch.tensor(x), torch.tensor(y), 1 / noise**2)
+
+
+def enumerated_mean(model: Model) -> np.ndarray:
+    """Posterior means of the weights: ridge regression under each support, and its evidence."""
+    n = math.prod(model.event)
+    x, y = model.data.x.numpy(), model.data.y.numpy()
+    log, means = [], []
+    for s in itertools.product((0, 1), repeat=n):
+        shaped = torch.tensor(s, dtype=torch.float64).view(model.event)
+        variance = np.where(np.array(s) == 1, model.weights.slab, model.weights.spike)
+        covariance = (x * variance) @ x.T + np.eye(len(y)) / model.data.noise_precision
+        evidence = scipy.stats.multivariate_normal(np.zeros(len(y)), covariance).logpdf(y)
+        log.append(float(model.prior.log_prob(shaped)) + evidence)
+        means.append(variance * (x.T @ np.linalg.solve(covariance, y)))
+    weight = np.exp(np.array(log) - np.logaddexp.reduce(log))
+    return (weight @ np.array(means)).reshape(model.event)
 
 
 def enumerated(model: Model) -> np.ndarray:
@@ -75,6 +95,48 @@ def test_gamma_hierarchy_against_quadrature() -> None:
     np.testing.assert_allclose(inclusion_probability(found), exact, atol=MONTE_CARLO)
 
 
+def plain_gibbs(model: Model, chains: int, draws: int, burn: int) -> np.ndarray:
+    """Inclusion probabilities of two weights under a gamma hierarchy and a chain, in NumPy.
+
+    In turn: each support given its weight (the precision summed out), precisions, both weights.
+    """
+    rng = np.random.default_rng(0)
+    x, y, beta = model.data.x.numpy(), model.data.y.numpy(), model.data.noise_precision
+    prior, form = model.prior, model.weights
+    on = prior.p01 / (prior.p01 + prior.p10)
+    joint = np.array([[(1 - on) * (1 - prior.p01), (1 - on) * prior.p01],
+                      [on * prior.p10, on * (1 - prior.p10)]])  # fmt: skip
+    slab = scipy.stats.t(2 * form.a, scale=math.sqrt(form.b / form.a))
+    spike = scipy.stats.t(2 * form.a_spike, scale=math.sqrt(form.b_spike / form.a_spike))
+    w, s = rng.normal(size=(chains, 2)), np.ones((chains, 2), int)
+    total = np.zeros(2)
+    for step in range(burn + draws):
+        for n in (0, 1):
+            table = joint if n else joint.T  # rows: the other support
+            odds = table[s[:, 1 - n], 1] / table[s[:, 1 - n], 0]
+            odds = odds * slab.pdf(w[:, n]) / spike.pdf(w[:, n])
+            p = odds / (1 + odds)
+            s[:, n] = rng.random(chains) < p
+            total[n] += p.mean() if step >= burn else 0
+        rate = np.where(s, form.b, form.b_spike) + 0.5 * w**2
+        rho = rng.gamma(np.where(s, form.a, form.a_spike) + 0.5, 1 / rate)
+        precision = beta * x.T @ x + rho[:, :, None] * np.eye(2)
+        root = np.linalg.cholesky(precision)
+        mean = np.linalg.solve(precision, np.broadcast_to(beta * x.T @ y, (chains, 2))[..., None])
+        noise = np.linalg.solve(root.transpose(0, 2, 1), rng.normal(size=(chains, 2, 1)))
+        w = (mean + noise)[..., 0]
+    return total / draws
+
+
+SIXTY_THOUSAND = 0.005
+"""Error of an inclusion probability from sixty thousand draws of two weights."""
+
+
+def test_quadrature_agrees_with_sixty_thousand_draws_of_plain_gibbs() -> None:
+    found = plain_gibbs(HIERARCHY, chains=300, draws=200, burn=100)
+    np.testing.assert_allclose(found, quadrature(HIERARCHY, points=801), atol=SIXTY_THOUSAND)
+
+
 @pytest.mark.slow
 def test_gamma_hierarchy_by_gibbs() -> None:
     found = gibbs(HIERARCHY, chains=2, draws=4000)
@@ -93,15 +155,22 @@ def test_nuts_against_enumeration(prior, shape) -> None:
     attrs = found["posterior"].attrs
     assert attrs["r_hat"] < 1.05
     assert attrs["ess"] > 200
-    np.testing.assert_allclose(inclusion_probability(found), enumerated(model), atol=MONTE_CARLO)
+    exact = enumerated(model)
+    np.testing.assert_allclose(inclusion_probability(found), exact, atol=MONTE_CARLO)
+    count = float(inclusion_probability(found).sum())
+    assert count == pytest.approx(float(exact.sum()), abs=COUNT)
+    mean = np.asarray(found["posterior"]["weight"]).mean((0, 1)).reshape(model.event)
+    np.testing.assert_allclose(mean, enumerated_mean(model), atol=MONTE_CARLO)
 
 
 @pytest.mark.slow
 def test_gibbs_against_enumeration() -> None:
     # Noisy data: a flip moves its weight, so where the data are sharp chains stay where they began.
     model = Model(data(6, 12, noise=3.0), Chain(0.2, 0.3), SpikeSlabGaussian(1.0, 0.1))
-    found = gibbs(model, chains=2, draws=4000)
+    found = gibbs(model, chains=4, draws=4000)
     np.testing.assert_allclose(inclusion_probability(found), enumerated(model), atol=MONTE_CARLO)
+    mean = np.asarray(found["posterior"]["weight"]).mean((0, 1))
+    np.testing.assert_allclose(mean, enumerated_mean(model), atol=4 * MONTE_CARLO)  # weights of 1
 
 
 @pytest.mark.slow
