@@ -48,7 +48,7 @@ def ledger(models: list[Path], count: int) -> dict[str, dict[str, float]]:
     result = {}
     for task in TASKS:
         examples = make_examples(task, count, 103, "test")
-        wrong = expected = 0.0
+        by_model = []
         for folder in models:
             adapter = SmallAdapter(load_small(folder))
             config = load_calibration(folder).apply(small_config())
@@ -59,14 +59,15 @@ def ledger(models: list[Path], count: int) -> dict[str, dict[str, float]]:
                 ids = TOKENIZER.encode(example.answer)
                 truth[i, : len(ids)] = torch.tensor(ids)
             Decoder(adapter, config).run(context, keys, rows, row_seeds(0, count), teacher=truth)
-            wrong += float(rows.wrong.sum())
-            expected += float(rows.ledger.spent.sum())
+            by_model.append((float(rows.ledger.spent.sum()), float(rows.wrong.sum())))
+        expected, wrong = (sum(column) for column in zip(*by_model))
         low, high = counted(wrong)
         result[task] = {
             "expected": round(expected, 2),
             "realised": wrong,
             "realised_interval": [round(low, 2), round(high, 2)],
             "ratio": round(wrong / expected, 3),
+            "expected_and_realised_by_model": [[round(e, 2), w] for e, w in by_model],
             # A handful of events cannot tell a ratio: then the interval must meet [E / 2, 2 E].
             "within_twice": 0.5 <= wrong / expected <= 2.0,
             "interval_meets_twice": low <= 2 * expected and high >= 0.5 * expected,

@@ -1,12 +1,13 @@
 """Every decoder on the embedded tasks, for `benchmarks/decoding.py`: quality against forwards."""
 
+import itertools
 import math
 import random
 from pathlib import Path
 
 import torch
 
-from probcomp.decoding import decode, presets
+from probcomp.decoding import decode, load_calibration, presets
 from probcomp.decoding.small.load import load_small
 from probcomp.decoding.small.tasks import (
     TASKS,
@@ -136,29 +137,49 @@ def compare(models: list[Path], count: int, knobs: dict[str, dict[str, float]]) 
     return rows
 
 
-def scores_of(task, examples, models, knobs) -> dict[str, dict[str, list[float]]]:
-    """decoder -> lists over all models and prompts: right, formed, nfe, n, w (canvas)."""
+def headline(models: list[Path], count: int) -> list[dict]:
+    """Ours against one token at a time alone, on more prompts than all decoders can be run on."""
+    rows = []
+    for task in TASKS:
+        examples = make_examples(task, count, 109, "test")
+        scores = scores_of(task, examples, models, {}, [("bayes", {})], cleaned=True)
+        base = scores[REFERENCE]
+        rows += [summary(task, name, entry, base, models) for name, entry in scores.items()]
+    return rows
+
+
+def scores_of(
+    task, examples, models, knobs, decoders=None, cleaned=False
+) -> dict[str, dict[str, list[float]]]:
+    """decoder -> lists over all models and prompts: right, formed, nfe, n, w (canvas).
+
+    ``cleaned`` adds the reference with the fitted noise taken from its marginals, as ours has it.
+    """
+    decoders = list(variants()) if decoders is None else decoders
     scores: dict[str, dict[str, list[float]]] = {}
     prompts = [example.prompt for example in examples]
 
     def note(name, texts, nfe, n, w):
-        entry = scores.setdefault(name, {k: [] for k in ("right", "formed", "nfe", "n", "w")})
+        entry = scores.setdefault(
+            name, {k: [] for k in ("right", "formed", "nfe", "n", "w", "text")}
+        )
         entry["right"] += [float(is_valid(x, t)) for x, t in zip(examples, texts)]
         entry["formed"] += [float(is_well_formed(task, t)) for t in texts]
-        for key, values in (("nfe", nfe), ("n", n), ("w", w)):
+        for key, values in (("nfe", nfe), ("n", n), ("w", w), ("text", texts)):
             entry[key] += values
 
     length = [len(example.answer) for example in examples]
-    references = {
-        REFERENCE: {"rule": "budget", "error_step": 1e-9},
-        "serial@true_length": {"preset": "serial"},
-    }
     for folder in models:
         model = load_small(folder)
+        one = {"rule": "budget", "error_step": 1e-9}
+        references = {REFERENCE: one, "serial@true_length": {"preset": "serial"}}
+        if cleaned and sampled(task):
+            noise = load_calibration(folder).options["token_noise"]
+            references["one_by_one_cleaned@true_length"] = {**one, "token_noise": noise}
         for name, options in references.items():
             texts, nfe = at_true_length(model, examples, seed=SEED, **options, **sampled(task))
             note(name, texts, nfe, length, length)
-        for name, options in variants():
+        for name, options in decoders:
             base = name.partition("+")[0]
             if base in knobs:
                 options = {**options, KNOBS[base][0]: knobs[base]}
@@ -190,6 +211,7 @@ def summary(task, name, entry, base, models) -> dict:
         "tokens_per_forward": round(sum(entry["n"]) / sum(entry["nfe"]), 3),
         "canvas_used": round(sum(entry["n"]) / sum(entry["w"]), 3),
         "length_distance": length_distance(entry["n"]) if task == "record" else None,
+        "step_share": step_share(entry["text"]) if task == "record" else None,
         "mean_length": round(sum(entry["n"]) / total, 3),
     }
 
@@ -199,6 +221,16 @@ def length_distance(lengths: list[int]) -> float:
     law, total = record_length_law(), len(lengths)
     seen = {n: lengths.count(n) / total for n in set(lengths)}
     return round(0.5 * sum(abs(seen.get(n, 0) - law.get(n, 0)) for n in {*seen, *law}), 4)
+
+
+def step_share(texts: list[str]) -> float | None:
+    """Of the steps of one or two letters between items of ``record`` answers, the share of one:
+    0.5 in their law. None where there are none."""
+    steps = [
+        ord(b[0]) - ord(a[0]) for t in texts for a, b in itertools.pairwise(t.split(",")) if a and b
+    ]
+    known = [step for step in steps if step in (1, 2)]
+    return round(known.count(1) / len(known), 4) if known else None
 
 
 def mark_front(rows: list[dict]) -> None:

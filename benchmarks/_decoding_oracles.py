@@ -51,7 +51,7 @@ def drawn_records(rows: int = 300) -> list[dict]:
                 gamma=g, draw_commits=not apart
             )
             for apart in (True, False)
-            for g in (0.05, 0.1, 0.2, 0.3, 0.4)
+            for g in (0.02, 0.05, 0.1, 0.2, 0.3)
         },
     }
     found = []

@@ -11,7 +11,8 @@ canvas of 32, the longest the models know; ours finds its own. Quality is exact 
 law of lengths. The reference writes one token a forward on a canvas that ends where the true
 answer does, and which token comes next does not depend on what is drawn (``serial`` takes the
 surest draw first, which is no draw from the model's law). Differences are paired, with a bootstrap
-interval. ``--only`` runs some sections and keeps the others of the file.
+interval. ``headline`` holds ours and the reference on five times as many prompts, and so does
+``ledger``. ``--only`` runs some sections and keeps the others of the file.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import torch
 from _decoding_beliefs import TOKENIZER, ends, ledger
-from _decoding_compare import chosen, compare, tried, winners
+from _decoding_compare import chosen, compare, headline, tried, winners
 from _decoding_oracles import oracles
 from _decoding_overhead import overhead
 
@@ -31,7 +32,8 @@ from probcomp.decoding.small.load import FOLDER, load_small
 from probcomp.decoding.small.tasks import TASKS, make_examples
 from probcomp.storage import read_json, write_json
 
-SECTIONS = ("overhead", "ends", "ledger", "oracles", "decoders")
+SECTIONS = ("overhead", "ends", "ledger", "oracles", "headline", "decoders")
+MORE = 5  # times the prompts for the headline and the ledger, which decode with one decoder each
 
 
 def main() -> None:
@@ -50,7 +52,7 @@ def main() -> None:
             calibrate(load_small(folder), TOKENIZER, examples=dev, out=folder)
     result = read_json(options.out) if options.out and options.out.is_file() else {}
     result |= {
-        "command": "probcomp bench decoding --models DIR DIR DIR",
+        "command": f"probcomp bench decoding --models DIR DIR DIR --count {options.count}",
         "machine": f"{platform.processor() or platform.machine()}, one thread, shared machine",
         "torch": torch.__version__,
         "models": [read_json(folder / "training.json") for folder in options.models],
@@ -63,7 +65,10 @@ def main() -> None:
     if "ends" in options.only:
         result["ends"] = {"prompts": count, **ends(options.models, count)}
     if "ledger" in options.only:
-        result["ledger"] = {"prompts": count, **ledger(options.models, count)}
+        result["ledger"] = {"prompts": MORE * count, **ledger(options.models, MORE * count)}
+    if "headline" in options.only:
+        result["headline_prompts_per_task"] = MORE * count
+        result["headline"] = headline(options.models, MORE * count)
     if "oracles" in options.only:
         result["oracles"] = oracles()
     if "decoders" in options.only:
@@ -71,12 +76,13 @@ def main() -> None:
         result["prompts_per_task"] = count
         result["knobs"] = chosen(grid)
         result["decoders"] = compare(options.models, count, result["knobs"])
-        result["winners"] = winners(result["decoders"])
         ours = {r["task"]: r["forwards"] for r in result["decoders"] if r["decoder"] == "bayes"}
         result["knobs_at_equal_forwards"] = chosen(grid, ours)
         result["at_equal_forwards"] = compare(
             options.models, count, result["knobs_at_equal_forwards"]
         )
+    if "decoders" in result:
+        result["winners"] = winners(result["decoders"])
     for name in options.only:
         rows = result[name]
         for row in rows if isinstance(rows, list) else [rows]:

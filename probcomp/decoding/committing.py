@@ -7,7 +7,7 @@ from probcomp.decoding import schedule
 from probcomp.decoding.config import DecodingConfig
 from probcomp.decoding.coupled import coupled, decay_coupling, markov_cut
 from probcomp.decoding.features import Features
-from probcomp.decoding.pairwise import end_coupling, pairwise, profile_coupling
+from probcomp.decoding.pairwise import end_coupling, pairwise, profile_coupling, unmediated
 
 
 def expected_error(
@@ -25,6 +25,19 @@ def expected_error(
         return 1.0 - confidence
     c = confidence.clamp(1e-7, 1 - 1e-7)
     return torch.sigmoid((torch.log1p(-c) - c.log()) / temperature)
+
+
+def errors(config: DecodingConfig, confidence: Tensor, doubt: Tensor) -> Tensor:
+    """`expected_error` of tokens [rows, width] by the curve of their row.
+
+    A confident token among confident ones is wrong less often than the same one in a row that is
+    open: ``doubt`` [rows] is the mean entropy (nats) of what is undecided there.
+    """
+    found = expected_error(confidence, config.confidence_temperature, config.error_curve)
+    if config.sure_entropy == 0.0:
+        return found
+    sure = expected_error(confidence, config.confidence_temperature, config.error_curve_sure)
+    return torch.where((doubt < config.sure_entropy)[:, None], sure, found)
 
 
 def _on_curve(confidence: Tensor, curve: tuple[tuple[float, float], ...]) -> Tensor:
@@ -49,7 +62,9 @@ def commit_set(
     features: Features,
     eligible: Tensor,
     masked: Tensor,
+    visible: Tensor,
     *,
+    doubt: Tensor,
     allowance: Tensor,
     quota: Tensor,
     calm: Tensor,
@@ -59,6 +74,8 @@ def commit_set(
     """The set to commit, [rows, width]; at least one position of each row with an eligible one.
 
     Args:
+        masked, visible: what is undecided, and what is decided content, [rows, width].
+        doubt: mean entropy of what is undecided in a row, nats, [rows].
         allowance: expected wrong tokens this forward may add, [rows] (budget and joint).
         quota: tokens this forward commits under the quota rules, [rows].
         calm: forwards in a row with a small change of the marginal, [rows, width].
@@ -67,7 +84,7 @@ def commit_set(
     rule, c = config.commit_rule, features.confidence
     # Which positions to commit must not depend on what was drawn there, or the law of the text
     # shifts towards likely tokens; so the error is that of the marginal. (Greedy: the same.)
-    error = expected_error(features.top_prob, config.confidence_temperature, config.error_curve)
+    error = errors(config, features.top_prob, doubt)
     if rule == "budget":
         return schedule.budget(error.double(), eligible, allowance)
     if rule == "entropy":
@@ -86,7 +103,7 @@ def commit_set(
         cap = (config.cap_share * eligible.sum(1)).long().clamp(low, high)
         many = schedule.threshold(c, eligible, config.threshold)
         return many & schedule.quota(c, many, cap)
-    together = _coupled_in_block(config, features, eligible, masked, begin, end)
+    together = _coupled_in_block(config, features, eligible, masked, visible, begin, end)
     if rule in ("coupled", "pairwise"):
         return together
     cheap = schedule.budget(error.double(), eligible, allowance)
@@ -100,6 +117,7 @@ def _coupled_in_block(
     features: Features,
     eligible: Tensor,
     masked: Tensor,
+    visible: Tensor,
     begin: Tensor,
     end: Tensor,
 ) -> Tensor:
@@ -114,6 +132,8 @@ def _coupled_in_block(
     may = eligible.gather(1, at) & inside
     if config.coupling_profile:
         pair = profile_coupling(h, config.coupling_profile)
+        seen = inside & visible.gather(1, at)
+        pair = unmediated(pair, config.coupling_profile, seen)
         pair = pair + end_coupling(features.eos.gather(1, at)).to(pair.dtype)
     else:
         pair = decay_coupling(h, config.coupling_length)

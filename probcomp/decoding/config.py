@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -62,7 +63,11 @@ class DecodingConfig:
     end_tilt: float = 0.0  # nats per token against long answers, fitted
     end_share: tuple[tuple[float, float], ...] = ()  # (entropy, share of the prior), fitted
     draw_end: bool = False  # when sampling: draw the end first, then the content before it
-    draw_commits: bool = False  # in that same forward, as if content did not depend on the end
+    # Content is drawn in that same forward, as if it did not depend on the end but for lying
+    # before it. Where it does, a token drawn there follows p(x | x is no end), not p(x | E): the
+    # law of the text is then off by their mutual information. Calibration switches this on where
+    # log q of dev answers loses no more by it than their standard error.
+    draw_commits: bool = False
     stop: str = "posterior"
     stop_mass: float = 0.98
     # Where the blocks are, and which comes next.
@@ -75,6 +80,7 @@ class DecodingConfig:
     block_min: int = 4
     block_max: int = 64
     block_threshold: float = 0.3
+    carry: bool = True  # go on into the next block in the forward that commits one as a whole
     boundary_weights: tuple[float, float, float, float, float] = (-1.0, 1.0, 0.5, 0.5, 2.0)
     delimiters: tuple[tuple[int, float], ...] = ()  # (token id, weight)
     delimiter_share: float = 0.25  # AdaBlock: how far ahead to look, of the canvas
@@ -90,6 +96,9 @@ class DecodingConfig:
     error_total: float = 2.0  # expected wrong tokens per answer
     confidence_temperature: float = 1.0
     error_curve: tuple[tuple[float, float], ...] = ()  # (confidence, chance to be wrong), fitted
+    # The same where a row's undecided positions have less mean entropy (nats) than this.
+    error_curve_sure: tuple[tuple[float, float], ...] = ()
+    sure_entropy: float = 0.0
     gamma: float = 0.35  # nats per forward
     coupling_length: float = 4.0
     coupling_profile: tuple[float, ...] = ()  # measured, at gaps 1, 2, ...; over the length
@@ -110,6 +119,7 @@ class DecodingConfig:
     insert: bool = False  # DAEDAL's mask insertion
     # Sampling.
     temperature: float = 0.0
+    token_noise: float = 0.0  # of the tokens' marginals when drawn from, fitted
 
     def __post_init__(self) -> None:
         problems = []
@@ -128,8 +138,10 @@ class DecodingConfig:
             value = getattr(self, name)
             if not isinstance(value, int | float) or not value > 0:
                 problems.append(f"{name} is above 0, got {value!r}")
-        if not self.end_noise >= 0:
-            problems.append(f"end_noise is 0 or above, got {self.end_noise!r}")
+        for name in ("end_noise", "token_noise", "sure_entropy"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                problems.append(f"{name} is a finite number, 0 or above, got {value!r}")
         if not self.temperature >= 0:
             problems.append(f"temperature is 0 (greedy) or above, got {self.temperature!r}")
         if self.border < 0 or not isinstance(self.border, int):
@@ -138,7 +150,7 @@ class DecodingConfig:
             problems.append(f"block_min {self.block_min} is above block_max {self.block_max}")
         if not all(isinstance(n, int) and n > 0 for n in self.extend_actions):
             problems.append(f"extend_actions are whole numbers above 0, got {self.extend_actions}")
-        for name in ("end_share", "error_curve"):
+        for name in ("end_share", "error_curve", "error_curve_sure"):
             knots = getattr(self, name)
             if any(len(k) != 2 or not 0 <= k[1] <= 1 for k in knots) or any(
                 a[0] >= b[0] for a, b in itertools.pairwise(knots)
@@ -162,6 +174,13 @@ class DecodingConfig:
     def draws_end(self) -> bool:
         """Whether a row's end is drawn before its content."""
         return self.draw_end and self.temperature > 0 and self.stop != "none"
+
+    @property
+    def carries(self) -> bool:
+        """Whether a forward may go on into the next block. Not where blocks are looked at again
+        when they are finished, nor where a model was trained to see finished blocks only."""
+        again = self.border > 0 or self.verify != "none" or self.insert
+        return self.carry and self.blocks != "none" and not again and self.block_multiple is None
 
     @property
     def sizes_first(self) -> bool:

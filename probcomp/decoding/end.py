@@ -11,11 +11,10 @@ Rows may have windows of different length. Column k - 1 of a [batch, width + 1] 
 end is at k", column ``length`` of a row is "beyond its window", and later columns are empty.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
+from probcomp.decoding.denoising import slab_share
 from probcomp.decoding.length import NEG
 
 CLIP = 12.0  # nats: an EOS logit beyond this is certainty either way
@@ -95,19 +94,15 @@ def cdf_end(eos_mass: Tensor, allowed: Tensor, length: Tensor) -> Tensor:
 def shrunk(p_end: Tensor, noise: float, length: Tensor) -> Tensor:
     """p_end without what is likely to be noise of the marginals. [batch, width + 1].
 
-        p_k <- p_k / (1 + N(p_k; 0, noise))   inside the window, its mass there and beyond kept.
-
     A difference of two marginals that are off by some noise is positive half of the time where no
-    end is possible at all, and a long window adds many of those up. The factor is the chance that
-    an end is possible at k, even beforehand, with any mass in (0, 1) alike if it is, and N(.; 0,
-    noise) the normal density of what shows if it is not (a spike and a slab).
+    end is possible at all, and a long window adds many of those up (`denoising.slab_share`). The
+    mass inside the window and that beyond it are kept.
     """
     if noise == 0.0:
         return p_end
     inside = torch.arange(p_end.shape[1], device=p_end.device) < length[:, None]
     old = torch.where(inside, p_end, 0.0)
-    spike = torch.exp(-0.5 * (old / noise).square()) / (noise * math.sqrt(2 * math.pi))
-    new = old / (1 + spike)
+    new = old * slab_share(old, noise)
     scale = old.sum(1, keepdim=True) / new.sum(1, keepdim=True).clamp(min=1e-30)
     return torch.where(inside, new * scale, p_end)
 

@@ -62,10 +62,15 @@ def draw_ends(
 
 
 def without_ends(bound: Bound, rows: Rows, index: Tensor, logits: Tensor) -> Tensor:
-    """Logits [rows, width, vocabulary] with no end token where the end of a row is decided."""
+    """Logits [rows, width, vocabulary] with no end token where the end of a row is decided.
+
+    Where nothing but an end is possible (a grammar of the caller allows no other token), the ends
+    stay: the text then stops there.
+    """
     settled = rows.settled[index]
     if not bool(settled.any()):
         return logits
     ends = bound.eos.to(logits.device)
     stop = torch.where(settled[:, None, None], -torch.inf, logits[..., ends])
-    return logits.index_copy(-1, ends, stop)
+    without = logits.index_copy(-1, ends, stop)
+    return torch.where((without == -torch.inf).all(-1, keepdim=True), logits, without)

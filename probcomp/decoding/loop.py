@@ -8,18 +8,20 @@ are each bounded, so the loop ends.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from probcomp.decoding import cutting, sizing
+from probcomp.decoding import sizing
 from probcomp.decoding.adapters.base import Adapter
+from probcomp.decoding.blocking import carry_on, choose_blocks
 from probcomp.decoding.bound import Bound
-from probcomp.decoding.committing import commit_set, expected_error
+from probcomp.decoding.committing import commit_set, errors
 from probcomp.decoding.config import DecodingConfig
+from probcomp.decoding.denoising import denoised
 from probcomp.decoding.ending import draw_ends, without_ends
 from probcomp.decoding.looking import look, track_change
-from probcomp.decoding.noise import uniform
 from probcomp.decoding.rows import Rows
 from probcomp.decoding.taking import insert_masks, repair_border, shadow_positions, verify
 from probcomp.decoding.view import View, first_of
@@ -32,7 +34,7 @@ class Step:
     """One forward as an observer sees it. ``rows`` [n] are the batch rows it was for; ``commit``
     and ``revoked`` [n, width]; ``begin``, ``end``, ``length`` (before edits) and ``change`` [n];
     ``p_end`` [n, width + 1] or None; ``ids`` [n, width] after the forward's decisions; ``token``
-    [n, width] the candidates, of probability ``confidence`` each."""
+    [n, width] the candidates, of probability ``confidence`` each; ``doubt`` [n] of the rows."""
 
     rows: Tensor
     forward: Tensor
@@ -46,6 +48,7 @@ class Step:
     ids: Tensor
     token: Tensor
     confidence: Tensor
+    doubt: Tensor
 
 
 class Decoder:
@@ -100,13 +103,13 @@ class Decoder:
             logits = output.logits
             if processor is not None:
                 logits = processor(torch.cat((context[index], ids), dim=1), logits)
-            logits = without_ends(self.bound, rows, index, logits)
+            raw, logits = logits, self._clean(rows, index, logits)
             rows.nfe[index] += output.cost
             rows.forwards[index] += 1
             if self.config.commit_rule == "stable":
                 previous = track_change(self.bound, rows, index, logits, previous)
             view = look(self.bound, rows, index, ids, valid, logits, seeds)
-            self._decide(rows, view, logits, seeds, shadow, output.shadow, teacher, observer)
+            self._decide(rows, view, raw, logits, seeds, shadow, output.shadow, teacher, observer)
             if stopper is not None:
                 self._ask_to_stop(rows, index, stopper)
         return rows
@@ -126,6 +129,7 @@ class Decoder:
         self,
         rows: Rows,
         view: View,
+        raw: Tensor,
         logits: Tensor,
         seeds: Tensor,
         shadow: Tensor | None,
@@ -145,7 +149,7 @@ class Decoder:
                 now = held & rows.settled[index]
                 drawn, change = torch.where(now, change, 0), torch.where(now, 0, change)
                 rows.resize(index[now], drawn[now])
-                logits = without_ends(self.bound, rows, index, logits)
+                logits = self._clean(rows, index, raw)
                 view = self._again(rows, view, logits, seeds)
                 held = held & ~now
         elif bool(held.any()):
@@ -160,12 +164,23 @@ class Decoder:
                 # The forward that ends the sizing also commits, and so does one that only drops
                 # filler: its marginals hold for what stays.
                 held = held & (change > 0)
-        self._choose_blocks(rows, view, seeds, ~held)
+        choose_blocks(self.bound, rows, view, seeds, ~held)
         begin, end = rows.begin[index], rows.end[index]
         revoked = repair_border(self.bound, rows, view, shadow, seen)
         going = ~held & ~(rows.repair[index] < 0)
         eligible = view.pending & view.inside(begin, end) & going[:, None]
         commit = self._commit_set(rows, view, eligible, begin, end)
+        if config.carries:
+            commit = carry_on(
+                self.bound,
+                rows,
+                view,
+                seeds,
+                eligible,
+                commit,
+                partial(self._commit_set, rows, view),
+            )
+            end = torch.maximum(end, rows.end[index])
         if config.verify != "none" and seen is not None and shadow is not None:
             revoked = revoked | verify(self.bound, rows, view, shadow, seen, commit)
         self._apply(rows, view, logits, commit, teacher)
@@ -195,8 +210,15 @@ class Decoder:
                     rows.ids[index, :n].clone(),
                     view.features.token,
                     view.features.confidence,
+                    view.doubt(),
                 )
             )
+
+    def _clean(self, rows: Rows, index: Tensor, logits: Tensor) -> Tensor:
+        """Logits without ends that were decided against, and when drawing without noise."""
+        logits = without_ends(self.bound, rows, index, logits)
+        drawing = self.config.temperature > 0
+        return denoised(logits, self.config.token_noise if drawing else 0.0, self.eos)
 
     def _again(self, rows: Rows, view: View, logits: Tensor, seeds: Tensor) -> View:
         """The same forward read again, after ends were drawn and canvases cut behind them."""
@@ -227,11 +249,11 @@ class Decoder:
         may = rows.open[index] & (rows.edits[index] < config.max_edits)
         if config.sizing == "rho_eos":
             return torch.where(may, sizing.by_rho(view, top_is_eos, config.max_new_tokens), change)
-        left = (rows.ids[index, : view.width] == rows.mask_id) & view.valid
-        no_end = ~(
-            torch.isin(rows.ids[index, : view.width], self.eos.to(view.ids.device)) & view.valid
-        ).any(1)
-        full = ~left.any(1) & no_end & (view.length < config.max_new_tokens)
+        ids = rows.ids[index, : view.width]
+        masked = ids == rows.mask_id
+        ends = torch.isin(ids, self.eos.to(view.ids.device)) & view.valid
+        no_end = ~ends.any(1)
+        full = ~(masked & view.valid).any(1) & no_end & (view.length < config.max_new_tokens)
         if config.sizing == "append":
             grow = (config.max_new_tokens - view.length).clamp(
                 max=config.block_multiple or config.block_length
@@ -252,32 +274,13 @@ class Decoder:
             rows.pace[index],
             may_shrink=False,
         )
-        return torch.where(may & (look | full) & no_end, found, change)
-
-    def _choose_blocks(self, rows: Rows, view: View, seeds: Tensor, live: Tensor) -> None:
-        config, index = self.config, view.index
-        begin, end = rows.begin[index], rows.end[index]
-        if config.blocks == "none":
-            rows.begin[index], rows.end[index] = torch.zeros_like(begin), view.length
-            need = live & (rows.block_step[index] == 0)
-        else:
-            need = live & ~(view.pending & view.inside(begin, end)).any(1) & view.pending.any(1)
-            if bool(need.any()):
-                if config.blocks == "fixed":
-                    new = cutting.on_grid(view, config.block_length)
-                elif config.blocks == "delimiter":
-                    new = cutting.at_delimiter(view, config)
-                else:
-                    draw = uniform(seeds[index], -rows.forwards[index], 1)[:, 0]
-                    new = cutting.by_posterior(view, config, self.bound.durations, draw)
-                rows.begin[index[need]] = new[0][need]
-                rows.end[index[need]] = new[1][need]
-                rows.cuts[index[need], (new[1][need] - 1).clamp(min=0)] = True
-        rows.block_step[index[need]] = rows.repair[index[need]] = 0
-        rows.checked[index[need]] = False
-        todo = (view.pending & view.inside(rows.begin[index], rows.end[index])).sum(1)
-        rows.block_masks[index[need]] = todo[need]
-        rows.block_step[index[live]] += 1
+        change = torch.where(may & (look | full) & no_end, found, change)
+        if config.contract:
+            known = sizing.behind_end(
+                rows.ids[index, : view.width] == rows.mask_id, ends, view.length
+            )
+            change = torch.where(rows.open[index] & (known < 0), known, change)
+        return change
 
     def _commit_set(
         self, rows: Rows, view: View, eligible: Tensor, begin: Tensor, end: Tensor
@@ -293,6 +296,8 @@ class Decoder:
             view.features,
             eligible,
             view.masked,
+            view.valid & ~view.masked & ~view.eos_committed,
+            doubt=view.doubt(),
             allowance=allowance,
             quota=quota.clamp(min=1),
             calm=rows.calm[index, : view.width],
@@ -316,9 +321,7 @@ class Decoder:
         rows.ids[index, :width] = torch.where(commit, token, rows.ids[index, :width])
         age = torch.where(commit, rows.forwards[index, None], rows.age[index, :width])
         rows.age[index, :width] = age
-        error = expected_error(
-            f.confidence, self.config.confidence_temperature, self.config.error_curve
-        )
+        error = errors(self.config, f.confidence, view.doubt())
         rows.ledger = rows.ledger.spend(index, error, commit)
         count = commit.sum(1)
         rows.committed[index] += count

@@ -15,8 +15,12 @@ first would creep along it.) Pairs do not see higher-order ties, so the sum is n
 bits whose sum is even have none).
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
+
+SLACK = 0.1  # of the budget: costs closer than this are told apart by chance
 
 
 def profile_coupling(entropy: Tensor, profile: tuple[float, ...]) -> Tensor:
@@ -28,6 +32,30 @@ def profile_coupling(entropy: Tensor, profile: tuple[float, ...]) -> Tensor:
     table[1 : len(profile) + 1] = entropy.new_tensor(profile)
     least = torch.minimum(entropy[:, :, None], entropy[:, None, :])
     return least * table[gap]
+
+
+@lru_cache(maxsize=16)
+def _takes_over(profile: tuple[float, ...], width: int) -> Tensor:
+    """Whether k takes over the tie of i and j, [i, j, k]: tied to both as strongly, or more."""
+    place = torch.arange(width)
+    gap = (place[None, :] - place[:, None]).abs()
+    table = torch.zeros(max(width, len(profile) + 1))
+    table[1 : len(profile) + 1] = torch.tensor(profile)
+    kappa = table[gap]
+    return torch.minimum(kappa[:, None, :], kappa[None, :, :]) >= kappa[:, :, None].clamp(min=1e-9)
+
+
+def unmediated(coupling: Tensor, profile: tuple[float, ...], visible: Tensor) -> Tensor:
+    """The coupling without ties that a visible token has taken over. [batch, width, width].
+
+    By the data-processing inequality i and j of a chain through k have I(i; j) <= min(I(i; k),
+    I(k; j)) and nothing to say to each other once k is known; ARACNE (Margolin et al. 2006)
+    drops an edge by the same inequality. visible [batch, width].
+    """
+    width = visible.shape[1]
+    over = _takes_over(profile, width).to(coupling)
+    cut = torch.einsum("ijk,bk->bij", over, visible.to(coupling.dtype)) > 0
+    return torch.where(cut, 0.0, coupling)
 
 
 def end_coupling(eos_mass: Tensor) -> Tensor:
@@ -69,7 +97,9 @@ def pairwise(coupling: Tensor, entropy: Tensor, eligible: Tensor, gamma: float) 
     for step in range(width):
         cost = torch.where(eligible & ~chosen, added, torch.inf)
         least = cost.min(1, keepdim=True).values
-        best = torch.where(cost <= least, order, width).argmin(1)
+        # What costs next to nothing more and still fits is as good as the cheapest.
+        near = torch.minimum(least + SLACK * gamma, (gamma - spent)[:, None]).maximum(least)
+        best = torch.where(cost <= near, order, width).argmin(1)
         price = cost[rows, best]
         take = torch.isfinite(price) & ((spent + price <= gamma) | (step == 0))
         if not bool(take.any()):

@@ -12,7 +12,13 @@ presets: Registry[DecodingConfig] = Registry("decoding preset")
 presets.add("bayes", DecodingConfig())
 
 _fixed = DecodingConfig(
-    max_new_tokens=256, sizing="none", blocks="fixed", block_length=32, stop="none", beyond=False
+    max_new_tokens=256,
+    sizing="none",
+    blocks="fixed",
+    block_length=32,
+    carry=False,
+    stop="none",
+    beyond=False,
 )
 
 # One token a forward, the most confident first: the quality reference.
@@ -90,6 +96,7 @@ presets.add(
         sizing="poisson",
         blocks="posterior",
         block_prior="crp",
+        carry=False,
         order="gibbs",
         border=3,
         rule="budget",

@@ -117,6 +117,19 @@ def by_poisson(view: View, vocab_size: int, longest: int) -> Tensor:
     )
 
 
+def behind_end(masked: Tensor, ends: Tensor, length: Tensor) -> Tensor:
+    """Minus the positions behind an end that is known, [rows]: no forward needs them any more.
+
+    Known is the first committed end token if the token before it is decided. If that is open the
+    end may lie before it, and a canvas that stops there would say that it does not. masked, ends
+    [rows, width]: undecided positions, and committed end tokens inside ``length`` [rows].
+    """
+    place = torch.arange(ends.shape[1], device=ends.device)
+    at = torch.where(ends, place, ends.shape[1]).min(1).values
+    before = masked.gather(1, (at - 1).clamp(min=0)[:, None])[:, 0] & (at > 0)
+    return torch.where((at < length) & ~before, at + 1 - length, 0)
+
+
 def beyond_of(view: View) -> Tensor:
     """P(E > W) per row; 0 where ends are not modelled."""
     if view.p_end is None:

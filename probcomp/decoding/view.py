@@ -51,6 +51,11 @@ class View:
         """First undecided position, or the width. [rows]."""
         return torch.where(self.pending, self.place, self.width).min(1).values
 
+    def doubt(self) -> Tensor:
+        """Mean entropy (nats) of the undecided positions, [rows]: how sure a row is as a whole."""
+        count = self.pending.sum(1).clamp(min=1)
+        return (self.features.entropy * self.pending).sum(1) / count
+
     def expected_content(self) -> Tensor:
         """Undecided positions weighted by P(E > i), [rows]."""
         if self.p_end is None:

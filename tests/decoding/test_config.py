@@ -45,6 +45,10 @@ def test_unknown_choices_are_refused_with_the_known_ones(name):
         ({"end_share": ((0.5, 0.1), (0.2, 0.1))}, "end_share"),
         ({"error_curve": ((0.5, 1.4),)}, "error_curve"),
         ({"coupling_profile": (0.1, -0.1)}, "coupling_profile"),
+        ({"end_noise": float("inf")}, "end_noise"),
+        ({"token_noise": float("nan")}, "token_noise"),
+        ({"sure_entropy": float("inf")}, "sure_entropy"),
+        ({"error_curve_sure": ((0.9, 0.1), (0.5, 0.2))}, "error_curve_sure"),
         ({"end_noise": -0.1}, "end_noise"),
     ],
 )

@@ -108,6 +108,43 @@ def test_no_end_token_is_possible_where_the_end_is_decided():
     assert found[1, :, [0, 3]].equal(logits[1, :, [0, 3]])
 
 
+def test_where_nothing_but_an_end_is_possible_the_end_stays():
+    """A grammar of the caller allows an end alone: minus infinity everywhere would be no law."""
+    adapter = CallableAdapter(lambda i, k: i, mask_id=3, eos_ids=(1, 2), vocab_size=4)
+    rows = Rows(
+        torch.full((1, 2), 3),
+        torch.tensor([2]),
+        torch.ones(1, dtype=torch.bool),
+        3,
+        ledger=Ledger.open(1, 1.0, 1.0),
+        sizing=True,
+    )
+    rows.settled[0] = True
+    logits = torch.tensor([[[0.5, 1.0, 2.0, -torch.inf], [-torch.inf, 1.0, 2.0, -torch.inf]]])
+    found = without_ends(Bound(adapter, CONFIG), rows, torch.arange(1), logits)
+    assert found[0, 0].tolist() == [0.5, -torch.inf, -torch.inf, -torch.inf]
+    assert found[0, 1].equal(logits[0, 1])
+    assert not found.softmax(-1).isnan().any()
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_processor_that_allows_only_an_end_has_the_last_word(together):
+    calls = []
+
+    def three_at_most(ids, logits):
+        calls.append(ids.shape[1])
+        logits = logits.clone()
+        logits[:, 3:, : ORACLE.eos_id] = -torch.inf
+        return logits
+
+    state, steps = run(CONFIG.replace(draw_commits=together), 60, processor=three_at_most)
+    assert len(calls) == len(steps)  # once a forward
+    assert int(state.content.max()) <= 3
+    for i in range(60):
+        text = state.ids[i, : int(state.content[i])]
+        assert not torch.isin(text, torch.tensor([ORACLE.eos_id, ORACLE.mask_id])).any()
+
+
 def test_a_text_that_may_not_grow_is_cut_without_an_end():
     state, _ = run(CONFIG.replace(max_new_tokens=6), 200)
     cut = state.content == 6

@@ -29,6 +29,15 @@ CONFIGS = {
     "odds": DecodingConfig(verify="odds", **SMALL),
     "border": DecodingConfig(border=2, **SMALL),
     "sampling": DecodingConfig(temperature=1.0, **SMALL),
+    "measured": DecodingConfig(
+        temperature=1.0,
+        coupling_profile=(0.4, 0.1, 0.3),
+        token_noise=0.01,
+        draw_end=True,
+        draw_commits=True,
+        end_model="cdf",
+        **SMALL,
+    ),
     **{
         name: presets[name].replace(
             initial_length=16, max_new_tokens=48, delimiters=((3, 1.0), (4, 0.5)), max_edits=20

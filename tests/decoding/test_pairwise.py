@@ -5,7 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probcomp.decoding.pairwise import end_coupling, pairwise, profile_coupling
+from probcomp.decoding.pairwise import (
+    SLACK,
+    end_coupling,
+    pairwise,
+    profile_coupling,
+    unmediated,
+)
 
 
 def test_profile_sits_at_its_gaps():
@@ -57,6 +63,70 @@ def test_equally_telling_positions_come_surest_first():
     h = torch.tensor([[0.9, 0.2, 0.4, 0.2]])
     chosen = pairwise(m, h, torch.ones(1, 4, dtype=torch.bool), 0.5)[0]
     assert chosen.tolist() == [False, True, False, False]
+
+
+def test_costs_that_differ_by_little_are_decided_by_what_is_told():
+    """Once 0 is taken, 1 costs a hair less than 2, and 2 tells far more of what is left."""
+    gamma = 0.2
+    m = torch.zeros(1, 5, 5)
+    m[0, 0, 1], m[0, 0, 2], m[0, 2, 4] = 0.01, 0.01 + 0.9 * SLACK * gamma, 0.3
+    m[0, 0, 3], m[0, 0, 4], m[0, 1, 2] = 0.9, 0.5, 0.25
+    m = m + m.mT
+    h = torch.ones(1, 5)
+    assert pairwise(m, h, torch.ones(1, 5, dtype=torch.bool), gamma)[0].tolist() == [
+        True, False, True, False, False,
+    ]  # fmt: skip
+    m[0, 0, 2] = m[0, 2, 0] = 0.01 + 1.1 * SLACK * gamma
+    assert bool(pairwise(m, h, torch.ones(1, 5, dtype=torch.bool), gamma)[0, 1])
+
+
+def test_a_visible_token_takes_over_the_ties_that_go_through_it():
+    """A chain whose tie falls with distance: what lies on either side of k is told apart by k."""
+    profile = (0.5, 0.3, 0.15, 0.1)
+    m = profile_coupling(torch.ones(1, 6), profile)
+    seen = torch.tensor([[False, False, True, False, False, False]])
+    found = unmediated(m, profile, seen)[0]
+    for i, j in itertools.combinations(range(6), 2):
+        through = i < 2 < j
+        assert float(found[i, j]) == (0.0 if through else float(m[0, i, j]))
+        assert float(found[i, j]) == float(found[j, i])
+    assert unmediated(m, profile, torch.zeros_like(seen)).equal(m)
+
+
+def test_a_token_that_has_no_tie_takes_nothing_over():
+    """Two chains in turn: a visible item of one says nothing about the other."""
+    profile = (0.0, 0.5, 0.0, 0.3)
+    m = profile_coupling(torch.ones(1, 7), profile)
+    seen = torch.zeros(1, 7, dtype=torch.bool)
+    seen[0, 3] = True
+    found = unmediated(m, profile, seen)[0]
+    assert float(found[2, 4]) == float(m[0, 2, 4]) == 0.5
+    assert float(found[1, 5]) == 0.0  # through 3
+    assert float(found[0, 4]) == pytest.approx(0.3)
+
+
+def test_the_inequality_holds_on_an_exact_chain():
+    """I(X_i; X_j | X_k) of a Markov chain is 0 for k between, as `unmediated` has it."""
+    generator = torch.Generator().manual_seed(0)
+    step = torch.rand(3, 3, generator=generator, dtype=torch.float64) + 0.1
+    step = step / step.sum(1, keepdim=True)
+    joint = torch.einsum("a,ab,bc->abc", torch.ones(3, dtype=torch.float64) / 3, step, step)
+
+    def information(p):
+        split = p.sum(1, keepdim=True) * p.sum(0, keepdim=True)
+        return float((p * (p / split).log()).sum())
+
+    given_k = sum(
+        float(joint[:, b].sum()) * information(joint[:, b] / joint[:, b].sum()) for b in range(3)
+    )
+    assert given_k == pytest.approx(0.0, abs=1e-12)
+    near, far = information(joint.sum(2)), information(joint.sum(1))
+    assert 0 < far <= min(near, information(joint.sum(0)))
+    profile = (near, far)
+    seen = torch.tensor([[False, True, False]])
+    assert (
+        float(unmediated(profile_coupling(torch.ones(1, 3), profile), profile, seen)[0, 0, 2]) == 0
+    )
 
 
 def test_end_coupling_is_the_information_of_nested_events():

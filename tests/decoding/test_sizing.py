@@ -9,6 +9,7 @@ from probcomp.decoding.config import DecodingConfig
 from probcomp.decoding.features import Features
 from probcomp.decoding.length import LengthPrior
 from probcomp.decoding.sizing import (
+    behind_end,
     beyond_of,
     by_daedal,
     by_poisson,
@@ -101,3 +102,18 @@ def test_utility_leaves_a_canvas_that_fits_and_drops_what_is_not_needed(lookahea
 
 def test_without_an_end_model_nothing_lies_beyond():
     assert beyond_of(view([0.1] * 3)).tolist() == [0.0]
+
+
+def test_what_lies_behind_a_known_end_is_dropped():
+    m, c, e = (True, False), (False, False), (False, True)  # (masked, end): mask, content, end
+    rows = [
+        [c, m, c, e, m, m],  # known: the token before the end is decided
+        [c, m, m, e, m, m],  # the end may lie before it
+        [e, m, m, m, m, m],  # an empty text
+        [c, m, c, m, m, m],  # no end
+        [m, c, e, e, e, e],  # the first end counts
+        [c, c, c, c, c, e],  # nothing behind it
+    ]
+    masked, ends = (torch.tensor([[cell[k] for cell in row] for row in rows]) for k in (0, 1))
+    length = torch.full((6,), 6)
+    assert behind_end(masked, ends, length).tolist() == [-2, 0, -5, 0, -3, 0]

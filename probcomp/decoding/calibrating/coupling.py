@@ -1,11 +1,14 @@
 r"""How strongly tokens depend on each other, measured on the model: show one token, look again.
 
 The entropy that position j loses when the truth at i is shown is, in the mean over answers,
-I(X_i; X_j | visible) of a model that is right about its own uncertainty. The profile is
+I(X_i; X_j) of a model that is right about its own uncertainty. The profile is
 
     kappa(d) = sum drop / sum min(H_i, H_j)   over pairs d apart,
 
-a share in [0, 1] of the bound min(H_i, H_j) on that information.
+a share in [0, 1] of the bound min(H_i, H_j) on that information. Nothing but the end is visible:
+tokens that are far apart are drawn together early or never, and what a visible token takes over of
+a tie is worked out by `probcomp.decoding.pairwise.unmediated`. (Random masks show far pairs with
+their mediators between them, as all but independent.)
 """
 
 import random
@@ -33,28 +36,21 @@ def fit_coupling(
     The end is visible and known to be the first, as it is when the end is drawn first: else what
     a token says about the end would count as a tie to every separator.
     """
-    generator, rng = torch.Generator().manual_seed(seed), random.Random(seed)
+    rng = random.Random(seed)
     chosen, lengths, before, after, shown = [], [], [], [], []
     for pair in pairs:
         n = len(pair[1])
         if not 2 <= n < longest:
             continue
-        for _ in range(repeats):
-            where = torch.rand(n + 1, generator=generator) < 0.2 + 0.8 * torch.rand(
-                1, generator=generator
-            )
-            where[n] = False
-            candidates = where.nonzero()[:, 0].tolist()
-            if len(candidates) < 2:
-                continue
-            at = rng.choice(candidates)
+        where = torch.arange(n + 1) < n
+        for position in rng.sample(range(n), min(repeats, n)):
             less = where.clone()
-            less[at] = False
+            less[position] = False
             chosen.append(pair)
             lengths.append(n + 1)
             before.append(where)
             after.append(less)
-            shown.append(at)
+            shown.append(position)
     if not chosen:
         return ()
     first = observe(adapter, chosen, lengths, before, ended=True)

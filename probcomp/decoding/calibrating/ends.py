@@ -68,15 +68,21 @@ def fit_beta(values: Tensor) -> tuple[float, float]:
     return (mean * weight, (1 - mean) * weight)
 
 
-def fit_platt(logit: Tensor, label: Tensor, rounds: int = 30) -> tuple[float, float]:
-    """(intercept, slope) of a logistic regression, by Newton with a weak Gaussian prior."""
+def fit_platt(
+    logit: Tensor,
+    label: Tensor,
+    rounds: int = 30,
+    precision: tuple[float, float] = (1e-2, 1e-2),
+) -> tuple[float, float]:
+    """(intercept, slope) of a logistic regression, by Newton. Both have a Gaussian prior, at 0 and
+    at 1, of this ``precision``: what few or no labels of one kind leave open stays there."""
     x = torch.stack((torch.ones_like(logit), logit), dim=1).double()
     y, beta = label.double(), torch.tensor([0.0, 1.0], dtype=torch.float64)
-    middle, precision = beta.clone(), 1e-2 * torch.eye(2, dtype=torch.float64)
+    middle, weight = beta.clone(), torch.diag(torch.tensor(precision, dtype=torch.float64))
     for _ in range(rounds):
         p = torch.sigmoid(x @ beta)
-        gradient = x.T @ (y - p) - precision @ (beta - middle)
-        curvature = (x * (p * (1 - p))[:, None]).T @ x + precision
+        gradient = x.T @ (y - p) - weight @ (beta - middle)
+        curvature = (x * (p * (1 - p))[:, None]).T @ x + weight
         step = torch.linalg.solve(curvature, gradient)
         beta = beta + step.clamp(-2.0, 2.0)
         if float(step.abs().max()) < 1e-8:

@@ -10,22 +10,26 @@ import torch
 
 from probcomp.decoding.adapters.resolve import as_adapter
 from probcomp.decoding.calibrating.borders import fit_borders
-from probcomp.decoding.calibrating.confidence import calibration_error, choose_curve
+from probcomp.decoding.calibrating.confidence import fit_errors
 from probcomp.decoding.calibrating.coupling import fit_coupling
 from probcomp.decoding.calibrating.ends import fit_end, log_score, prior_score
 from probcomp.decoding.calibrating.hazard import fit_hazard
 from probcomp.decoding.calibrating.record import Calibration, checksum
 from probcomp.decoding.calibrating.room import FEWEST, check_ids, check_room, longest_canvas
 from probcomp.decoding.calibrating.states import Pair, States, blank, partial
-from probcomp.decoding.calibrating.sweep import commits, sweep_error, sweep_sampling
-from probcomp.decoding.committing import expected_error
+from probcomp.decoding.calibrating.sweep import (
+    commits,
+    fit_token_noise,
+    sweep_error,
+    sweep_sampling,
+)
 from probcomp.decoding.end_model import EndModel
 from probcomp.decoding.length import LengthPrior
 from probcomp.errors import InputError
 
 HELD_OUT = 0.25  # of the answers, for the check
 CHOSEN = 0.25  # for choosing between fits and settings
-SWEPT = 120  # answers that the sweeps decode at most
+SWEPT = 120  # answers that a sweep decodes at most, three times as many when sampling
 
 
 def read_examples(path: Path | str) -> list[tuple[str, str]]:
@@ -75,7 +79,8 @@ def calibrate(
         examples: (prompt, answer) texts, or a file of JSON lines with these keys. Some 200 do;
             they must not be answers that results are reported on.
         out: a file, or the model's folder, to write the calibration to.
-        sweep: also choose ``error_step``, ``gamma`` and ``draw_end`` by decoding.
+        sweep: also fit ``token_noise`` and choose ``error_step``, ``gamma``, ``draw_end`` and
+            ``draw_commits`` by decoding.
 
     Raises:
         InputError: too few examples, prompts or answers that leave no room in the context, ids
@@ -99,6 +104,7 @@ def calibrate(
     cut = max(int(len(pairs) * HELD_OUT), 5)
     more = cut + max(int(len(pairs) * CHOSEN), 5)
     held, chosen, train = pairs[:cut], pairs[cut:more], pairs[more:]
+    parts = (train, chosen, held)
     longest = longest_canvas(adapter, config.max_new_tokens, pairs)
     check_room([*train, *chosen], held, longest)
 
@@ -128,16 +134,15 @@ def calibrate(
         "end_share": tuple(_rounded(knot) for knot in end.end_share),
     }
     greedy = config.replace(
-        **options, max_new_tokens=longest, confidence_temperature=1.0, error_curve=()
+        **options,
+        max_new_tokens=longest,
+        confidence_temperature=1.0,
+        error_curve=(),
+        sure_entropy=0.0,
     )
-    curve = choose_curve(*(commits(adapter, greedy, part, seed) for part in (train, chosen)))
-    c, wrong = commits(adapter, greedy, held, seed + 1)
-    before = calibration_error(1 - c, wrong)
-    after = calibration_error(expected_error(c, 1.0, curve), wrong)
-    if after > before:  # worse on answers that it was not fitted on: the model's own word is kept
-        curve = ()
-    options["confidence_temperature"] = 1.0
-    options["error_curve"] = tuple(tuple(float(f"{v:.10g}") for v in knot) for knot in curve)
+    watched = [commits(adapter, greedy, part, seed + i) for i, part in enumerate(parts)]
+    curves, errors = fit_errors(*watched)
+    options |= curves
     options["coupling_profile"] = fit_coupling(adapter, train, longest, seed)
     options |= fit_borders(
         full, config.delimiters, config.boundary_weights, end, prior, config.block_max
@@ -151,17 +156,18 @@ def calibrate(
         "prior_log_score": round(base, 4),
         "end_log_score_partly_seen": round(partly_score, 4),
         "prior_log_score_partly_seen": round(partly_base, 4),
-        "error_calibration_before": round(before, 5),
-        "error_calibration": round(min(after, before), 5),
-        "error_fit_kept": after <= before,
-        "commits_watched": len(c),
-        "commits_wrong": int(wrong.sum()),
+        **errors,
     }
     if sweep:
         tuned = config.replace(**options, max_new_tokens=longest)
         swept = chosen[:SWEPT]
+        # One of a few settings: what the fits have seen serves as well, and there is more of it.
+        drawn = [*chosen, *train][: 3 * SWEPT]
         options["error_step"], report["error_steps"] = sweep_error(adapter, tuned, swept, seed)
-        sampling, report["gammas"] = sweep_sampling(adapter, tuned, swept, seed)
+        noise, report["token_noises"] = fit_token_noise(adapter, tuned, drawn, held, seed)
+        options["token_noise"] = noise
+        tuned = tuned.replace(token_noise=noise)
+        sampling, report["gammas"] = sweep_sampling(adapter, tuned, drawn, seed)
         options |= sampling
     found = Calibration(checksum(network), options, report)
     if out is not None:

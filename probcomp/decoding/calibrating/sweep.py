@@ -1,18 +1,20 @@
-"""How bold to be: the cheapest setting within one standard error of the best, on dev answers.
+"""How bold to be, on dev answers.
 
-``error_step``           greedy decoding, scored by exact answers
+``error_step``           greedy decoding, scored by exact answers: the cheapest setting within one
+                         standard error of the best
+``token_noise``          sampling, by log q of the true answers under the decoder
 ``gamma``, ``draw_end``  sampling, scored by log q of the true answers under the decoder: with the
 ``draw_commits``         end drawn token by token, first and alone, or in one forward with other
                          tokens. What committing together costs in log q is its divergence from
-                         one token at a time.
+                         one token at a time; a forward is worth `WORTH` nats of it.
 """
 
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
 
 from probcomp.decoding.adapters.base import Adapter
+from probcomp.decoding.calibrating.confidence import Watched
 from probcomp.decoding.calibrating.states import Pair
 from probcomp.decoding.config import DecodingConfig
 from probcomp.decoding.ledger import Ledger
@@ -21,8 +23,12 @@ from probcomp.decoding.noise import row_seeds
 from probcomp.decoding.rows import Rows
 
 ERRORS = (0.01, 0.03, 0.1, 0.3, 1.0)
-BOLD = (0.03, 0.3)  # steps of the error at which commits are watched
-GAMMAS = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5)
+BOLD = 0.1  # the step of the error at which commits are watched
+GAMMAS = (0.01, 0.03, 0.06, 0.1, 0.2, 0.3)
+FINE = 0.03  # nats a forward
+TOKEN_NOISES = (0.0, 0.005, 0.01, 0.02, 0.04)
+WORTH = 0.1  # nats of an answer's log q for one forward
+FLOOR = -20.0  # nats: an answer that is all but impossible is one mistake, however impossible
 ENDS = ((False, False), (True, False), (True, True))  # draw_end, draw_commits
 
 
@@ -65,25 +71,26 @@ def run_pairs(
     return rows
 
 
-def commits(
-    adapter: Adapter, config: DecodingConfig, pairs: Sequence[Pair], seed: int
-) -> tuple[Tensor, Tensor]:
-    """(confidence, wrong) of what greedy decoding would commit, the truth committed in its place.
+def commits(adapter: Adapter, config: DecodingConfig, pairs: Sequence[Pair], seed: int) -> Watched:
+    """What greedy decoding would commit, the truth committed in its place.
 
     These are the tokens that the ledger pays for: on canvases as a decoder meets them, and only
-    those it dares to take. (Random masks show other states, in which it is wrong more often.)
+    those it dares to take. (Random masks show other states, in which it is wrong more often.) One
+    setting alone: two would watch the same answers, and count what they say twice.
     """
-    confidence, wrong = [], []
+    found = [Watched(torch.zeros(0), torch.zeros(0, dtype=torch.bool), torch.zeros(0))]
 
     def watch(step: Step) -> None:
-        confidence.append(step.confidence[step.commit])
         truth = step.ids[:, : step.token.shape[1]]
-        wrong.append((step.token != truth)[step.commit])
+        doubt = step.doubt[:, None].expand_as(step.confidence)
+        on = step.commit
+        found.append(Watched(step.confidence[on], (step.token != truth)[on], doubt[on]))
 
-    for value in BOLD:
-        tried = config.replace(temperature=0.0, error_step=value)
-        run_pairs(adapter, tried, pairs, seed, teach=True, observer=watch)
-    return torch.cat(confidence), torch.cat(wrong)
+    tried = config.replace(temperature=0.0, error_step=BOLD)
+    run_pairs(adapter, tried, pairs, seed, teach=True, observer=watch)
+    return Watched(
+        *(torch.cat([getattr(w, k) for w in found]) for k in ("confidence", "wrong", "doubt"))
+    )
 
 
 def sweep_error(
@@ -124,20 +131,48 @@ def _cheapest(
     return min(good, key=lambda entry: entry["forwards"])
 
 
+def fit_token_noise(
+    adapter: Adapter,
+    config: DecodingConfig,
+    pairs: Sequence[Pair],
+    held: Sequence[Pair],
+    seed: int,
+) -> tuple[float, list[dict[str, float]]]:
+    """(token_noise, table): the noise of best log q of ``pairs``; none where it loses more than a
+    standard error on ``held``.
+
+    Little is drawn together (`FINE`), so that it is the marginals that are fitted and not the cost
+    of drawing together.
+    """
+    fine = config.replace(temperature=1.0, gamma=FINE, draw_end=True, draw_commits=True)
+
+    def score(noise: float, some: Sequence[Pair]) -> torch.Tensor:
+        rows = run_pairs(adapter, fine.replace(token_noise=noise), some, seed, teach=True)
+        return rows.teacher_log_prob.clamp(min=FLOOR)
+
+    table = [
+        {"token_noise": v, "log_q": round(float(score(v, pairs).mean()), 4)} for v in TOKEN_NOISES
+    ]
+    best = max(table, key=lambda entry: entry["log_q"])["token_noise"]
+    gain = score(best, held) - score(0.0, held)
+    keep = float(gain.mean()) >= -float(gain.std()) / len(gain) ** 0.5
+    return (best if keep else 0.0), table
+
+
 def sweep_sampling(
     adapter: Adapter, config: DecodingConfig, pairs: Sequence[Pair], seed: int
 ) -> tuple[dict[str, float | bool], list[dict[str, float]]]:
-    """({gamma, draw_end, draw_commits}, table): log q is compared in pairs, answer by answer."""
+    """({gamma, draw_end, draw_commits}, table): of most log q less what the forwards are worth."""
     config = config.replace(temperature=1.0)
-    table, scores = [], []
+    table = []
     for draw_end, draw_commits in ENDS:
         for value in GAMMAS:
             choice = {"gamma": value, "draw_end": draw_end, "draw_commits": draw_commits}
             rows = run_pairs(adapter, config.replace(**choice), pairs, seed, teach=True)
-            scores.append(rows.teacher_log_prob.clamp(min=-1e3))
-            log_q, forwards = float(scores[-1].mean()), float(rows.nfe.double().mean())
+            log_q = float(rows.teacher_log_prob.clamp(min=FLOOR).mean())
+            forwards = float(rows.nfe.double().mean())
             table.append({**choice, "log_q": round(log_q, 4), "forwards": round(forwards, 4)})
-    best = _cheapest(table, scores, "log_q")
+    best = max(table, key=lambda entry: entry["log_q"] - WORTH * entry["forwards"])
     chosen = {"gamma": best["gamma"]}
     chosen |= {name: bool(best[name]) for name in ("draw_end", "draw_commits")}
     return chosen, table

@@ -5,9 +5,12 @@ import torch
 from sklearn.isotonic import IsotonicRegression
 
 from probcomp.decoding.calibrating.confidence import (
+    SURE_ENTROPY,
+    Watched,
     calibration_error,
     choose_curve,
     fit_error_curve,
+    fit_errors,
     fit_line,
     log_loss,
 )
@@ -18,6 +21,11 @@ def draws(n, seed, law):
     generator = torch.Generator().manual_seed(seed)
     c = torch.rand(n, generator=generator) * 0.7 + 0.299
     return c, torch.rand(n, generator=generator) < law(c)
+
+
+def watched(n, seed, law, doubt=1.0):
+    c, wrong = draws(n, seed, law)
+    return Watched(c, wrong, torch.full((n,), doubt))
 
 
 def test_the_curve_falls_and_follows_the_truth():
@@ -83,7 +91,7 @@ def test_doubt_that_says_nothing_gives_a_level_line():
     ],
 )
 def test_the_curve_that_explains_other_pairs_best_is_kept(law, knots):
-    curve = choose_curve(draws(20000, 5, law), draws(20000, 6, law))
+    curve = choose_curve(watched(20000, 5, law), watched(20000, 6, law))
     if knots == (0,):  # a line may win by a hair: it must then say the same
         at = torch.linspace(0.3, 0.99, 20, dtype=torch.float64)
         torch.testing.assert_close(expected_error(at, 1.0, curve), 1 - at, atol=0.02, rtol=0)
@@ -95,10 +103,90 @@ def test_few_pairs_get_no_bins():
     def step(c):
         return torch.where(c > 0.6, 0.01, 0.9)
 
-    assert len(choose_curve(draws(400, 7, step), draws(400, 8, step))) <= 2
+    assert len(choose_curve(watched(400, 7, step), watched(400, 8, step))) <= 2
 
 
 def test_the_log_loss_is_the_mean_surprise():
     error, wrong = torch.tensor([0.25, 0.5]), torch.tensor([True, False])
     assert log_loss(error, wrong) == pytest.approx(0.5 * (math.log(4) + math.log(2)))
     assert math.isfinite(log_loss(torch.tensor([0.0]), torch.tensor([True])))
+    assert log_loss(torch.zeros(0), torch.zeros(0).bool()) == 0.0
+    assert calibration_error(torch.zeros(0), torch.zeros(0).bool()) == 0.0
+
+
+def surest(n, wrong=()):
+    """Tokens of confidence 0.98 and 0.999 in turn; those at the places ``wrong`` are."""
+    c = torch.tensor([0.98, 0.999]).repeat(n // 2)
+    missed = torch.zeros(n, dtype=torch.bool)
+    missed[list(wrong)] = True
+    return c, missed
+
+
+def test_no_wrong_token_lowers_the_line_and_does_not_abolish_errors():
+    """1 - c promises ten wrong of a thousand and none is: fewer are expected, but not none."""
+    c, wrong = surest(1000)
+    error = expected_error(c.double(), 1.0, fit_line(c, wrong))
+    assert 0.2 < float(error.sum()) < 3.0
+    assert float((1 - c).sum()) > 10.0
+    # Hardly any tokens say hardly anything.
+    few = expected_error(c[:20].double(), 1.0, fit_line(c[:20], wrong[:20]))
+    assert float(few.sum()) == pytest.approx(float((1 - c[:20]).sum()), rel=0.5)
+
+
+def test_every_token_wrong_is_finite_too():
+    c = torch.tensor([0.98, 0.999]).repeat(100)
+    for _, error in fit_line(c, torch.ones(200, dtype=torch.bool)):
+        assert 0 <= error <= 1
+    error = expected_error(c.double(), 1.0, fit_line(c, torch.ones(200, dtype=torch.bool)))
+    assert bool(torch.isfinite(error).all())
+    assert float(error.mean()) > 0.5
+
+
+def test_nothing_watched_gives_no_curve():
+    nothing = Watched(torch.zeros(0), torch.zeros(0).bool(), torch.zeros(0))
+    assert fit_line(nothing.confidence, nothing.wrong) == ()
+    assert choose_curve(nothing, nothing) == ()
+    options, report = fit_errors(nothing, nothing, nothing)
+    assert options["error_curve"] == options["error_curve_sure"] == ()
+    assert report["commits_watched"] == report["commits_wrong_sure"] == 0
+
+
+def test_a_few_wrong_tokens_get_no_bins():
+    """A thousand pairs and more, five of them wrong: bins would be half a wrong token each."""
+    c, wrong = surest(4000, (0, 2, 4, 6, 8))
+    some = Watched(c, wrong, torch.zeros(4000))
+    assert len(choose_curve(some, some)) <= 2
+
+
+def test_sure_rows_and_open_rows_are_fitted_apart():
+    """One confidence, two error rates: each kind of row gets its own, and totals are right."""
+
+    def world(seed):
+        sure, open_ = (
+            watched(4000, seed, lambda c: 0.05 * (1 - c), 0.01),
+            watched(4000, seed + 50, lambda c: 1 - c, 0.9),
+        )
+        return sure + open_
+
+    options, report = fit_errors(world(0), world(1), world(2))
+    assert options["sure_entropy"] == SURE_ENTROPY
+    held = world(2)
+    for sure, name in ((True, "error_curve_sure"), (False, "error_curve")):
+        part = held.part(sure)
+        assert len(part.wrong) == 4000
+        expected = float(expected_error(part.confidence, 1.0, options[name]).sum())
+        assert expected == pytest.approx(float(part.wrong.sum()), rel=0.25)
+    assert report["commits_expected_wrong_sure"] < 0.2 * report["commits_expected_wrong"]
+
+
+def test_a_curve_that_is_worse_on_held_answers_is_dropped_for_its_rows_alone():
+    good = watched(4000, 10, lambda c: 0.05 * (1 - c), 0.01)
+    bad = watched(4000, 11, lambda c: 0.05 * (1 - c), 0.9)
+    held = watched(4000, 12, lambda c: 0.05 * (1 - c), 0.01) + watched(
+        4000, 13, lambda c: 1 - c, 0.9
+    )
+    options, report = fit_errors(good + bad, good + bad, held)
+    assert options["error_curve_sure"] != ()
+    assert options["error_curve"] == ()
+    assert report["error_fit_kept_sure"]
+    assert not report["error_fit_kept"]

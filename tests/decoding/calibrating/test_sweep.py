@@ -6,8 +6,11 @@ from probcomp.decoding.calibrating.sweep import (
     ENDS,
     ERRORS,
     GAMMAS,
+    TOKEN_NOISES,
+    WORTH,
     _cheapest,
     commits,
+    fit_token_noise,
     run_pairs,
     sweep_error,
     sweep_sampling,
@@ -60,6 +63,52 @@ def test_sampling_is_swept_over_ends_and_budgets():
     assert chosen in [{k: e[k] for k in chosen} for e in table]
     best = max(e["log_q"] for e in table)
     assert all(e["log_q"] <= best < 0 for e in table)
+    worth = [e["log_q"] - WORTH * e["forwards"] for e in table]
+    kept = next(e for e in table if {k: e[k] for k in chosen} == chosen)
+    assert kept["log_q"] - WORTH * kept["forwards"] == max(worth)
+
+
+class Blurred:
+    """The marginals of an oracle, a little of every token mixed in: what noise looks like."""
+
+    def __init__(self, oracle, share):
+        inner = oracle.adapter()
+        exact = inner.logits
+
+        def logits(ids, keys, start):
+            p = exact(ids, keys, start).softmax(-1)
+            p[..., oracle.mask_id] = 0.0
+            even = torch.ones_like(p) / (p.shape[-1] - 1)
+            even[..., oracle.mask_id] = 0.0
+            return ((1 - share) * p + share * even).log()
+
+        inner.logits = logits
+        self.adapter = inner
+
+
+@pytest.mark.parametrize("share", [0.0, 0.04])
+def test_token_noise_is_found_where_there_is_some(share):
+    """Texts aabb..: what follows is decided, and a blurred model gives the rest a chance."""
+    texts = [(a, a, b, b) for a in range(4) for b in range(4)]
+    oracle = EnumeratedOracle(texts, 4)
+    some = [([], text.tolist()) for text in oracle.sample(120, 0)]
+    config = DecodingConfig(
+        max_new_tokens=6, initial_length=6, end_model="cdf", beyond=False, coupling_profile=(0.9,)
+    )
+    adapter = Blurred(oracle, share).adapter
+    noise, table = fit_token_noise(adapter, config, some[:80], some[80:], 0)
+    assert [entry["token_noise"] for entry in table] == list(TOKEN_NOISES)
+    best = max(table, key=lambda entry: entry["log_q"])
+    if share:
+        assert noise == best["token_noise"] > 0
+        # Two decided tokens lose log(1 / 0.968) each to the blur: half of that must come back.
+        assert best["log_q"] > table[0]["log_q"] + 0.03
+    else:
+        assert best["log_q"] == pytest.approx(table[0]["log_q"], abs=0.02)
+    # Held-out answers that the blurred model calls noise: then there is none to take away.
+    others = [([], [1, 2, 3, 1])] * 40
+    if share:
+        assert fit_token_noise(adapter, config, some[:80], others, 0)[0] == 0.0
 
 
 def test_commits_are_what_the_ledger_pays_for():
@@ -69,8 +118,9 @@ def test_commits_are_what_the_ledger_pays_for():
     config = DecodingConfig(
         max_new_tokens=6, initial_length=6, sizing="none", end_model="cdf", beyond=False
     )
-    c, wrong = commits(oracle.adapter(), config, [([], text)] * 5, 0)
-    assert not wrong.any()
-    assert (c > 0.999).all()
-    c, wrong = commits(oracle.adapter(), config, [([], [0, 1, 1, 0])] * 5, 0)
-    assert int(wrong.sum()) == 10  # one place of five answers, at two settings
+    seen = commits(oracle.adapter(), config, [([], text)] * 5, 0)
+    assert not seen.wrong.any()
+    assert (seen.confidence > 0.999).all()
+    assert (seen.doubt < 0.01).all()
+    seen = commits(oracle.adapter(), config, [([], [0, 1, 1, 0])] * 5, 0)
+    assert int(seen.wrong.sum()) == 5  # one place of five answers
