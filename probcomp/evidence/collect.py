@@ -45,7 +45,7 @@ class Statistics:
     Attributes:
         gram: ``sum_t x_t x_t^T``, [di, di], float64.
         sum: ``sum_t x_t``, [di], float64.
-        count: Rows that were summed: tokens, or output positions of a convolution.
+        count: Rows that the sums stand for: tokens, or output positions of a convolution.
         samples: Samples they came from.
         fisher: ``sum_t sum_r g g^T``, [do, do], float64; ``None`` without probes.
         probes: Probes a sample behind ``fisher``.
@@ -98,6 +98,7 @@ def collect(
     *,
     probe: Probe | None = None,
     every: int = 1,
+    thin: int = 1,
     on_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, Statistics]:
     """Statistics of several read-outs, in one pass.
@@ -109,12 +110,14 @@ def collect(
         run: Runs the model on a batch.
         probe: With it, output gradients are collected too, one backward pass for each scalar.
         every: Only every n-th batch is probed; output gradients need fewer samples than inputs.
+        thin: Only every n-th row of a batch enters the sums of inputs, and stands for n of them:
+            neighbouring tokens or positions say much the same.
         on_batch: Called after each batch.
 
     Raises:
         InputError: A read-out's module was never called as a module, or values are not finite.
     """
-    sums = {name: _Sums(matrix) for name, matrix in matrices.items()}
+    sums = {name: _Sums(matrix, thin) for name, matrix in matrices.items()}
     modules = dict(model.named_modules())
     state = _State()
     samples = 0
@@ -195,8 +198,8 @@ class _State:
 class _Sums:
     """Running sums of one read-out."""
 
-    def __init__(self, matrix: Matrix) -> None:
-        self.matrix = matrix
+    def __init__(self, matrix: Matrix, thin: int) -> None:
+        self.matrix, self.thin = matrix, thin
         self.gram: SymmetricSum | None = None
         self.sum: Tensor | None = None
         self.fisher: SymmetricSum | None = None
@@ -207,10 +210,15 @@ class _Sums:
         kept = rows.flatten(0, 1) if mask is None else rows[mask]
         kept = at_least_single(kept)
         self.count += len(kept)
+        weight = 1.0
+        if self.thin > 1 and len(kept):
+            every = kept[:: self.thin]
+            weight = len(kept) / len(every)
+            kept = every * weight**0.5
         if self.gram is None:
             self.gram = SymmetricSum(kept.shape[1])
         self.gram.add(kept)
-        total = kept.sum(0, dtype=torch.float64).cpu()
+        total = kept.sum(0).double().cpu() * weight**0.5  # pairwise: as exact as the products
         self.sum = total if self.sum is None else self.sum.add_(total)
 
     def add_gradient(self, rows: Tensor, batch: Any) -> None:
@@ -340,6 +348,7 @@ def collect_within(
     *,
     probe: Probe | None = None,
     every: int = 1,
+    thin: int = 1,
     limit: int | None = None,
     on_batch: Callable[[], None] = lambda: None,
 ) -> Iterator[Store]:
@@ -370,9 +379,15 @@ def collect_within(
         for part in parts:
             chosen = {name: matrices[name] for name in part}
             found = collect(
-                model, chosen, batches(), run, probe=probe, every=every, on_batch=on_batch
+                model,
+                chosen,
+                batches(),
+                run,
+                probe=probe,
+                every=every,
+                thin=thin,
+                on_batch=on_batch,
             )
             while found:
-                name, statistics = found.popitem()
-                store.put(name, statistics)
+                store.put(*found.popitem())  # nothing of it is held during the next pass
         yield store

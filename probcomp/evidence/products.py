@@ -71,8 +71,8 @@ class MomentSums:
         x, y = at_least_single(x), at_least_single(y)
         self._gram.add(x)
         self._cross += x.T @ y
-        self._inputs += x.sum(0, dtype=torch.float64)
-        self._targets += y.sum(0, dtype=torch.float64)
+        self._inputs += x.sum(0)
+        self._targets += y.sum(0)
         self._square += float(y.square().sum(dtype=torch.float64))
         self._count += len(x)
 

@@ -37,8 +37,8 @@ class SingleColumns:
         weight = quadratic.weight.to("cpu", kind)
         # Columns of no unit stay in the inverse all along; only rows that are asked for matter,
         # so the tables need the units' columns alone.
-        self.inverse = inverse[columns][:, columns]
-        self.products = (weight.T @ weight)[columns][:, columns]
+        self.inverse = _chosen(inverse, columns)
+        self.products = _chosen(weight.T @ weight, columns)
         self.units = torch.arange(len(columns))  # of each row of the tables
         self._start_block()
 
@@ -91,11 +91,17 @@ class SingleColumns:
 
 def _inverse(quadratic: Quadratic, kind: torch.dtype) -> Tensor:
     """In single precision only where that resolves the damping."""
-    precision = quadratic.precision
     if kind == torch.float32 and quadratic.jitter >= RESOLVED:
-        single = precision.float()
-        return inverse(single, torch.zeros_like(single[0]))
-    return torch.cholesky_inverse(cholesky(precision))
+        single = quadratic.gram.float()
+        return inverse(single, torch.full_like(single[0], quadratic.ridge))
+    return torch.cholesky_inverse(cholesky(quadratic.precision))
+
+
+def _chosen(matrix: Tensor, columns: Tensor) -> Tensor:
+    """Rows and columns of a square matrix; the matrix itself where that is all of it in order."""
+    if torch.equal(columns, torch.arange(len(matrix), device=columns.device)):
+        return matrix
+    return matrix[columns][:, columns]
 
 
 class GroupedColumns:

@@ -21,9 +21,11 @@ SHARE, LEAST = 16, 8
 SHARE_OF_CLASSES = 4
 """As `SHARE`, where a sample has one class and nothing else: it says far less than a text's tokens
 or an embedding, and noise in what is measured moves units to the wrong layers."""
-PROBED, PROBED_OF_CLASSES = 8, 4
-"""Every so many batches one is probed; more of them where a sample has one class, for that reason.
+PROBED, PROBED_OF_CLASSES = 8, 1
+"""Every so many batches one is probed; all of them where a sample has one class, for that reason.
 """
+THIN, THIN_OF_CLASSES = 2, 1
+"""Of so many neighbouring rows one enters the sums of inputs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,8 @@ class PostConfig:
             reconstruction errors).
         every: Every n-th batch is probed for them; a backward pass costs two forward ones. By
             default `PROBED`, of a classifier's `PROBED_OF_CLASSES`.
+        thin: Of so many neighbouring rows one enters the sums of inputs. By default `THIN`, of a
+            classifier's `THIN_OF_CLASSES`.
         softness: Softness of a classifier, see `probcomp.evidence.fisher.Categorical`.
         damping: Pull of selections and sampled removals towards the dense weights, over the mean
             diagonal of each Gram matrix; by default its inputs over the rows it has seen.
@@ -59,6 +63,7 @@ class PostConfig:
     limit: int | None = None
     probes: int = 1
     every: int | None = None
+    thin: int | None = None
     softness: float = 4.0
     damping: float | None = None
     measured: int = 64
@@ -78,7 +83,7 @@ class PostConfig:
             "rounds": 0,
         }
         least |= {} if self.damping is None else {"damping": 0}
-        least |= {} if self.every is None else {"every": 1}
+        least |= {name: 1 for name in ("every", "thin") if getattr(self, name) is not None}
         wrong += [
             f"{name} must be at least {bound}, got {getattr(self, name)}"
             for name, bound in least.items()
@@ -104,6 +109,13 @@ def probed(config: PostConfig, likelihood: Likelihood | None) -> int:
     if config.every is not None:
         return config.every
     return PROBED_OF_CLASSES if _one_class(likelihood) else PROBED
+
+
+def thinned(config: PostConfig, likelihood: Likelihood | None) -> int:
+    """Of so many neighbouring rows one enters the sums of inputs."""
+    if config.thin is not None:
+        return config.thin
+    return THIN_OF_CLASSES if _one_class(likelihood) else THIN
 
 
 def parts_of(

@@ -18,7 +18,7 @@ from probcomp.evidence.lockstep import Targets
 from probcomp.evidence.watch import BiasPlace, watched
 from probcomp.recipes.job import Job
 from probcomp.recipes.likelihoods import probe_of
-from probcomp.recipes.post_config import PostConfig, calibration_batches, parts_of, probed
+from probcomp.recipes.post_config import PostConfig, calibration_batches, parts_of, probed, thinned
 from probcomp.recipes.post_temper import Meter
 from probcomp.recipes.task import Task
 
@@ -86,6 +86,7 @@ def dense_evidence(
                     run,
                     probe=probe_of(task, likelihood, config.probes, generator),
                     every=probed(config, likelihood),
+                    thin=thinned(config, likelihood),
                     limit=config.limit,
                     on_batch=on_batch,
                 )

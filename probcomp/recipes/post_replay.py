@@ -5,8 +5,8 @@ output is taken from there; what happens between modules is cheap and is run. Th
 call the same modules in the same order, which evaluation on the same batch does.
 
 A pass may change an output in place (``y += x``, a ReLU in place): of such outputs a copy is kept,
-and each run gets a copy of its own. Modules that change their inputs, or give out a part of them,
-are run again, and so are those that give out anything but a tensor.
+by a second pass, and each run gets a copy of its own. Modules that change their inputs, or give out
+a part of them, are run again, and so are those that give out anything but a tensor.
 """
 
 from collections.abc import Callable, Collection
@@ -27,10 +27,15 @@ class _Call:
 
     def end(self) -> None:
         """The pass is over."""
-        if self.output is not None and self.output._version == self.version:
-            self.copy = None
-        else:
+        if self.changed:
             self.output = None
+        else:
+            self.copy = None
+
+    @property
+    def changed(self) -> bool:
+        """Whether the output is no longer what it was."""
+        return self.output is not None and self.output._version != self.version
 
     def again(self) -> Tensor | None:
         """What the module gave out; ``None`` where it has to be run."""
@@ -48,6 +53,8 @@ class Replay:
         self.records: dict[int, list[_Call]] = {}
         self._changed: frozenset[nn.Module] | None = None
         self._record: list[_Call] | None = None
+        self._calls: list[_Call] = []
+        self._copied: frozenset[int] = frozenset()
         self._at = 0
         for module in model.modules():
             if not any(True for _ in module.children()):
@@ -55,16 +62,23 @@ class Replay:
 
     def record(self, batch: int, run: Callable[[], Any]) -> Any:
         """Run the dense model on a batch, and keep what its modules give out."""
-        calls: list[_Call] = []
-        self._record = calls
+        found = self._recorded(run, frozenset())
+        changed = frozenset(n for n, call in enumerate(self._calls) if call.changed)
+        if changed:
+            found = self._recorded(run, changed)
+        for call in self._calls:
+            call.end()
+        self.records[batch] = self._calls
+        return found
+
+    def _recorded(self, run: Callable[[], Any], copied: frozenset[int]) -> Any:
+        """Run, with copies of the outputs of some calls, which the pass changes."""
+        self._calls, self._copied = [], copied
+        self._record = self._calls
         try:
-            found = run()
+            return run()
         finally:
             self._record = None
-        for call in calls:
-            call.end()
-        self.records[batch] = calls
-        return found
 
     def run(self, batch: int, changed: Collection[nn.Module], run: Callable[[], Any]) -> Any:
         """Run on a recorded batch, from the first changed module on.
@@ -95,7 +109,8 @@ class Replay:
             result = forward(*args, **kwargs)
             call = _Call(module)
             if versions == [_version(t) for t in inputs] and _own(result, inputs):
-                call = _Call(module, result, result.clone(), result._version)
+                copy = result.clone() if len(self._record) in self._copied else None
+                call = _Call(module, result, copy, result._version)
             self._record.append(call)
             return result
 

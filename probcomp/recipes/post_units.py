@@ -52,17 +52,17 @@ class Judged:
 def input_gram(statistics: Statistics, centred: bool) -> Tensor:
     """``A``, with the means taken out where a bias can put them back.
 
-    Exactly symmetric; an input that never varies has a row and a column of zeros, not of rounding.
+    An input that never varies has a row and a column of zeros, not of rounding.
     Where no input carries anything, the matrix is a negligible multiple of the identity.
     """
-    raw = 0.5 * (statistics.gram + statistics.gram.mT)
+    gram = statistics.gram
     if centred:
-        gram = raw - torch.outer(statistics.sum, statistics.sum) / statistics.count
-        constant = gram.diagonal() <= CONSTANT * raw.diagonal()
-        gram[constant] = 0
-        gram[:, constant] = 0
-    else:
-        gram = raw
+        raw = gram.diagonal()
+        gram = torch.outer(statistics.sum, statistics.sum).mul_(-1 / statistics.count).add_(gram)
+        constant = gram.diagonal() <= CONSTANT * raw
+        if bool(constant.any()):
+            gram[constant] = 0
+            gram[:, constant] = 0
     return alive(gram)
 
 

@@ -11,6 +11,7 @@ from probcomp.recipes.post_config import (
     PostConfig,
     parts_of,
     probed,
+    thinned,
 )
 
 
@@ -55,12 +56,16 @@ def test_softness_is_positive(softness: float) -> None:
         PostConfig(softness=softness)
 
 
-def test_classifiers_are_probed_more_often_than_texts() -> None:
+def test_classifiers_are_looked_at_more_closely_than_texts() -> None:
     config = PostConfig()
     assert probed(config, Categorical()) == PROBED_OF_CLASSES
     assert probed(config, Categorical(unit="token")) == PROBED
     assert probed(config, Gaussian()) == probed(config, None) == PROBED
     assert PROBED_OF_CLASSES < PROBED
     assert probed(PostConfig(every=3), Gaussian()) == 3
+    assert thinned(config, Categorical()) < thinned(config, Gaussian())
+    assert thinned(PostConfig(thin=5), Categorical()) == 5
+    with pytest.raises(InputError, match="thin must be at least 1"):
+        PostConfig(thin=0)
     with pytest.raises(InputError, match="every must be at least 1"):
         PostConfig(every=0)
