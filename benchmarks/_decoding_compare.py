@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -124,12 +125,14 @@ def interval(difference: list[float], seed: int = 0) -> tuple[float, float, floa
     return sum(difference) / n, means[25], means[974]
 
 
-def compare(models: list[Path], count: int, knobs: dict[str, dict[str, float]]) -> list[dict]:
-    """One row per task and decoder, over all models."""
+def compare(
+    models: list[Path], count: int, knobs: dict[str, dict[str, float]], known: dict
+) -> list[dict]:
+    """One row per task and decoder, over all models; ``known`` keeps what was run."""
     rows = []
     for task in TASKS:
         examples = make_examples(task, count, 101, "test")
-        scores = scores_of(task, examples, models, knobs[task])
+        scores = scores_of(task, examples, models, knobs[task], known)
         base = scores[REFERENCE]
         found = [summary(task, name, entry, base, models) for name, entry in scores.items()]
         mark_front([row for row in found if "@" not in row["decoder"]])
@@ -142,14 +145,14 @@ def headline(models: list[Path], count: int) -> list[dict]:
     rows = []
     for task in TASKS:
         examples = make_examples(task, count, 109, "test")
-        scores = scores_of(task, examples, models, {}, [("bayes", {})], cleaned=True)
+        scores = scores_of(task, examples, models, {}, {}, [("bayes", {})], cleaned=True)
         base = scores[REFERENCE]
         rows += [summary(task, name, entry, base, models) for name, entry in scores.items()]
     return rows
 
 
 def scores_of(
-    task, examples, models, knobs, decoders=None, cleaned=False
+    task, examples, models, knobs, known, decoders=None, cleaned=False
 ) -> dict[str, dict[str, list[float]]]:
     """decoder -> lists over all models and prompts: right, formed, nfe, n, w (canvas).
 
@@ -177,15 +180,30 @@ def scores_of(
             noise = load_calibration(folder).options["token_noise"]
             references["one_by_one_cleaned@true_length"] = {**one, "token_noise": noise}
         for name, options in references.items():
-            texts, nfe = at_true_length(model, examples, seed=SEED, **options, **sampled(task))
-            note(name, texts, nfe, length, length)
+
+            def run(model=model, options=options):
+                found = at_true_length(model, examples, seed=SEED, **options, **sampled(task))
+                return (*found, length, length)
+
+            note(name, *once(known, (folder, task, name), run))
         for name, options in decoders:
             base = name.partition("+")[0]
             if base in knobs:
                 options = {**options, KNOBS[base][0]: knobs[base]}
-            output = decode(model, TOKENIZER, prompt=prompts, seed=SEED, **options, **sampled(task))
-            note(name, output.texts, output.nfe, output.num_new_tokens, output.canvas)
+
+            def run(model=model, options=options):
+                o = decode(model, TOKENIZER, prompt=prompts, seed=SEED, **options, **sampled(task))
+                return o.texts, o.nfe, o.num_new_tokens, o.canvas
+
+            note(name, *once(known, (folder, task, name, knobs.get(base)), run))
     return scores
+
+
+def once(known: dict, key: tuple, run: Callable[[], tuple]) -> tuple:
+    """What ``run`` gives, run once a key: the two tables share decoders without a knob."""
+    if key not in known:
+        known[key] = run()
+    return known[key]
 
 
 def summary(task, name, entry, base, models) -> dict:

@@ -11,7 +11,7 @@ canvas of 32, the longest the models know; ours finds its own. Quality is exact 
 law of lengths. The reference writes one token a forward on a canvas that ends where the true
 answer does, and which token comes next does not depend on what is drawn (``serial`` takes the
 surest draw first, which is no draw from the model's law). Differences are paired, with a bootstrap
-interval. ``headline`` holds ours and the reference on five times as many prompts, and so does
+interval. ``headline`` holds ours and the reference on four times as many prompts, and so does
 ``ledger``. ``--only`` runs some sections and keeps the others of the file.
 """
 
@@ -33,7 +33,7 @@ from probcomp.decoding.small.tasks import TASKS, make_examples
 from probcomp.storage import read_json, write_json
 
 SECTIONS = ("overhead", "ends", "ledger", "oracles", "headline", "decoders")
-MORE = 5  # times the prompts for the headline and the ledger, which decode with one decoder each
+MORE = 4  # times the prompts for the headline and the ledger, which decode with one decoder each
 
 
 def main() -> None:
@@ -72,14 +72,15 @@ def main() -> None:
     if "oracles" in options.only:
         result["oracles"] = oracles()
     if "decoders" in options.only:
+        known: dict = {}
         grid = tried(load_small(options.models[0]))
         result["prompts_per_task"] = count
         result["knobs"] = chosen(grid)
-        result["decoders"] = compare(options.models, count, result["knobs"])
+        result["decoders"] = compare(options.models, count, result["knobs"], known)
         ours = {r["task"]: r["forwards"] for r in result["decoders"] if r["decoder"] == "bayes"}
         result["knobs_at_equal_forwards"] = chosen(grid, ours)
         result["at_equal_forwards"] = compare(
-            options.models, count, result["knobs_at_equal_forwards"]
+            options.models, count, result["knobs_at_equal_forwards"], known
         )
     if "decoders" in result:
         result["winners"] = winners(result["decoders"])

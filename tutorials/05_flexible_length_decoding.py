@@ -84,7 +84,7 @@ figure = plot_generation(decode(prompt="{k=12;b=x", error_step=0.05, history=Tru
 # The decoder reads probabilities, and a network's are not quite right. `probcomp decode MODEL
 # --calibrate FILE` fits what they are worth on dev answers and writes the result beside the model:
 # the length prior, how often a confident token is wrong, how strongly tokens depend on each other
-# at each distance, how noisy its end marginals are and how much of the prior to mix into the end.
+# at each distance, how noisy its marginals are and how much of the prior to mix into the end.
 # Half of the answers is fitted on, a quarter chooses how bold to be, and a quarter checks: a fit
 # that does not beat the length prior there is refused. The embedded model comes with its own.
 
@@ -101,13 +101,18 @@ says = torch.tensor([0.5, 0.8, 0.95, 0.999])
 wrong = expected_error(says, 1.0, fitted.options["error_curve"])
 for confidence, error in zip(says, wrong):
     print(f"says {float(confidence):.3f}: wrong {float(error):.4f} of the time")
+sure = expected_error(says, 1.0, fitted.options["error_curve_sure"])
+print(f"and in a row that is sure as a whole: {float(sure[2]):.5f} where it says 0.950")
+assert float(sure[2]) < float(wrong[2])
 print("coupling by distance:", [round(v, 2) for v in fitted.options["coupling_profile"][:6]])
 
 # %% [markdown]
 # In the records above the next letter is three characters on, and so is the peak of the profile:
 # a letter tells more about the next letter than about the digit beside it. When drawing, the end
 # is drawn first, and tokens go together only as far as their summed coupling stays within `gamma`
-# nats: those that tell most about the rest first, so that what is left falls apart.
+# nats: those that tell most about the rest first, so that what is left falls apart. A token that is
+# seen takes over the ties that go through it: its two sides have nothing more to tell each other,
+# and go together. Small chances that dev answers show to be noise are not drawn from.
 
 # %%
 draws = decode(prompt=["?c"] * 8, temperature=1.0, seed=2, history=True)

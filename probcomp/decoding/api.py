@@ -45,6 +45,12 @@ def decode(
     Mask tokens inside the prompt are filled in (the part from the first of them on keeps its
     length); a prompt without one is continued until it ends.
 
+    Draws (a temperature above 0) follow the model's law up to what tokens of one forward share,
+    which ``gamma`` bounds. A calibration may also take noise from the marginals (``token_noise``)
+    and draw content in the forward that draws the end (``draw_commits``): exact where content does
+    not depend on the end but for lying before it, and off by their mutual information where it
+    does. Set them to 0 and False for the model's own law.
+
     Args:
         model: a denoiser with an adapter, an `Adapter`, or None for the embedded model.
         tokenizer: read for the ids of mask, end and padding, and to turn ``prompt`` into ids.

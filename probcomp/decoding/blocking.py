@@ -58,11 +58,11 @@ def carry_on(
     low, high = rows.begin[index], rows.end[index]
     while True:
         rest = replace(view, masked=view.masked & ~commit)
+        able = commit.any(1) & ~(eligible & ~commit).any(1) & rest.pending.any(1)
+        if not bool(able.any()):  # the usual case, and the next block costs a pass
+            return commit
         begin, end = _next(bound, rows, rest, seeds)
         more = rest.pending & rest.inside(begin, end)
-        able = commit.any(1) & ~(eligible & ~commit).any(1) & more.any(1)
-        if not bool(able.any()):
-            return commit
         wide = eligible | (more & able[:, None])
         lowest = torch.where(able, torch.minimum(low, begin), low)
         highest = torch.where(able, torch.maximum(high, end), high)

@@ -72,7 +72,10 @@ def calibrate(
     """Fit the options of a decoder on dev answers.
 
     Half of the answers are fitted on, a quarter chooses between fits and settings, and a quarter
-    is held out to check what came out.
+    is held out to check what came out. What is worse there than doing without is dropped, so the
+    report's figures of it are of a choice between two (and the sweeps' tables are of the answers
+    that settings were chosen on): neither is a result to quote. Settings of drawing are chosen on
+    all but the held-out answers.
 
     Args:
         model: what `probcomp.decode` takes; None is the embedded model.

@@ -1,0 +1,55 @@
+"""Numbers of the decoding benchmark that are worked out there, on tiny cases."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from scipy.stats import poisson
+
+FOLDER = str(Path(__file__).parents[2] / "benchmarks")
+sys.path.insert(0, FOLDER)
+from _decoding_beliefs import counted  # noqa: E402
+from _decoding_compare import (  # noqa: E402
+    interval,
+    length_distance,
+    mark_front,
+    once,
+    step_share,
+)
+
+sys.path.remove(FOLDER)
+
+
+def test_steps_of_one_and_two_letters_are_counted():
+    assert step_share(["a1,b2,d3", "c0", "a1,c2,d3"]) == 0.5
+    assert step_share(["a1,e2"]) is None  # no lawful step
+    assert step_share(["a1,,b2", ""]) is None  # an item is missing: nothing to measure
+
+
+def test_a_count_s_interval_covers_the_means_that_explain_it():
+    low, high = counted(4.0)
+    assert poisson.sf(3, low) == pytest.approx(0.025)
+    assert poisson.cdf(4, high) == pytest.approx(0.025)
+    assert counted(0.0)[0] == 0.0
+
+
+def test_a_decoder_is_run_once_a_key():
+    calls, known = [], {}
+    for key in ("a", "b", "a"):
+        assert once(known, (key,), lambda key=key: (calls.append(key), key))[1] == key
+    assert calls == ["a", "b"]
+
+
+def test_the_front_holds_what_nothing_beats():
+    rows = [
+        {"right": r, "forwards": f} for r, f in ((0.9, 2.0), (0.9, 3.0), (1.0, 5.0), (0.8, 1.0))
+    ]
+    mark_front(rows)
+    assert [row["on_front"] for row in rows] == [True, False, True, True]
+
+
+def test_intervals_are_of_the_mean_and_distances_of_the_law():
+    mean, low, high = interval([0.0, 1.0] * 50)
+    assert low < mean == 0.5 < high
+    assert high - low == pytest.approx(4 * 0.05, abs=0.05)  # four standard errors of 0.05
+    assert length_distance([2]) == pytest.approx(0.75, abs=1e-4)  # one item: chance 0.25
