@@ -118,6 +118,9 @@ def _decide(problem: Problem, deterministic: bool, threads: int) -> Choice:
         entry = tables.lookup(problem, able)
         if entry is not None:
             choice = Choice(entry.winner, f"table: {entry.source}")
+            # A larger neighbour does not know what a call costs.
+            if problem.shape != entry.shape and not pays_its_call(problem, entry.winner):
+                choice = Choice("dense", f"{choice.reason}, but too small for {entry.winner}")
     choice = choice or _rule(problem, able, threads)
     shape, rows = "x".join(map(str, problem.shape)), problem.rows or "over 1024"
     _log.info(
@@ -136,13 +139,10 @@ def break_even(problem: Problem, backend: str, threads: int = 2) -> float:
     if problem.kind == "nm":
         # Each row of x streams the weight again, and a matrix unit would have to expand it.
         return 0.6 if rows <= 1 else 0.0
-    size = problem.shape[0] * problem.shape[1]
-    if backend == "cpp":
-        if rows * size < (CALL_ONE if rows <= 1 else CALL_MORE):
-            return 0.0
-        return 0.75 if rows <= 16 else 0.7
-    if backend in ("panels", "gather") and size < SMALL:
+    if not pays_its_call(problem, backend):
         return 0.0
+    if backend == "cpp":
+        return 0.75 if rows <= 16 else 0.7
     if backend == "panels":
         at_one, alone, several = PANELS[max((t for t in PANELS if t <= tall), default=0)]
         return at_one if rows <= 1 else alone if threads == 1 and rows <= 64 else several
@@ -155,6 +155,14 @@ def break_even(problem: Problem, backend: str, threads: int = 2) -> float:
     by_height = {16: (0.5, 0.12, 0.09), 32: (0.6, 0.22, 0.17), 64: (0.6, 0.37, 0.29)}
     small, middle, large = by_height.get(tall, (0.6, 0.5, 0.44) if tall >= 128 else (0.4, 0.1, 0.0))
     return small if rows <= 16 else middle if rows <= 256 else large
+
+
+def pays_its_call(problem: Problem, backend: str) -> bool:
+    """Whether the dense product takes long enough for the calls of a backend on a CPU to pay."""
+    size, rows = problem.shape[0] * problem.shape[1], problem.rows or 2048
+    if backend == "cpp":
+        return rows * size >= (CALL_ONE if rows <= 1 else CALL_MORE)
+    return backend not in ("panels", "gather") or size >= SMALL
 
 
 def _rule(problem: Problem, able: tuple[str, ...], threads: int) -> Choice:

@@ -11,11 +11,12 @@ from probcomp.kernels.activations import activation_function
 from probcomp.kernels.derived import derived
 from probcomp.kernels.ready import Run
 
-# A call of oneDNN costs some 15 microseconds more than MKL's, one of ours 3 to 5. A faster product
-# pays that back from about this many multiplications on; oneDNN's, of a weight of this size at
-# least: MKL is as fast for smaller ones, whatever the batch.
-WORK = 2**19
-ONEDNN_SIZE = 2**16
+# Measured on one and two threads, for square weights of 128 to 768 and 1 to 256 rows. A call of
+# oneDNN costs 12 microseconds more than MKL's, one of ours 3; a faster product pays that back from
+# some number of multiplications on, for weights of some size: MKL is good at small ones.
+ONEDNN_SIZE, ONEDNN_WORK = 2**17, 2**18 + 1
+ONEDNN_WORK_SMALL = 2**23  # of a smaller weight
+OWN_LEAST, OWN_WORK = 2**16, 2**17
 # Weights are reordered for this many rows. Measured from 1 to 512: the order for one row leaves
 # them as they are, and is up to 2.7 times slower for more; the others are one and the same, and for
 # one row as fast or faster. So one copy serves every batch size.
@@ -42,7 +43,7 @@ def onednn_usable(dtype: torch.dtype, device: torch.device) -> bool:
 
 def own_usable(rows: int, size: int, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether the C++ kernel is built, runs ``size`` weights and is likely to be the fastest."""
-    fits = rows <= OWN_ROWS and size <= OWN_SIZE and rows * size >= WORK
+    fits = rows <= OWN_ROWS and OWN_LEAST <= size <= OWN_SIZE and rows * size >= OWN_WORK
     return fits and cpp.usable((cpp.PANEL, 1), dtype, device)
 
 
@@ -82,8 +83,8 @@ def dense_product(
         layer = derived(kept, "own product", lambda: cpp.dense_layer(weight()))
         whole = cpp.chain([layer], [bias], [activation])
         return lambda x: cpp.run_chain(x, whole)
-    large = size >= ONEDNN_SIZE and rows * size >= WORK
-    if large and onednn_usable(dtype, kept.device):
+    least = ONEDNN_WORK if size >= ONEDNN_SIZE else ONEDNN_WORK_SMALL
+    if rows * size >= least and onednn_usable(dtype, kept.device):
         return onednn_product(kept, weight, bias, activation)
     copy = derived(kept, "plain", lambda: _copy(kept, weight()))
     plain = kept if copy is None else copy

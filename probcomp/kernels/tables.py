@@ -33,11 +33,12 @@ _SHIPPED = Path(__file__).parent / "tables"
 
 
 class Entry(NamedTuple):
-    """One measured case: the winner, microseconds by backend, and where it is from."""
+    """One measured case: the winner, microseconds by backend, where it is from, and its shape."""
 
     winner: str
     microseconds: dict[str, float]
     source: str
+    shape: tuple[int, int]
 
 
 class Device(NamedTuple):
@@ -213,7 +214,8 @@ def _entry(
         return None
     winner = min(here, key=times.__getitem__)
     sure = times["dense"] >= SURE * times[winner]
-    return Entry(winner if sure else "dense", times, f"{label}, {best}")
+    n, k = map(int, best.split("x"))
+    return Entry(winner if sure else "dense", times, f"{label}, {best}", (n, k))
 
 
 def _of_here(times: dict[str, float]) -> dict[str, float]:

@@ -92,7 +92,8 @@ def test_our_own_kernel_is_for_few_rows_that_pay_its_call(monkeypatch) -> None:
     assert own_usable(1, 2**25, torch.float32, CPU)  # as far as it was measured
     assert not own_usable(16, 2**25 + 1, torch.float32, CPU)
     assert not own_usable(17, 2**18, torch.float32, CPU)
-    assert not own_usable(1, 2**18, torch.float32, CPU)
+    assert not own_usable(1, 2**16, torch.float32, CPU)
+    assert not own_usable(16, 2**15, torch.float32, CPU)
     assert not own_usable(0, 2**25, torch.float32, CPU)
     assert not own_usable(16, 2**18, torch.float64, CPU)
 
@@ -100,15 +101,16 @@ def test_our_own_kernel_is_for_few_rows_that_pay_its_call(monkeypatch) -> None:
 @pytest.mark.skipif(not HAS_ONEDNN, reason="PyTorch was built without oneDNN")
 def test_onednn_is_for_what_pays_its_call(monkeypatch) -> None:
     assert not onednn_usable(torch.float64, CPU)
-    weight = torch.randn(512, 128, generator=generator(0))
     monkeypatch.setattr(cpp, "available", lambda: False)
     calls = []
     real = fast_dense.onednn_product
     monkeypatch.setattr(fast_dense, "onednn_product", lambda *a: calls.append(1) or real(*a))
-    frozen_linear(torch.ones(7, 128), weight, None)
+    cases = {(512, 1): False, (512, 2): True, (384, 1): False, (384, 2): True, (256, 16): False,
+             (256, 128): True, (128, 256): False, (128, 512): True}  # fmt: skip
+    for (side, rows), wanted in cases.items():
+        calls.clear()
+        frozen_linear(torch.ones(rows, side), torch.ones(side, side), None)
+        assert calls == [1] * wanted, (side, rows)
+    calls.clear()
+    frozen_linear(torch.ones(4096, 128), torch.ones(0, 128), None)
     assert not calls
-    frozen_linear(torch.ones(8, 128), weight, None)
-    assert calls == [1]
-    for small in (weight[:256], weight[:0]):
-        frozen_linear(torch.ones(4096, 128), small, None)
-    assert calls == [1]

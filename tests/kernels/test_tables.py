@@ -63,6 +63,15 @@ def test_a_winner_is_not_lent_across_batch_sizes_or_far_shapes(folder) -> None:
     assert lookup(problem(shape=(2048, 2048))) is None
 
 
+def test_a_larger_neighbour_lends_no_winner_to_what_is_too_small_for_its_call(folder) -> None:
+    write(folder, 16, {"dense": 10.0, "gather": 5.0}, shape="1024x1024")
+    small = problem(shape=(512, 512))
+    assert lookup(small).winner == "gather"
+    assert choose(small).backend == "dense"
+    assert "too small for gather" in choose(small).reason
+    assert choose(problem(shape=(1024, 1000))).backend == "gather"
+
+
 def test_the_users_table_comes_before_the_shipped_one(folder, monkeypatch) -> None:
     write(tables._SHIPPED, 16, {"dense": 1.0, "gather": 2.0})
     assert lookup(problem()).source.startswith("shipped")
