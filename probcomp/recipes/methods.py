@@ -71,6 +71,7 @@ class Method:
 METHODS: Registry[Method] = Registry("method")
 METHODS.add("turbo-vbi", "probcomp.recipes.turbo_vbi:METHOD")
 METHODS.add("turbo-vbi-post", "probcomp.recipes.post_training:METHOD")
+METHODS.add("turbo-vbi-post-weights", "probcomp.recipes.post_weights:METHOD")
 METHODS.add("magnitude", "probcomp.recipes.magnitude:METHOD")
 METHODS.add("magnitude-units", "probcomp.recipes.magnitude_units:METHOD")
 METHODS.add("wanda-sp", "probcomp.recipes.wanda_sp:METHOD")

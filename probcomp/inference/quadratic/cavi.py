@@ -102,6 +102,7 @@ def joint_cavi(
             square = precisions.slab_square(diagonal, linear) / scale.square()
             before, state = state.slab, learn_slab(state, probability, square, spike is None)
             moved = abs(math.log(state.slab / before))
+    kept_mean, kept_variance = precisions.moments(diagonal, linear, torch.ones_like(odds))
     return WeightResult(
         odds,
         probability,
@@ -115,6 +116,8 @@ def joint_cavi(
         converged,
         change,
         state,
+        kept_mean / scale,
+        kept_variance / scale.square(),
     )
 
 

@@ -137,6 +137,9 @@ def ep_shared(
             square = precisions.slab_square(cavity.precision, cavity.linear) / scale.square()
             before, state = state.slab, learn_slab(state, probability, square, spike is None)
             moved = abs(math.log(state.slab / before))
+    kept_mean, kept_variance = precisions.moments(
+        cavity.precision, cavity.linear, torch.ones_like(odds)
+    )
     return WeightResult(
         odds,
         probability,
@@ -150,6 +153,8 @@ def ep_shared(
         converged,
         change,
         state,
+        kept_mean / scale,
+        kept_variance / scale.square(),
     )
 
 

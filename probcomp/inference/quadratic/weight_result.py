@@ -54,6 +54,8 @@ class WeightResult:
         converged: Whether no probability moved by more than the tolerance.
         change: Largest move of a probability in the last iteration.
         state: For a warm start.
+        kept_mean: Mean of each weight given that it is kept; ``None`` where it is not computed.
+        kept_variance: Its variance.
     """
 
     log_odds: Tensor
@@ -68,6 +70,8 @@ class WeightResult:
     converged: bool
     change: float
     state: WeightState
+    kept_mean: Tensor | None = None
+    kept_variance: Tensor | None = None
 
 
 SPIKE = 100.0
