@@ -24,8 +24,8 @@ PANELS = {
 }  # fmt: skip
 SMALL = 2**19  # weights of a layer below which a few calls of the vendor's library cost too much
 # Multiplications of the dense product below which our own call costs more than it can save, for one
-# row (5 microseconds of 12) and for more, where the vendor's product is faster for each.
-CALL_ONE, CALL_MORE = 2**17, 2**19
+# row (5 microseconds) and for more, where the vendor's product is faster for each.
+CALL_ONE, CALL_MORE = 2**18, 2**19
 _log = logging.getLogger("probcomp.kernels")
 
 
