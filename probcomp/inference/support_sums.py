@@ -53,7 +53,8 @@ def _chain(prior: Chain, log_odds: Array) -> Array:
     p01, p10 = _number(prior.p01), _number(prior.p10)
     on = p01 / (p01 + p10)
     start = jnp.stack([jnp.log1p(-on), jnp.log(on) + log_odds[0]])
-    step = jnp.log(jnp.array([[1 - p01, p01], [p10, 1 - p10]]))  # [before, after]
+    # [before, after], in the precision of the odds: a scan's state may not change its own
+    step = jnp.log(jnp.array([[1 - p01, p01], [p10, 1 - p10]], dtype=start.dtype))
 
     def forward(state: Array, odds: Array) -> tuple[Array, None]:
         new = jax.nn.logsumexp(state[:, None] + step, 0)

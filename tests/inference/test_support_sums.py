@@ -65,11 +65,6 @@ def test_jax_and_torch_agree(prior, shape, dtype, bound) -> None:
     np.testing.assert_allclose(gradient, ours.probability.numpy(), rtol=0, atol=bound)
 
 
-@pytest.mark.xfail(
-    raises=TypeError,
-    strict=True,
-    reason="the scan of a chain starts in the precision of the odds and goes on in JAX's default",
-)
 @pytest.mark.parametrize("prior", [Chain(0.1, 0.3), GatedChain(0.4, Chain(0.1, 0.3))], ids=repr)
 def test_single_precision_odds_where_double_is_the_default(prior) -> None:
     import jax
