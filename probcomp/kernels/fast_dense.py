@@ -87,8 +87,10 @@ def dense_product(
     if rows * size >= least and onednn_usable(dtype, kept.device):
         return onednn_product(kept, weight, bias, activation)
     copy = derived(kept, "plain", lambda: _copy(kept, weight()))
-    plain = kept if copy is None else copy
-    return lambda x: act(functional.linear(x, plain, bias))
+    plain, linear = kept if copy is None else copy, functional.linear
+    if activation == "none":
+        return lambda x: linear(x, plain, bias)
+    return lambda x: act(linear(x, plain, bias))
 
 
 def _copy(kept: Tensor, weight: Tensor) -> Tensor | None:
