@@ -9,6 +9,8 @@ from probcomp.regime.decision import Decision as Decision
 from probcomp.regime.decision import decide as decide
 from probcomp.regime.design import NextPilot as NextPilot
 from probcomp.regime.diagram import PhaseDiagram as PhaseDiagram
+from probcomp.regime.family import Candidate as Candidate
+from probcomp.regime.family import rank_family as rank_family
 from probcomp.regime.fit import Prediction as Prediction
 from probcomp.regime.fit import RegimeModel as RegimeModel
 from probcomp.regime.knobs import Knob as Knob
@@ -43,6 +45,7 @@ _LATER = {
 
 __all__ = [
     "Advice",
+    "Candidate",
     "Decision",
     "Diagnosis",
     "Hierarchy",
@@ -59,6 +62,7 @@ __all__ = [
     "Store",
     "advise",
     "decide",
+    "rank_family",
     "read_runs",
     "run_campaign",
     "run_pilot",

@@ -38,6 +38,20 @@ def open_engine(name: str, jobs: int) -> Iterator[Submit]:
 
 
 @contextmanager
+def held_open(name: str, jobs: int) -> Iterator[None]:
+    """Keep what an engine starts while it is opened several times with other work between.
+
+    Ray starts its cluster by a fork. A fit of the regime model leaves JAX's threads in this
+    process, and a fork after that may hang: so the cluster is started before the first fit.
+    """
+    if name == "ray":
+        with _ray(jobs):
+            yield
+    else:
+        yield
+
+
+@contextmanager
 def _serial(jobs: int) -> Iterator[Submit]:
     from probcomp.regime.worker import do_job
 

@@ -9,10 +9,11 @@ from probcomp.errors import InputError
 from probcomp.regime.advice import Advice, advise
 from probcomp.regime.checks import LEAST_CELLS
 from probcomp.regime.decision import GAIN
+from probcomp.regime.engines import held_open
 from probcomp.regime.pilots import pilot_configs
 from probcomp.regime.records import pilot_columns
 from probcomp.regime.store import Record, Store
-from probcomp.regime.sweep import run_pilots
+from probcomp.regime.sweep import default_jobs, run_pilots
 from probcomp.regime.tasks import PilotTask, load_task
 
 Cell = tuple[float, float]
@@ -183,22 +184,23 @@ def run_campaign(
             seed=seed,
         )
 
-    run(start_design(about))
-    while len(ended()) < LEAST_CELLS and len(cells) < pilots:
-        # Some diverged: corners of what is left stand in for them.
-        more = [cell for cell in start_design(_without(about, lost())) if cell not in cells]
-        more = more or [cell for cell in grid if cell not in cells and cell[0] not in lost()]
-        if not more:
-            break
-        run(more[: min(LEAST_CELLS - len(ended()), pilots - len(cells))])
-    stopped = f"all {pilots} pilots were run"
-    while len(cells) < pilots:
-        said = fit(LIGHT)
-        if not said.next_batch:
-            stopped = "every cell of the task was run"
-            break
-        if stop_early and said.next is None:
-            stopped = "the decision is sure"
-            break
-        run([(pilot.settings[knob.name], pilot.load) for pilot in said.next_batch])
-    return Campaign(fit(None), tuple(cells), tuple(records), stopped)
+    with held_open(engine, jobs or default_jobs()):
+        run(start_design(about))
+        while len(ended()) < LEAST_CELLS and len(cells) < pilots:
+            # Some diverged: corners of what is left stand in for them.
+            more = [cell for cell in start_design(_without(about, lost())) if cell not in cells]
+            more = more or [cell for cell in grid if cell not in cells and cell[0] not in lost()]
+            if not more:
+                break
+            run(more[: min(LEAST_CELLS - len(ended()), pilots - len(cells))])
+        stopped = f"all {pilots} pilots were run"
+        while len(cells) < pilots:
+            said = fit(LIGHT)
+            if not said.next_batch:
+                stopped = "every cell of the task was run"
+                break
+            if stop_early and said.next is None:
+                stopped = "the decision is sure"
+                break
+            run([(pilot.settings[knob.name], pilot.load) for pilot in said.next_batch])
+        return Campaign(fit(None), tuple(cells), tuple(records), stopped)

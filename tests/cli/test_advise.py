@@ -1,13 +1,18 @@
 """``probcomp advise``: what it prints, task lists, and one line for bad input."""
 
 import json
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from probcomp.cli.app import run
+from probcomp.regime.pilots import PilotConfig, run_pilot
+from probcomp.regime.store import Store
 from probcomp.regime.toys import sk_table
+from tests.regime.test_pilots import stripped
 
 TASK = str(Path(__file__).parents[1] / "regime" / "tiny_task.py")
 
@@ -83,18 +88,41 @@ def test_a_task_list_is_written_and_run_line_by_line(tmp_path, capsys, monkeypat
     assert "lines 1 to 18" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_runs_in_a_file_to_json_a_page_and_a_status(tmp_path, capsys, monkeypatch):
-    import csv
-
+def short(data, physical, *, seed, **length):
+    """A hundred steps: the way from runs to an answer is tested, not what it says."""
     from probcomp.regime import sampler
     from probcomp.regime.model import regime_model
 
-    def short(data, physical, *, seed, **length):
-        """A hundred steps: the way from runs to a page is tested, not what it says."""
-        program = partial(regime_model, physical=physical)
-        mcmc = sampler.run_nuts(program, (data,), seed=seed, warmup=50, draws=50, attempt=0)
-        return mcmc, sampler.gates(mcmc)
+    program = partial(regime_model, physical=physical)
+    mcmc = sampler.run_nuts(program, (data,), seed=seed, warmup=50, draws=50, attempt=0)
+    return mcmc, sampler.gates(mcmc)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("engine", ["ray", "dask"])
+def test_a_cluster_leaves_the_records_that_a_pilot_gives_by_itself(engine, tmp_path):
+    """Two workers, and a fit between two rounds; in a process of its own, as a user starts it."""
+    pytest.importorskip({"ray": "ray", "dask": "distributed"}[engine])
+    start = "import sys; from probcomp.cli.app import main; sys.exit(main())"
+    command = [sys.executable, "-c", start, "advise", "--task", TASK, "--density", "0.3"]
+    options = ["--pilots", "6", "--engine", engine, "--jobs", "2", "--store", str(tmp_path)]
+    done = subprocess.run(
+        [*command, *options, "--json"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    # Ray forks to start: done after a fit, with JAX's threads about, that may hang.
+    assert "os.fork() was called" not in done.stderr
+    assert len(json.loads(done.stdout)["pilots"]) == 6
+    records = Store(tmp_path).pilots.all()
+    assert len(records) == 12  # two dense seeds each
+    for record in records.values():
+        assert stripped(record) == stripped(run_pilot(PilotConfig.of(record["config"])))
+
+
+@pytest.mark.slow
+def test_runs_in_a_file_to_json_a_page_and_a_status(tmp_path, capsys, monkeypatch):
+    import csv
 
     monkeypatch.setattr("probcomp.regime.fit.sample", short)
     columns, _ = sk_table([0.5, 0.8, 1.3, 2.2], [0.5, 1.0, 2.2])

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from probcomp.errors import InputError
-from probcomp.regime.engines import open_engine
+from probcomp.regime.engines import held_open, open_engine
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,39 @@ def test_an_error_of_a_job_is_that_of_its_future_and_leaves_the_engine_open(tmp_
             job = {"do": "pilot", "config": {}, "store": str(tmp_path)}
             with pytest.raises(InputError, match="configuration of a pilot"):
                 submit(job).result()
+
+
+class FakeRay:
+    """Counts starts and stops of a cluster."""
+
+    def __init__(self):
+        self.told = []
+
+    def is_initialized(self):
+        return self.told.count("init") > self.told.count("shutdown")
+
+    def init(self, **options):
+        self.told.append("init")
+
+    def shutdown(self):
+        self.told.append("shutdown")
+
+    def remote(self, **options):
+        return lambda function: function
+
+
+def test_a_cluster_that_is_held_open_is_started_once_and_before_the_work_between(monkeypatch):
+    ray = FakeRay()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with held_open("ray", 2):
+        assert ray.told == ["init"]  # before anything is sent
+        for _ in range(2):
+            with open_engine("ray", 2):
+                pass
+        assert ray.told == ["init"]
+    assert ray.told == ["init", "shutdown"]
+    with open_engine("ray", 2):
+        pass
+    assert ray.told == ["init", "shutdown"] * 2
+    with held_open("processes", 2):
+        pass
