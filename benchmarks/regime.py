@@ -426,7 +426,12 @@ def main() -> None:
     }
     result = run[options.what]()
     record = {
-        "command": " ".join(["python benchmarks/regime.py", *sys.argv[1:]]),
+        "command": " ".join(
+            [
+                "python benchmarks/regime.py",
+                *("DIR" if "/" in word else word for word in sys.argv[1:]),
+            ]
+        ),
         "machine": machine(),
         "versions": {"python": platform.python_version(), "jax": jax.__version__},
         "result": result,
