@@ -425,13 +425,9 @@ def main() -> None:
         "digits": lambda: digits(options.count, options.start),
     }
     result = run[options.what]()
+    shown = ["DIR" if "/" in word else word for word in sys.argv[1:]]
     record = {
-        "command": " ".join(
-            [
-                "python benchmarks/regime.py",
-                *("DIR" if "/" in word else word for word in sys.argv[1:]),
-            ]
-        ),
+        "command": " ".join(["python benchmarks/regime.py", *shown]),
         "machine": machine(),
         "versions": {"python": platform.python_version(), "jax": jax.__version__},
         "result": result,
