@@ -435,8 +435,8 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     path = options.out or RESULTS / f"regime_{options.what}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
-    shown = result["mean"] if options.what == "designs" else result
-    print(json.dumps(shown, indent=1))
+    printed = result["mean"] if options.what == "designs" else result
+    print(json.dumps(printed, indent=1))
 
 
 if __name__ == "__main__":
