@@ -46,6 +46,7 @@ def summary(rows: list[Row]) -> Row:
         "bytes": mean(rows, lambda r: r["coding"]["bytes"]),
         "file_ratio": statistics.harmonic_mean([r["coding"]["file_ratio"] for r in rows]),
         "csr_bytes": mean(rows, lambda r: r["coding"]["csr_bytes"]),
+        "finer": _finer(rows),
         "params_ratio": statistics.harmonic_mean([r["params_ratio"] for r in rows]),
         "architecture_ratio": statistics.harmonic_mean([r["architecture_ratio"] for r in rows]),
         "macs_ratio": statistics.harmonic_mean([r["macs_ratio"] for r in rows]),
@@ -53,6 +54,17 @@ def summary(rows: list[Row]) -> Row:
         "bits_back": statistics.mean(sum(b[k] for k in parts) for b in back) if back else None,
         "bits_back_of": of,
         "cpu_seconds": mean(rows, lambda r: r["seconds"]["cpu"]),
+    }
+
+
+def _finer(rows: list[Row]) -> Row | None:
+    """The second file of each run, which may cost less error, where there is one."""
+    if not all("finer" in row for row in rows):
+        return None
+    return {
+        "bytes": mean(rows, lambda r: r["finer"]["bytes"]),
+        "file_ratio": statistics.harmonic_mean([r["finer"]["file_ratio"] for r in rows]),
+        "coded_error": mean(rows, lambda r: r["finer"]["error"]),
     }
 
 

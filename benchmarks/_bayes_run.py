@@ -31,6 +31,9 @@ from probcomp.recovery.distillation import distilled
 
 TOLERANCE = 0.1
 """Percentage points of training error that quantisation may cost."""
+FINER = 2.0**-10
+"""Highest price, relative squared error for each bit, of a second file: quantised as finely as
+published significands (10 bits or so), for what the first file's coarseness costs."""
 CODING_SAMPLES = 10_000
 """Training samples that codebooks are tuned and measured on."""
 SHOWN = 4
@@ -87,7 +90,9 @@ def execute(
     record = sizes(network, model, result, data)
     record["dense_error"] = error(model, data.test)
     record["error"] = error(result.model.eval(), data.test)
-    record["coding"] = code(network, result, data, seed)
+    record["coding"] = code(network, result.model, data, seed)
+    fine = tuple(price for price in RELATIVE_PRICES if price <= FINER)
+    record["finer"] = code(network, result.model, data, seed, fine)
     record["bits_back"] = bits_back(result, data, record["coding"]["bits"]["mask"])
     record["precision"] = precision(model, result)
     record["regularity"] = regularity(result)
@@ -155,7 +160,13 @@ def alive(weight: Tensor) -> tuple[int, int]:
     return int(used.any(1).sum()), int(used.any(0).sum())
 
 
-def code(network: str, result: Compressed, data: Data, seed: int) -> dict[str, Any]:
+def code(
+    network: str,
+    model: nn.Module,
+    data: Data,
+    seed: int,
+    prices: tuple[float, ...] = RELATIVE_PRICES,
+) -> dict[str, Any]:
     """Quantise, tune, write, read back, and measure what was read."""
     part = tuple(t[:CODING_SAMPLES] for t in data.train)
     batches = Batches(part, BATCH_SIZE, seed)
@@ -163,10 +174,10 @@ def code(network: str, result: Compressed, data: Data, seed: int) -> dict[str, A
     def finish(quantised: Quantised) -> Quantised:
         return tune(quantised, batches, epochs=1)
 
-    model = result.model.eval()
+    model = model.eval()
     start = time.process_time()
     choice = coarsest(
-        model, lambda m: error(m, part), TOLERANCE, finish=finish, prices=RELATIVE_PRICES
+        model, lambda m: error(m, part), TOLERANCE, finish=finish, prices=prices
     )
     final = choice.quantised
     with tempfile.TemporaryDirectory() as folder:

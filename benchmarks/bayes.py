@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from _bayes_published import CAVEATS, published
 from _bayes_report import couplings, fronts, picture, table
-from _bayes_run import CODING_SAMPLES, TOLERANCE, execute
+from _bayes_run import CODING_SAMPLES, FINER, TOLERANCE, execute
 from _bayes_settings import EPOCHS, Epochs, dense, load, names_of, points
 
 from probcomp.errors import ProbcompError
@@ -159,7 +159,11 @@ def main() -> None:
             "command": "probcomp bench bayes " + " ".join(sys.argv[1:]),
             "machine": machine(),
             "torch": torch.__version__,
-            "quantisation": {"tolerance_points": TOLERANCE, "training_samples": CODING_SAMPLES},
+            "quantisation": {
+                "tolerance_points": TOLERANCE,
+                "finer_price": FINER,
+                "training_samples": CODING_SAMPLES,
+            },
             "epochs": {name: asdict(e) for name, e in EPOCHS.items()},
             "table": lines,
             "fronts": fronts(done),

@@ -185,7 +185,7 @@ def main() -> None:
                     "command": "probcomp bench coupling " + " ".join(sys.argv[1:]),
                     "schedule": SCHEDULE,
                     "against_first": compare(rows),
-                    "rows": rows,
+                    "rows": [{k: v for k, v in row.items() if k != "wrong"} for row in rows],
                 }
             },
         },

@@ -74,6 +74,17 @@ def test_seeds_are_averaged(module):
     assert any("recalled, not verified" in line for line in lines)
 
 
+def test_a_second_file_is_averaged_where_every_run_has_one(module):
+    report = module("_bayes_report")
+    records = [record("a", 0, 1.0, 100), record("a", 1, 2.0, 300)]
+    assert report.summary(records)["finer"] is None
+    records[0]["finer"] = {"error": 0.5, "bytes": 200, "file_ratio": 50.0}
+    assert report.summary(records)["finer"] is None
+    records[1]["finer"] = {"error": 1.5, "bytes": 400, "file_ratio": 25.0}
+    found = report.summary(records)["finer"]
+    assert found == {"coded_error": 1.0, "bytes": 300, "file_ratio": pytest.approx(100 / 3)}
+
+
 def test_couplings_are_compared_at_the_same_point(module):
     records = [record("turbo-vbi", 0, 1.0, 100), record("turbo-vbi, coupling 0", 0, 1.2, 90)]
     records[1]["regularity"]["a"]["clusters"] = 10

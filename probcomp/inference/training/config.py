@@ -39,12 +39,14 @@ class TurboConfig:
         field: Log-odds of a weight within live units, for the default prior.
         coupling: Coupling of neighbouring supports, for the default prior. The evidence of most
             weights lies 5 to 10 nats apart, so that 1 only breaks ties. With a target it may be
-            stronger: at 2 % of LeNet-300-100 (MNIST, ``probcomp bench coupling``) 3 leaves 0.55
-            times the clusters of 0 and fills 16 x 16 blocks 1.5 times as much at the same error,
-            4 leaves 0.37 times and 2.7 times for 0.4 points. 1 has the lowest error. Without a
+            stronger, and is best let rise: at 2 % of LeNet-300-100 (MNIST, three seeds, ``probcomp
+            bench coupling``) one that rises from 1 to 4 leaves 0.22 times the clusters of 0 and
+            fills 16 x 16 blocks 1.9 times as much, at 2.54 % error against 2.45 (difference -0.08
+            to 0.26). A 4 from the start costs 0.4 points more than 0 in a shorter run. Without a
             target, below 1.4, where a lattice orders by itself.
         coupling_start: Coupling of the first round, which then rises along a line; ``None`` for
-            that of ``coupling`` throughout. Only for the default prior.
+            that of ``coupling`` throughout. Supports are first found where the data want them, and
+            then drawn together. Only for the default prior.
         coupling_rounds: Share of the rounds over which it rises.
         learn: What of a lattice each round learns from its own posterior: nothing, its coupling, or
             its field too, each matrix for itself.
