@@ -176,9 +176,7 @@ def code(
 
     model = model.eval()
     start = time.process_time()
-    choice = coarsest(
-        model, lambda m: error(m, part), TOLERANCE, finish=finish, prices=prices
-    )
+    choice = coarsest(model, lambda m: error(m, part), TOLERANCE, finish=finish, prices=prices)
     final = choice.quantised
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.pcw"
