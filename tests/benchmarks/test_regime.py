@@ -1,6 +1,7 @@
 """The regime benchmark: regret that noise does not bias, and a table that grows by seeds."""
 
 import importlib
+import json
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ def module(monkeypatch):
     """Import a part of the benchmark, as the script itself does."""
     monkeypatch.syspath_prepend(str(FOLDER))
     yield importlib.import_module
-    for name in ("regime", "_regime_regret"):  # a name that others may use
+    for name in ("regime", "regime_cost", "_regime_regret"):  # a name that others may use
         sys.modules.pop(name, None)
 
 
@@ -97,3 +98,14 @@ def test_a_sweep_adds_its_seeds_to_the_table_and_replaces_those_run_again(
     order = [(row["dense_seed"], row["density"]) for row in rows]
     assert order == [("0", "0.1"), ("0", "0.2"), ("1", "0.1"), ("1", "0.2")]
     assert {row["test_error"] for row in rows} == {"0.2"}
+
+
+def test_costs_that_are_not_measured_anew_are_kept(module, tmp_path, monkeypatch):
+    cost = module("regime_cost")
+    out = tmp_path / "cost.json"
+    out.write_text('{"result": {"9 pilots": {"wall_seconds": 1.0}, "144 cells": {}}}')
+    monkeypatch.setattr(cost, "nine_runs", lambda: {"wall_seconds": 2.0})
+    monkeypatch.setattr(sys, "argv", ["regime_cost.py", "--only", "runs", "--out", str(out)])
+    cost.main()
+    found = json.loads(out.read_text())["result"]
+    assert found == {"9 pilots": {"wall_seconds": 2.0}, "144 cells": {}}
