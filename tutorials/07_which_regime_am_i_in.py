@@ -18,7 +18,7 @@
 # ($\Delta x = x - x_0$, $\Delta\tau = \tau - \tau_0$), this page uses two surfaces:
 #
 # $$ C = \log\big(e^{s_x \Delta x} + e^{s_\tau \Delta\tau}\big), \qquad
-#    D = \Delta x - \frac{\kappa}{s_\tau} \log\frac{1 + e^{s_\tau \Delta\tau}}{2}, $$
+#    D = \Delta x - \frac{\kappa}{b} \log\frac{1 + e^{b \Delta\tau}}{2}, \quad b = 2, $$
 #
 # $$ P(\text{I}) = 1 - \sigma(C), \qquad P(\text{II-B}) = \sigma(C)\,\sigma(s_S D), \qquad
 #    P(\text{II-A}) = \sigma(C)\,(1 - \sigma(s_S D)). $$
@@ -125,26 +125,30 @@ print(diagram.triple_value.round(2), "(5, 50, 95 %); exact: 1 and 1")
 # boundary is found from how it grows further in. The table states the noise of its three
 # observables (columns `..._se`): without that, the logarithm of a barrier that is noise alone would
 # be taken for a barrier that varies. From 25 cells the meeting point is put at too large a bias,
-# and the bars are too short to admit it; from 121 cells it is found within 20 % on both axes (a
-# test of the package does that).
+# and the bars are too short to admit it; from 121 cells it is found within 20 % on both axes, and
+# the slope of the boundary between II-A and II-B within 10 % (tests of the package do that).
 #
 # ## 3. A real network
 #
 # A batch-norm network 64-64-64-64-10 on handwritten digits, trained for up to 60 epochs with the
 # learning rate falling after 30 and 45, stopped early (the knob: fewer epochs are hotter), pruned
 # by magnitude in each layer, and retrained at rate 0.5 with independent seeds. The table holds
-# every combination of seven stops, six densities and three dense seeds; each row is the mean of
+# every combination of seven stops, six densities and seven dense seeds; each row is the mean of
 # two retrained networks and the barrier between them. `python benchmarks/regime.py sweep` makes it.
+# A user runs few of these: our pilots have the first two dense seeds, the other five are kept to
+# judge the advice by.
 
 # %%
 here = Path(__file__).parents[1] if "__file__" in globals() else Path()
-runs = read_runs(here / "benchmarks" / "results" / "regime_digits_runs.csv")
+path = here / "benchmarks" / "results" / "regime_digits_runs.csv"
+runs = read_runs(path)
+ours = np.genfromtxt(path, delimiter=",", names=True)["dense_seed"] < 2
 epochs, loads = np.unique(runs.settings[:, 0]), np.unique(runs.load)
 
 
 def grid(values: np.ndarray) -> np.ndarray:
-    """Mean over seeds, [epochs, densities]."""
-    at = [[(runs.settings[:, 0] == e) & (runs.load == d) for d in loads] for e in epochs]
+    """Mean over the seeds that judge, [epochs, densities]."""
+    at = [[~ours & (runs.settings[:, 0] == e) & (runs.load == d) for d in loads] for e in epochs]
     return np.array([[values[cell].mean() for cell in row] for row in at])
 
 
@@ -154,7 +158,8 @@ for e, row in zip(epochs, errors):
     print(f"{e:4.0f} " + " ".join(f"{v:6.1f}" for v in row))
 
 # %% [markdown]
-# Look at the sparsest column: the longest training is far from the best. Suppose we had run nine
+# Look at the sparsest column: the error does not fall steadily with training. 30 epochs, the last
+# stop at the full learning rate, is worse than the stops on both sides. Suppose we had run nine
 # pilots only, one in each part of the plane, and ask what to do with a network that has been
 # trained to the end.
 
@@ -164,7 +169,7 @@ thirds = [np.array_split(np.arange(len(v)), 3) for v in (epochs, loads)]
 pilots = [(epochs[rng.choice(i)], loads[rng.choice(j)]) for i in thirds[0] for j in thirds[1]]
 pilots[2] = (epochs[0], loads[-1])  # the advice must not leave the runs: keep the corners
 pilots[0], pilots[6], pilots[8] = (epochs[0], loads[0]), (epochs[-1], loads[0]), (60, loads[-1])
-chosen = np.array([(e, d) in pilots for e, d in zip(runs.settings[:, 0], runs.load)])
+chosen = ours & [(e, d) in pilots for e, d in zip(runs.settings[:, 0], runs.load)]
 model = RegimeModel.fit(runs.take(chosen), **DRAWS)
 print(f"{len(pilots)} pilots, {chosen.sum()} rows; {model.convergence}")
 said = advise(model, density=loads[0], at={"epochs": 60}, levels=list(epochs))
@@ -183,8 +188,11 @@ show("7-digits-similarity", plot_map(maps, "similarity"))
 #
 # ## 4. Was the advice right?
 #
-# The **regret** is the error at the advised stop minus the least error in the column. The column's
-# own minimum is the luckiest of seven noisy means, so even a perfect adviser has some.
+# The **regret** is the error at the advised stop minus the least error in the column, by the seeds
+# that the pilots do not hold. The column's own minimum is the luckiest of seven noisy means, so
+# even a perfect adviser has some: where nothing differed but by noise, 1.35 standard errors of a
+# cell. `python benchmarks/regime.py digits` does this for ten sets of pilots, and crosses the seeds
+# so that the luck is not counted.
 
 # %%
 regret, longest = [], []
@@ -202,8 +210,11 @@ print(f"mean regret {np.mean(regret):.2f} points; longest training {np.mean(long
 # %% [markdown]
 # What this shows: on a real network the cold side of the diagram exists at a few per cent density,
 # seen in the barrier and paid for in error. What it cannot show: that the regimes lie like this on
-# large networks and images, or how the boundary moves with them. The data are small, the gains
-# above about 5 % density are within the noise between seeds, and three dense seeds are few.
+# large networks and images, or how the boundary moves with them. The data are small, and the gains
+# above about 5 % density are within the noise between seeds. At 4 % a retraining now and then
+# collapses (23 % error where 8 % is usual), and two seeds a pilot cannot tell that from a bad stop:
+# here both seeds of the pilot at 60 epochs did, so the advice is sure of a gain of 7 points that the
+# other seeds do not show.
 #
 # Last, the check against the formulas we began with: the probabilities of the fitted diagram are
 # $\sigma(C)$ and $\sigma(s_S D)$ at its parameters.
@@ -213,7 +224,7 @@ theta = {name: value[0] for name, value in model.parameters.items()}
 x, t = np.array([-1.0, 0.2, 1.3]), np.array([0.8, -0.5, -1.2])
 dx, dt = x - theta["x0"], t - theta["t0"]
 connect = np.log(np.exp(theta["s_x"] * dx) + np.exp(theta["s_t"] * dt))
-deep = dx - theta["kappa"] / theta["s_t"] * np.log((1 + np.exp(theta["s_t"] * dt)) / 2)
+deep = dx - theta["kappa"] / 2 * np.log((1 + np.exp(2 * dt)) / 2)
 alike = theta["s_S"] * deep
 sigma_c, sigma_s = 1 / (1 + np.exp(-connect)), 1 / (1 + np.exp(-alike))
 from probcomp.regime.model import regimes
