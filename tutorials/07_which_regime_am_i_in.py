@@ -213,8 +213,8 @@ print(f"mean regret {np.mean(regret):.2f} points; longest training {np.mean(long
 # large networks and images, or how the boundary moves with them. The data are small, and the gains
 # above about 5 % density are within the noise between seeds. At 4 % a retraining now and then
 # collapses (23 % error where 8 % is usual), and two seeds a pilot cannot tell that from a bad stop:
-# here both seeds of the pilot at 60 epochs did, so the advice is sure of a gain of 7 points that the
-# other seeds do not show.
+# here both seeds of the pilot at 60 epochs did, so the advice is sure of a gain of 7 points which
+# the other seeds do not show.
 #
 # Last, the check against the formulas we began with: the probabilities of the fitted diagram are
 # $\sigma(C)$ and $\sigma(s_S D)$ at its parameters.
