@@ -65,7 +65,9 @@ class CompactMLP(NamedTuple):
         def build() -> cpp.Chain:
             layers = [cpp.dense_layer(self.up), cpp.dense_layer(self.down)]
             chain = cpp.chain(layers, [self.up_bias, self.down_bias], [self.activation, "none"])
-            return chain._replace(held=(*chain.held, parts))  # so that no other takes their ids
+            # So that no other takes their ids or addresses.
+            memory = tuple(None if t is None else t.detach() for t in parts)
+            return chain._replace(held=(*chain.held, parts, memory))
 
         return derived(self.up, ("mlp", state, self.activation), build)
 

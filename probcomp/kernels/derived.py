@@ -14,12 +14,14 @@ def derived(source: Tensor, name: object, build: Callable[[], Any]) -> Any:
 
     The copies are held by weak reference to ``source`` and go with it. A write is seen by
     autograd's version counter, other memory (``source.data = ...``) by its address; inference
-    tensors cannot be written to outside inference mode, and there the caller must not rely on it.
+    tensors cannot be written to outside inference mode, and there, as through ``source.data``, a
+    write in place is not seen: call `forget`.
     """
     state = (-1 if source.is_inference() else source._version, source.data_ptr())
     entry = _COPIES.get(source)
     if entry is None or entry[0] != state:
-        entry = (state, {})
+        # The memory is held too, or a later tensor could be given the same address.
+        entry = (state, {}, source.detach())
         _COPIES[source] = entry
     copies = entry[1]
     if name not in copies:

@@ -48,13 +48,14 @@ def own_usable(rows: int, size: int, dtype: torch.dtype, device: torch.device) -
 
 
 def onednn_product(
-    kept: Tensor, weight: Callable[[], Tensor], bias: Tensor | None, activation: str = "none"
-) -> Run:
+    kept: Tensor, weight: Callable[[], Tensor], bias: Tensor | None, activation: str = "none",
+    stamp: object = None,
+) -> Run:  # fmt: skip
     """`dense_product` by oneDNN, with W reordered once and the activation in its epilogue."""
     # A view of a parameter is reordered by its values; nothing is learned through the copy.
     packed = derived(
         kept,
-        "onednn",
+        ("onednn", stamp),
         lambda: torch.ops.mkldnn._reorder_linear_weight(weight().detach(), ONEDNN_ROWS),
     )
     name, algorithm = _EPILOGUES[activation]
@@ -65,7 +66,7 @@ def onednn_product(
 
 def dense_product(
     kept: Tensor, weight: Callable[[], Tensor], shape: tuple[int, int], rows: int,
-    dtype: torch.dtype, bias: Tensor | None, activation: str = "none",
+    dtype: torch.dtype, bias: Tensor | None, activation: str = "none", stamp: object = None,
 ) -> Run:  # fmt: skip
     """act(x W^T + b) for a weight that does not change and needs no gradient, as a function of x.
 
@@ -77,16 +78,17 @@ def dense_product(
         dtype: Of W and x.
         bias: ``[N]`` or None.
         activation: A name in `probcomp.kernels.activations.ACTIVATIONS`.
+        stamp: The state of what else W is made from; another one has copies of its own.
     """
     act, size = activation_function(activation), shape[0] * shape[1]
     if own_usable(rows, size, dtype, kept.device):
-        layer = derived(kept, "own product", lambda: cpp.dense_layer(weight()))
+        layer = derived(kept, ("own product", stamp), lambda: cpp.dense_layer(weight()))
         whole = cpp.chain([layer], [bias], [activation])
         return lambda x: cpp.run_chain(x, whole)
     least = ONEDNN_WORK if size >= ONEDNN_SIZE else ONEDNN_WORK_SMALL
     if rows * size >= least and onednn_usable(dtype, kept.device):
-        return onednn_product(kept, weight, bias, activation)
-    copy = derived(kept, "plain", lambda: _copy(kept, weight()))
+        return onednn_product(kept, weight, bias, activation, stamp)
+    copy = derived(kept, ("plain", stamp), lambda: _copy(kept, weight()))
     plain, linear = kept if copy is None else copy, functional.linear
     if activation == "none":
         return lambda x: linear(x, plain, bias)

@@ -34,6 +34,7 @@ class _Read(NamedTuple):
     tensor: Tensor
     address: int
     version: int
+    memory: Tensor  # held, so that no other tensor is given its address meanwhile
 
     def stands(self) -> bool:
         tensor = self.tensor
@@ -189,7 +190,7 @@ def _chain_of(module: Fused) -> cpp.Chain | None:
     kept.layers = tuple((name, layer) for name, layer, _ in links)
     kept.inputs = links[0][1].in_features
     kept.reads = [
-        _Read(owner, name, tensor, tensor.data_ptr(), tensor._version)
+        _Read(owner, name, tensor, tensor.data_ptr(), tensor._version, tensor.detach())
         for _, layer in kept.layers
         for owner in (layer._parameters, layer._buffers)  # a packed layer's places are buffers
         for name, tensor in owner.items()

@@ -94,7 +94,9 @@ def block_run(
         def weight() -> Tensor:
             return _expanded(val, scale, at, shape, False)
 
-        return dense_product(val, weight, shape, rows, dtype, bias, activation)
+        # One object for as long as the scale is not written to.
+        stamp = None if scale is None else derived(scale, "stamp", object)
+        return dense_product(val, weight, shape, rows, dtype, bias, activation, stamp)
     act, n = activation_function(activation), shape[0]
 
     def run(x: Tensor) -> Tensor:

@@ -39,6 +39,11 @@ def masked_linear(
     Notes:
         A NaN or infinity in an input column that no live block reads does not reach the output on
         the sparse backends; on ``dense`` it meets a zero weight and gives NaN.
+
+        Without gradients the weight's values are read once and kept in the order that the backend
+        likes, until they are written to. A write that PyTorch does not count is not seen: in place
+        through ``.data``, or to an inference tensor. Write under `torch.no_grad` instead. The
+        environment's choice of a backend is read when a batch size is first seen.
     """
     value = getattr(packed, packed.value_name)
     y = call_again(packed.calls, x, value, packed.bias, activation, backend, packed.shape)
@@ -82,7 +87,8 @@ def apply_packed(
     if frozen and not learnt and flat.shape[0] and unwatched(x):
         run = _decide(flat, kind, t, n, activation, backend)
         if run is not None:
-            remember(calls, run, flat, value, bias, activation, backend)
+            if scale is None:  # a call looks at one tensor of values
+                remember(calls, run, flat, value, bias, activation, backend)
             return run(flat).view(*x.shape[:-1], n)
     # The operators have no gradient through an activation, so it is applied outside where needed.
     inside = "none" if learnt else activation

@@ -17,7 +17,8 @@ class MaskedLinear(nn.Module):
     """``nn.Linear`` whose weight is packed; only live weights are stored, moved and trained.
 
     The values are a parameter where the format has a gradient (blocks, compact), so an optimizer's
-    state scales with the live blocks; everything else is a buffer. The bias is a parameter.
+    state scales with the live blocks; everything else is a buffer. The bias is a parameter. Write
+    to parameters under `torch.no_grad`, not in place through ``.data``: see `masked_linear`.
 
     Args:
         packed: From `pack`.

@@ -83,7 +83,11 @@ class PackedWeight:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors, index and bias included."""
+        """Bytes of all tensors, index and bias included.
+
+        A run in inference keeps copies of the weight beside them, in the order that a backend
+        reads: one for each backend that some batch size chose, of a dense product up to two.
+        """
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors().values())
 
     @property

@@ -26,6 +26,7 @@ class Call(NamedTuple):
     value: Tensor
     bias: Tensor | None
     state: tuple[int, int, int]
+    memory: tuple[Tensor, ...]  # held, so that no other tensor is given its address meanwhile
 
 
 class Calls(dict[tuple[Any, ...], Call]):
@@ -60,7 +61,8 @@ def remember(
     # A weight that was written to leaves its old copies here: they go with the first new call.
     if any(call.state != state for call in list(calls.values())):  # threads may add
         calls.clear()
-    calls[_key(x.shape[0], x.dtype, activation, backend)] = Call(run, value, bias, state)
+    memory = tuple(t.detach() for t in (value, bias) if t is not None)
+    calls[_key(x.shape[0], x.dtype, activation, backend)] = Call(run, value, bias, state, memory)
 
 
 def call_again(

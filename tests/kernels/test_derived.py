@@ -38,3 +38,11 @@ def test_inference_tensors_have_copies_too() -> None:
     with torch.inference_mode():
         weight = torch.ones(3)
         assert derived(weight, "copy", Copy) is derived(weight, "copy", Copy)
+
+
+def test_memory_of_a_copy_is_not_given_to_another_tensor() -> None:
+    weight = torch.ones(1000)
+    first = derived(weight, "copy", Copy)
+    for _ in range(2):
+        weight.data = weight.data * 2
+    assert derived(weight, "copy", Copy) is not first

@@ -13,7 +13,6 @@ from probcomp.kernels import MaskedLinear, dispatch, linear, masked_linear, pack
 from tests.kernels.supports import block_support, generator, relative_error
 
 FLOAT32 = 2e-6
-FORMATS = ("dense", "compact", "blocks", "int8")
 
 
 def packed_of(format: str, bias: bool = True, density: float = 0.4):
@@ -40,7 +39,7 @@ def expected(x, packed, activation=torch.nn.functional.gelu):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", ["dense", "compact", "blocks"])
 def test_a_second_call_is_not_decided_again_and_is_the_same(format, bias, decisions) -> None:
     packed = packed_of(format, bias)
     for shape in ((5, 64), (2, 3, 64), (64,)):
@@ -93,6 +92,32 @@ def test_a_write_other_memory_or_another_parameter_is_seen(format: str) -> None:
         check()
         setattr(layer, layer.kind.value_name, nn.Parameter(torch.ones_like(value)))
         check()
+
+
+@pytest.mark.parametrize("format", ["dense", "compact", "blocks"])
+@pytest.mark.parametrize("size", [48, 1024])
+def test_memory_that_was_given_away_and_back_is_not_taken_for_the_same(format, size) -> None:
+    """Two replacements in a row: the second may lie where the first value did."""
+    weight = torch.randn(size, 1024, generator=generator(0)) / 32
+    support = block_support((size, 1024), (16, 16), 0.4, 1)
+    layer = MaskedLinear(pack(weight, support, block=(16, 16), format=format)).eval()
+    value = layer._parameters[layer.kind.value_name]
+    x = torch.randn(5, 1024, generator=generator(3))
+    with torch.no_grad():
+        first = layer(x)
+        for _ in range(3):
+            value.data = value.data * 2
+            value.data = value.data * 2
+        assert relative_error(layer(x), 64 * first.double()) < FLOAT32
+
+
+@pytest.mark.parametrize("backend", ["dense", "gather"])
+def test_a_write_to_the_scale_of_int8_blocks_is_seen(backend: str) -> None:
+    packed, x = packed_of("int8", bias=False), torch.randn(5, 64, generator=generator(3))
+    first = masked_linear(x, packed, backend=backend)
+    assert torch.equal(masked_linear(x, packed, backend=backend), first)
+    packed.scale.mul_(2)
+    assert relative_error(masked_linear(x, packed, backend=backend), 2 * first.double()) < FLOAT32
 
 
 def test_what_looks_on_and_what_learns_takes_the_operator(decisions) -> None:
