@@ -172,8 +172,8 @@ def scores_of(
             entry[key] += values
 
     length = [len(example.answer) for example in examples]
-    for folder in models:
-        model = load_small(folder)
+    for i, folder in enumerate(models):
+        model, seed = load_small(folder), SEED + i  # draws of their own for each model
         one = {"rule": "budget", "error_step": 1e-9}
         references = {REFERENCE: one, "serial@true_length": {"preset": "serial"}}
         if cleaned and sampled(task):
@@ -181,8 +181,8 @@ def scores_of(
             references["one_by_one_cleaned@true_length"] = {**one, "token_noise": noise}
         for name, options in references.items():
 
-            def run(model=model, options=options):
-                found = at_true_length(model, examples, seed=SEED, **options, **sampled(task))
+            def run(model=model, options=options, seed=seed):
+                found = at_true_length(model, examples, seed=seed, **options, **sampled(task))
                 return (*found, length, length)
 
             note(name, *once(known, (folder, task, name), run))
@@ -191,8 +191,8 @@ def scores_of(
             if base in knobs:
                 options = {**options, KNOBS[base][0]: knobs[base]}
 
-            def run(model=model, options=options):
-                o = decode(model, TOKENIZER, prompt=prompts, seed=SEED, **options, **sampled(task))
+            def run(model=model, options=options, seed=seed):
+                o = decode(model, TOKENIZER, prompt=prompts, seed=seed, **options, **sampled(task))
                 return o.texts, o.nfe, o.num_new_tokens, o.canvas
 
             note(name, *once(known, (folder, task, name, knobs.get(base)), run))
@@ -226,6 +226,7 @@ def summary(task, name, entry, base, models) -> dict:
         "within_one_standard_error": mean >= -error,
         "forwards": round(forwards, 3),
         "times_fewer_forwards": round(sum(base["nfe"]) / sum(entry["nfe"]), 2),
+        "times_fewer_at_law": times_fewer_at_law(entry) if task == "record" else None,
         "tokens_per_forward": round(sum(entry["n"]) / sum(entry["nfe"]), 3),
         "canvas_used": round(sum(entry["n"]) / sum(entry["w"]), 3),
         "length_distance": length_distance(entry["n"]) if task == "record" else None,
@@ -239,6 +240,20 @@ def length_distance(lengths: list[int]) -> float:
     law, total = record_length_law(), len(lengths)
     seen = {n: lengths.count(n) / total for n in set(lengths)}
     return round(0.5 * sum(abs(seen.get(n, 0) - law.get(n, 0)) for n in {*seen, *law}), 4)
+
+
+def times_fewer_at_law(entry) -> float | None:
+    """Tokens a forward with the lengths of ``record`` answers weighted by their law: without the
+    luck of the lengths that were drawn, and of those of the reference. None where one is missing.
+    """
+    spent: dict[int, list[int]] = {}
+    for n, nfe in zip(entry["n"], entry["nfe"]):
+        spent.setdefault(n, []).append(nfe)
+    law = record_length_law()
+    if not law.keys() <= spent.keys():
+        return None
+    forwards = sum(p * sum(spent[n]) / len(spent[n]) for n, p in law.items())
+    return round(sum(p * n for n, p in law.items()) / forwards, 2)
 
 
 def step_share(texts: list[str]) -> float | None:

@@ -31,7 +31,7 @@ def errors(config: DecodingConfig, confidence: Tensor, doubt: Tensor) -> Tensor:
     """`expected_error` of tokens [rows, width] by the curve of their row.
 
     A confident token among confident ones is wrong less often than the same one in a row that is
-    open: ``doubt`` [rows] is the mean entropy (nats) of what is undecided there.
+    open: ``doubt`` [rows] is the mean entropy (nats) of its positions before any was decided.
     """
     found = expected_error(confidence, config.confidence_temperature, config.error_curve)
     if config.sure_entropy == 0.0:
@@ -75,7 +75,7 @@ def commit_set(
 
     Args:
         masked, visible: what is undecided, and what is decided content, [rows, width].
-        doubt: mean entropy of what is undecided in a row, nats, [rows].
+        doubt: mean entropy of a row's positions before any was decided, nats, [rows].
         allowance: expected wrong tokens this forward may add, [rows] (budget and joint).
         quota: tokens this forward commits under the quota rules, [rows].
         calm: forwards in a row with a small change of the marginal, [rows, width].

@@ -96,7 +96,7 @@ class DecodingConfig:
     error_total: float = 2.0  # expected wrong tokens per answer
     confidence_temperature: float = 1.0
     error_curve: tuple[tuple[float, float], ...] = ()  # (confidence, chance to be wrong), fitted
-    # The same where a row's undecided positions have less mean entropy (nats) than this.
+    # The same in rows of less mean entropy (nats) than this before anything was decided.
     error_curve_sure: tuple[tuple[float, float], ...] = ()
     sure_entropy: float = 0.0
     gamma: float = 0.35  # nats per forward

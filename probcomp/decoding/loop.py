@@ -34,7 +34,7 @@ class Step:
     """One forward as an observer sees it. ``rows`` [n] are the batch rows it was for; ``commit``
     and ``revoked`` [n, width]; ``begin``, ``end``, ``length`` (before edits) and ``change`` [n];
     ``p_end`` [n, width + 1] or None; ``ids`` [n, width] after the forward's decisions; ``token``
-    [n, width] the candidates, of probability ``confidence`` each; ``doubt`` [n] of the rows."""
+    [n, width] the candidates, of probability ``confidence`` each; ``doubt`` [n] the rows'."""
 
     rows: Tensor
     forward: Tensor
@@ -166,6 +166,8 @@ class Decoder:
                 held = held & (change > 0)
         choose_blocks(self.bound, rows, view, seeds, ~held)
         begin, end = rows.begin[index], rows.end[index]
+        fresh = rows.committed[index] == 0
+        rows.doubt[index] = torch.where(fresh, view.doubt().float(), rows.doubt[index])
         revoked = repair_border(self.bound, rows, view, shadow, seen)
         going = ~held & ~(rows.repair[index] < 0)
         eligible = view.pending & view.inside(begin, end) & going[:, None]
@@ -210,7 +212,7 @@ class Decoder:
                     rows.ids[index, :n].clone(),
                     view.features.token,
                     view.features.confidence,
-                    view.doubt(),
+                    rows.doubt[index],
                 )
             )
 
@@ -297,7 +299,7 @@ class Decoder:
             eligible,
             view.masked,
             view.valid & ~view.masked & ~view.eos_committed,
-            doubt=view.doubt(),
+            doubt=rows.doubt[index],
             allowance=allowance,
             quota=quota.clamp(min=1),
             calm=rows.calm[index, : view.width],
@@ -321,7 +323,7 @@ class Decoder:
         rows.ids[index, :width] = torch.where(commit, token, rows.ids[index, :width])
         age = torch.where(commit, rows.forwards[index, None], rows.age[index, :width])
         rows.age[index, :width] = age
-        error = errors(self.config, f.confidence, view.doubt())
+        error = errors(self.config, f.confidence, rows.doubt[index])
         rows.ledger = rows.ledger.spend(index, error, commit)
         count = commit.sum(1)
         rows.committed[index] += count

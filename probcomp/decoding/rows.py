@@ -49,6 +49,7 @@ class Rows:
         self.settled = torch.zeros_like(self.done)  # whether the end was drawn
         self.floor = zeros()  # ends at or before this were drawn against
         self.checked = torch.zeros_like(self.done)  # whether the block's border was verified
+        self.doubt = torch.zeros(batch, device=ids.device)  # nats a position, at the first commit
         self.teacher_log_prob = torch.zeros(batch, dtype=torch.float64, device=ids.device)
         self.p_end: list[Tensor | None] = [None] * batch
 
@@ -80,6 +81,7 @@ class Rows:
         fresh = place >= torch.minimum(before, after)[:, None]
         self._clear(rows, fresh)
         self.length[rows] = after
+        self.end[rows] = torch.minimum(self.end[rows], after)  # a block ends with its canvas
         self.edits[rows] += (change != 0).long()
         self.extensions[rows] += (change > 0).long()
         self.contractions[rows] += (change < 0).long()

@@ -15,6 +15,7 @@ from _decoding_compare import (  # noqa: E402
     mark_front,
     once,
     step_share,
+    times_fewer_at_law,
 )
 
 sys.path.remove(FOLDER)
@@ -53,3 +54,11 @@ def test_intervals_are_of_the_mean_and_distances_of_the_law():
     assert low < mean == 0.5 < high
     assert high - low == pytest.approx(4 * 0.05, abs=0.05)  # four standard errors of 0.05
     assert length_distance([2]) == pytest.approx(0.75, abs=1e-4)  # one item: chance 0.25
+
+
+def test_forwards_are_weighted_by_the_law_of_lengths():
+    """Twice as many short texts as the law has change nothing; a length that is missing does."""
+    lengths = [3 * n - 1 for n in range(1, 9)]
+    entry = {"n": [*lengths, 2, 2], "nfe": [*(n / 2 for n in lengths), 1, 1]}
+    assert times_fewer_at_law(entry) == 2.0
+    assert times_fewer_at_law({"n": lengths[:-1], "nfe": lengths[:-1]}) is None

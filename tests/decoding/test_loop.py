@@ -9,6 +9,7 @@ from probcomp.decoding.config import DecodingConfig
 from probcomp.decoding.noise import row_seeds, uniform
 from probcomp.decoding.presets import presets
 from probcomp.errors import InputError
+from tests.decoding import published
 from tests.decoding.worlds import EOS, MASK, random_world, run_rows
 
 SMALL = {
@@ -119,7 +120,9 @@ def test_it_ends_within_its_bound_whatever_the_logits(name, seed, scale, bias):
             for step in steps
             if (at := (step.rows == row).nonzero()).numel() and not step.commit[int(at[0, 0])].any()
         )
-        length = int(state.length[row])
+        # The largest canvas: what lies behind a known end was decided, too, before it was cut.
+        lengths = [int(step.length[at]) for step in steps for at in (step.rows == row).nonzero()]
+        length = max(int(state.length[row]), *lengths)
         borders = int(state.cuts[row].sum())
         # Every other forward commits; a revoked position is committed at most R more times.
         bound = sizing + (1 + config.revoke_most) * length + 2 * borders
@@ -147,6 +150,17 @@ def test_budget_commits_no_more_error_than_allowed():
     # What is over the step's allowance can only be forwards that commit a single token.
     extra = sum(float((step.commit.sum(1) == 1).sum()) for step in steps)
     assert float(state.ledger.spent.sum()) <= 0.2 * 4 * len(steps) + extra
+
+
+def test_a_row_s_doubt_is_that_of_its_first_look():
+    adapter = random_world(4)
+    config = CONFIGS["bayes"].replace(sizing="none", stop="none", end_model="cdf", beyond=False)
+    _, steps = run_rows(adapter, config, context=torch.tensor([[1]]))
+    assert len(steps) > 2
+    p = published.probabilities(adapter, 1)([MASK] * config.max_new_tokens)
+    first = torch.special.entr(p.double()).sum(-1).mean()
+    for step in steps:
+        assert float(step.doubt[0]) == pytest.approx(float(first), rel=1e-5)
 
 
 def test_teacher_commits_the_truth_and_scores_it():

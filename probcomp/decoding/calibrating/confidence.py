@@ -9,9 +9,10 @@ Bins need `ENOUGH` pairs and `BINS` wrong ones among them. Few wrong tokens say 
 it stays near the model's own 1 - c by its prior. The curve of higher likelihood on answers that it
 was not fitted on is kept, or none, where 1 - c is as good.
 
-Rows that are sure as a whole (a mean entropy below `SURE_ENTROPY`) have a curve of their own.
-Answers that a prompt decides and answers that are drawn meet in one calibration; a confidence of
-0.97 among tokens that are as sure is wrong far less often than one among open ones.
+Rows that are sure as a whole (a mean entropy below `SURE_ENTROPY` before anything is decided) have
+a curve of their own. Answers that a prompt decides and answers that are drawn meet in one
+calibration; a confidence of 0.97 among tokens that are as sure is wrong far less often than one
+among open ones.
 """
 
 from collections.abc import Callable
@@ -35,7 +36,7 @@ SURE_ENTROPY = 0.25  # nats per undecided position
 @dataclass(frozen=True)
 class Watched:
     """Tokens that a decoder committed: their ``confidence``, whether ``wrong``, and the ``doubt``
-    of their row, its mean entropy (nats). All [tokens]."""
+    of their row, its mean entropy (nats) to begin with. All [tokens]."""
 
     confidence: Tensor
     wrong: Tensor

@@ -29,6 +29,7 @@ from probcomp.errors import InputError
 
 HELD_OUT = 0.25  # of the answers, for the check
 CHOSEN = 0.25  # for choosing between fits and settings
+FITTED = 240  # answers that the end, the borders and the coupling are fitted on at most
 SWEPT = 120  # answers that a sweep decodes at most, three times as many when sampling
 
 
@@ -79,8 +80,10 @@ def calibrate(
 
     Args:
         model: what `probcomp.decode` takes; None is the embedded model.
-        examples: (prompt, answer) texts, or a file of JSON lines with these keys. Some 200 do;
-            they must not be answers that results are reported on.
+        examples: (prompt, answer) texts, or a file of JSON lines with these keys; not answers that
+            results are reported on. Some 200 do for all but the error curves: a model that is
+            seldom wrong shows how seldom on thousands, and only those curves read more (and how
+            long answers are).
         out: a file, or the model's folder, to write the calibration to.
         sweep: also fit ``token_noise`` and choose ``error_step``, ``gamma``, ``draw_end`` and
             ``draw_commits`` by decoding.
@@ -115,14 +118,15 @@ def calibrate(
     hazard = fit_hazard(ends)
     prior = LengthPrior(hazard.hazard)
     initial = first_canvas(prior, longest, config.cost_truncation, config.cost_position)
-    full = blank(adapter, train, config.delimiters, longest, initial, seed)
-    partly = partial(adapter, train, config.delimiters, longest, seed)
+    some, check = train[:FITTED], held[: FITTED // 2]
+    full = blank(adapter, some, config.delimiters, longest, initial, seed)
+    partly = partial(adapter, some, config.delimiters, longest, seed)
     end = fit_end(full, partly, prior, config.tail_window)
 
-    full_held = blank(adapter, held, config.delimiters, longest, initial, seed + 1)
-    partly_held = partial(adapter, held, config.delimiters, longest, seed + 1)
-    score, base = _scores(end, full_held, prior, len(held), "wholly masked canvases")
-    partly_score, partly_base = _scores(end, partly_held, prior, len(held), "partly seen answers")
+    full_held = blank(adapter, check, config.delimiters, longest, initial, seed + 1)
+    partly_held = partial(adapter, check, config.delimiters, longest, seed + 1)
+    score, base = _scores(end, full_held, prior, len(check), "wholly masked canvases")
+    partly_score, partly_base = _scores(end, partly_held, prior, len(check), "partly seen answers")
     options: dict[str, Any] = {
         "initial_length": initial,
         "hazard": tuple(round(h, 6) for h in hazard.hazard),
@@ -146,7 +150,7 @@ def calibrate(
     watched = [commits(adapter, greedy, part, seed + i) for i, part in enumerate(parts)]
     curves, errors = fit_errors(*watched)
     options |= curves
-    options["coupling_profile"] = fit_coupling(adapter, train, longest, seed)
+    options["coupling_profile"] = fit_coupling(adapter, some, longest, seed)
     options |= fit_borders(
         full, config.delimiters, config.boundary_weights, end, prior, config.block_max
     )
@@ -167,7 +171,7 @@ def calibrate(
         # One of a few settings: what the fits have seen serves as well, and there is more of it.
         drawn = [*chosen, *train][: 3 * SWEPT]
         options["error_step"], report["error_steps"] = sweep_error(adapter, tuned, swept, seed)
-        noise, report["token_noises"] = fit_token_noise(adapter, tuned, drawn, held, seed)
+        noise, report["token_noises"] = fit_token_noise(adapter, tuned, drawn, check, seed)
         options["token_noise"] = noise
         tuned = tuned.replace(token_noise=noise)
         sampling, report["gammas"] = sweep_sampling(adapter, tuned, drawn, seed)

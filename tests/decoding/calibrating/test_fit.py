@@ -165,6 +165,30 @@ def test_fits_choices_and_checks_never_share_an_answer(monkeypatch):
     assert not (fitted & chosen) | (fitted & held) | (chosen & held)
 
 
+def test_many_answers_are_read_for_errors_and_lengths_alone(monkeypatch):
+    """States of every answer would cost a forward each, for fits that a few hundred decide."""
+    seen = {}
+
+    def note(name):
+        real = getattr(fit, name)
+
+        def run(adapter, pairs, *rest):
+            count = len(rest[0]) if name == "commits" else len(pairs)
+            seen.setdefault(name, []).append(count)
+            return real(adapter, pairs, *rest)
+
+        monkeypatch.setattr(fit, name, run)
+
+    for name in ("blank", "partial", "fit_coupling", "commits"):
+        note(name)
+    monkeypatch.setattr(fit, "FITTED", 12)
+    found = calibrate(examples=dev("json", 40), sweep=False)
+    assert seen["blank"] == seen["partial"] == [12, 6]
+    assert seen["fit_coupling"] == [12]
+    assert seen["commits"] == [20, 10, 10]
+    assert found.report["answers"] == 20
+
+
 def test_bad_input(tmp_path):
     with pytest.raises(InputError, match="20 answers"):
         calibrate(examples=dev("add", 3))
