@@ -152,6 +152,11 @@ def table(records: list[Row]) -> list[str]:
                 f"{row['params_ratio']:10.0f}{row['architecture_ratio']:8.1f}"
                 f"{row['macs_ratio']:8.1f}{bits}  {row['sizes']}{' *' + marks if marks else ''}"
             )
+            if fine := row["finer"]:
+                lines.append(
+                    f"  in a finer file{'':42}{fine['coded_error']:9.2f}{fine['bytes']:8.0f}"
+                    f"{fine['file_ratio']:8.0f}"
+                )
         network, _, data = title.partition(" on ")
         if data == "mnist":
             for of, method, error, kept, arch, stated, source in PUBLISHED:

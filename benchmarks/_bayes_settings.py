@@ -143,11 +143,16 @@ POINTS: dict[str, list[Point]] = {
     ],
     "turbo-vbi, coupling 0": [("2 %", "params=0.02", turbo(coupling=0.0))],
     "magnitude": [
+        ("0.64 %", "params=0.0064", bare),
         ("1 %", "params=0.01", bare),
         ("2 %", "params=0.02", bare),
         ("5 %", "params=0.05", bare),
     ],
-    "iterative-magnitude": [("1 %", "params=0.01", staged), ("2 %", "params=0.02", staged)],
+    "iterative-magnitude": [
+        ("0.64 %", "params=0.0064", staged),
+        ("1 %", "params=0.01", staged),
+        ("2 %", "params=0.02", staged),
+    ],
     "obd-staged": [("2 %", "params=0.02", staged)],
     "obs-staged": [("2 %", "params=0.02", staged)],
     "pdp": [("2 %", "params=0.02", schedule(PDPConfig()))],

@@ -82,6 +82,8 @@ def test_a_second_file_is_averaged_where_every_run_has_one(module):
     assert report.summary(records)["finer"] is None
     records[1]["finer"] = {"error": 1.5, "bytes": 400, "file_ratio": 25.0}
     found = report.summary(records)["finer"]
+    (line,) = [line for line in report.table(records) if "in a finer file" in line]
+    assert line.split()[-3:] == ["1.00", "300", "33"]
     assert found == {"coded_error": 1.0, "bytes": 300, "file_ratio": pytest.approx(100 / 3)}
 
 
