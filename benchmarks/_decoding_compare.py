@@ -154,7 +154,8 @@ def headline(models: list[Path], count: int) -> list[dict]:
 def scores_of(
     task, examples, models, knobs, known, decoders=None, cleaned=False
 ) -> dict[str, dict[str, list[float]]]:
-    """decoder -> lists over all models and prompts: right, formed, nfe, n, w (canvas).
+    """decoder -> lists over all models and prompts: right, formed, nfe, n, w (the canvas that a
+    row ends with), v (the mean canvas its forwards ran on), text.
 
     ``cleaned`` adds the reference with the fitted noise taken from its marginals, as ours has it.
     """
@@ -162,13 +163,13 @@ def scores_of(
     scores: dict[str, dict[str, list[float]]] = {}
     prompts = [example.prompt for example in examples]
 
-    def note(name, texts, nfe, n, w):
+    def note(name, texts, nfe, n, w, v):
         entry = scores.setdefault(
-            name, {k: [] for k in ("right", "formed", "nfe", "n", "w", "text")}
+            name, {k: [] for k in ("right", "formed", "nfe", "n", "w", "v", "text")}
         )
         entry["right"] += [float(is_valid(x, t)) for x, t in zip(examples, texts)]
         entry["formed"] += [float(is_well_formed(task, t)) for t in texts]
-        for key, values in (("nfe", nfe), ("n", n), ("w", w), ("text", texts)):
+        for key, values in (("nfe", nfe), ("n", n), ("w", w), ("v", v), ("text", texts)):
             entry[key] += values
 
     length = [len(example.answer) for example in examples]
@@ -183,7 +184,7 @@ def scores_of(
 
             def run(model=model, options=options, seed=seed):
                 found = at_true_length(model, examples, seed=seed, **options, **sampled(task))
-                return (*found, length, length)
+                return (*found, length, length, length)
 
             note(name, *once(known, (folder, task, name), run))
         for name, options in decoders:
@@ -192,11 +193,22 @@ def scores_of(
                 options = {**options, KNOBS[base][0]: knobs[base]}
 
             def run(model=model, options=options, seed=seed):
-                o = decode(model, TOKENIZER, prompt=prompts, seed=seed, **options, **sampled(task))
-                return o.texts, o.nfe, o.num_new_tokens, o.canvas
+                options = {**options, **sampled(task), "seed": seed, "history": True}
+                o = decode(model, TOKENIZER, prompt=prompts, **options)
+                return o.texts, o.nfe, o.num_new_tokens, o.canvas, mean_canvas(o.history)
 
             note(name, *once(known, (folder, task, name, knobs.get(base)), run))
     return scores
+
+
+def mean_canvas(history) -> list[float]:
+    """The mean canvas that the forwards of each row ran on."""
+    size = 1 + max(int(step.rows.max()) for step in history)
+    total, count = torch.zeros(size), torch.zeros(size)
+    for step in history:
+        total.index_add_(0, step.rows, step.length.float())
+        count.index_add_(0, step.rows, torch.ones(len(step.rows)))
+    return (total / count).tolist()
 
 
 def once(known: dict, key: tuple, run: Callable[[], tuple]) -> tuple:
@@ -229,6 +241,7 @@ def summary(task, name, entry, base, models) -> dict:
         "times_fewer_at_law": times_fewer_at_law(entry) if task == "record" else None,
         "tokens_per_forward": round(sum(entry["n"]) / sum(entry["nfe"]), 3),
         "canvas_used": round(sum(entry["n"]) / sum(entry["w"]), 3),
+        "canvas_used_in_forwards": round(sum(entry["n"]) / sum(entry["v"]), 3),
         "length_distance": length_distance(entry["n"]) if task == "record" else None,
         "step_share": step_share(entry["text"]) if task == "record" else None,
         "mean_length": round(sum(entry["n"]) / total, 3),

@@ -46,10 +46,11 @@ def decode(
     length); a prompt without one is continued until it ends.
 
     Draws (a temperature above 0) follow the model's law up to what tokens of one forward share,
-    which ``gamma`` bounds. A calibration may also take noise from the marginals (``token_noise``)
-    and draw content in the forward that draws the end (``draw_commits``): exact where content does
-    not depend on the end but for lying before it, and off by their mutual information where it
-    does. Set them to 0 and False for the model's own law.
+    which ``gamma`` bounds in pairs. A calibration chooses it so that a forward saved costs no more
+    than 0.1 nats of log q (`probcomp.decoding.calibrating.sweep`). It may also take noise from the
+    marginals (``token_noise``) and draw content in the forward that draws the end
+    (``draw_commits``): exact where content does not depend on the end but for lying before it, and
+    off by their mutual information where it does. Set them to 0 and False for the model's own law.
 
     Args:
         model: a denoiser with an adapter, an `Adapter`, or None for the embedded model.

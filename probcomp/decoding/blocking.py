@@ -56,12 +56,14 @@ def carry_on(
     """
     index = view.index
     low, high = rows.begin[index], rows.end[index]
+    turn = 0
     while True:
+        turn += 1
         rest = replace(view, masked=view.masked & ~commit)
         able = commit.any(1) & ~(eligible & ~commit).any(1) & rest.pending.any(1)
         if not bool(able.any()):  # the usual case, and the next block costs a pass
             return commit
-        begin, end = _next(bound, rows, rest, seeds)
+        begin, end = _next(bound, rows, rest, seeds, turn)
         more = rest.pending & rest.inside(begin, end)
         wide = eligible | (more & able[:, None])
         lowest = torch.where(able, torch.minimum(low, begin), low)
@@ -78,13 +80,18 @@ def carry_on(
         low, high = torch.where(on, lowest, low), torch.where(on, highest, high)
 
 
-def _next(bound: Bound, rows: Rows, view: View, seeds: Tensor) -> tuple[Tensor, Tensor]:
+def _next(
+    bound: Bound, rows: Rows, view: View, seeds: Tensor, turn: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Begin and end of the next block, [rows] each; ``turn`` counts those chosen in a forward."""
     config, index = bound.config, view.index
     if config.blocks == "fixed":
         return cutting.on_grid(view, config.block_length)
     if config.blocks == "delimiter":
         return cutting.at_delimiter(view, config)
-    draw = uniform(seeds[index], -rows.forwards[index], 1)[:, 0]
+    # The second number of a forward is for drawing an end (`probcomp.decoding.ending`).
+    column = turn + (turn > 0)
+    draw = uniform(seeds[index], -rows.forwards[index], column + 1)[:, column]
     return cutting.by_posterior(view, config, bound.durations, draw)
 
 

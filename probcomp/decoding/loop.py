@@ -167,7 +167,7 @@ class Decoder:
         choose_blocks(self.bound, rows, view, seeds, ~held)
         begin, end = rows.begin[index], rows.end[index]
         fresh = rows.committed[index] == 0
-        rows.doubt[index] = torch.where(fresh, view.doubt().float(), rows.doubt[index])
+        rows.doubt[index] = torch.where(fresh, view.doubt(), rows.doubt[index])
         revoked = repair_border(self.bound, rows, view, shadow, seen)
         going = ~held & ~(rows.repair[index] < 0)
         eligible = view.pending & view.inside(begin, end) & going[:, None]
@@ -360,5 +360,8 @@ class Decoder:
             if bool(rows.open[row]):
                 end = min(end, int(first_of(eos[i : i + 1], length[i : i + 1])))
             rows.content[row] = end
+            if config.contract and config.sizing == "utility" and bool(rows.open[row]):
+                # A finished text needs its canvas up to its end alone.
+                rows.length[row] = min(int(rows.length[row]), end + 1)
             if view.p_end is not None:
                 rows.p_end[row] = view.p_end[i, : int(view.length[i]) + 1].clone()

@@ -35,14 +35,17 @@ def profile_coupling(entropy: Tensor, profile: tuple[float, ...]) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def _takes_over(profile: tuple[float, ...], width: int) -> Tensor:
-    """Whether k takes over the tie of i and j, [i, j, k]: tied to both as strongly, or more."""
-    place = torch.arange(width)
-    gap = (place[None, :] - place[:, None]).abs()
-    table = torch.zeros(max(width, len(profile) + 1))
+def _takes_over(profile: tuple[float, ...]) -> Tensor:
+    """Whether a token takes over the tie of two others, by where they lie from it.
+
+    [2 L + 1, 2 L + 1] over the offsets -L .. L of both, L the longest gap of the profile: true
+    where it is tied to both at least as strongly as they are to one another.
+    """
+    offset = torch.arange(-len(profile), len(profile) + 1)
+    table = torch.zeros(2 * len(profile) + 1)
     table[1 : len(profile) + 1] = torch.tensor(profile)
-    kappa = table[gap]
-    return torch.minimum(kappa[:, None, :], kappa[None, :, :]) >= kappa[:, :, None].clamp(min=1e-9)
+    kappa, tie = table[offset.abs()], table[(offset[:, None] - offset).abs()]
+    return (torch.minimum(kappa[:, None], kappa[None, :]) >= tie) & (tie > 0)
 
 
 def unmediated(coupling: Tensor, profile: tuple[float, ...], visible: Tensor) -> Tensor:
@@ -52,9 +55,13 @@ def unmediated(coupling: Tensor, profile: tuple[float, ...], visible: Tensor) ->
     I(k; j)) and nothing to say to each other once k is known; ARACNE (Margolin et al. 2006)
     drops an edge by the same inequality. visible [batch, width].
     """
-    width = visible.shape[1]
-    over = _takes_over(profile, width).to(coupling)
-    cut = torch.einsum("ijk,bk->bij", over, visible.to(coupling.dtype)) > 0
+    reach, width = len(profile), visible.shape[1]
+    over = _takes_over(profile).to(coupling.device)
+    cut = torch.zeros_like(coupling, dtype=torch.bool)
+    for k in visible.any(0).nonzero()[:, 0].tolist():
+        low, high = max(k - reach, 0), min(k + reach + 1, width)
+        near = slice(low - k + reach, high - k + reach)
+        cut[:, low:high, low:high] |= visible[:, k, None, None] & over[near, near]
     return torch.where(cut, 0.0, coupling)
 
 

@@ -49,7 +49,8 @@ class Rows:
         self.settled = torch.zeros_like(self.done)  # whether the end was drawn
         self.floor = zeros()  # ends at or before this were drawn against
         self.checked = torch.zeros_like(self.done)  # whether the block's border was verified
-        self.doubt = torch.zeros(batch, device=ids.device)  # nats a position, at the first commit
+        # Mean entropy of what was undecided at the first commit (nats); gaps alone when filling in.
+        self.doubt = torch.zeros(batch, dtype=torch.float64, device=ids.device)
         self.teacher_log_prob = torch.zeros(batch, dtype=torch.float64, device=ids.device)
         self.p_end: list[Tensor | None] = [None] * batch
 

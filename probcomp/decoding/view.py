@@ -52,9 +52,10 @@ class View:
         return torch.where(self.pending, self.place, self.width).min(1).values
 
     def doubt(self) -> Tensor:
-        """Mean entropy (nats) of the undecided positions, [rows]: how sure a row is as a whole."""
+        """Mean entropy (nats) of the undecided positions, float64 [rows]: how sure a row is."""
         count = self.pending.sum(1).clamp(min=1)
-        return (self.features.entropy * self.pending).sum(1) / count
+        # Padding by batch-mates must not change the rounding: curves are switched by this number.
+        return (self.features.entropy.double() * self.pending).sum(1) / count
 
     def expected_content(self) -> Tensor:
         """Undecided positions weighted by P(E > i), [rows]."""

@@ -105,6 +105,18 @@ def test_a_token_that_has_no_tie_takes_nothing_over():
     assert float(found[0, 4]) == pytest.approx(0.3)
 
 
+def test_a_long_canvas_costs_what_its_profile_reaches():
+    """Beyond the profile nothing is tied, and nothing of the width's cube is ever built."""
+    profile = (0.5, 0.3)
+    m = profile_coupling(torch.ones(1, 700), profile)
+    seen = torch.arange(700)[None] % 2 == 0
+    found = unmediated(m, profile, seen)[0]
+    assert float(found[1, 3]) == 0.0  # through 2
+    assert float(found[1, 2]) == 0.5
+    assert float(found[0, 2]) == pytest.approx(0.3)
+    assert float(found[697, 699]) == 0.0
+
+
 def test_the_inequality_holds_on_an_exact_chain():
     """I(X_i; X_j | X_k) of a Markov chain is 0 for k between, as `unmediated` has it."""
     generator = torch.Generator().manual_seed(0)

@@ -86,7 +86,8 @@ def calibrate(
             long answers are).
         out: a file, or the model's folder, to write the calibration to.
         sweep: also fit ``token_noise`` and choose ``error_step``, ``gamma``, ``draw_end`` and
-            ``draw_commits`` by decoding.
+            ``draw_commits`` by decoding; when drawing, a forward is worth `sweep.WORTH` nats of an
+            answer's log q.
 
     Raises:
         InputError: too few examples, prompts or answers that leave no room in the context, ids
