@@ -45,8 +45,9 @@ CAVEATS = [
     "name a refit_teacher, the dense network's outputs enter the loss of its refit. Groups leave "
     "late in training: variational baselines by their own rule end here with more units than "
     "published, and with a lower error. Their published rows are the fair comparison of size.",
-    "Rows of 6 and 10 epochs are of an earlier schedule and were not run again; seconds are those "
-    "of a busy machine.",
+    "Rows of 6 and 10 epochs are of an earlier schedule and were not run again, and all rows but "
+    "those of 24 epochs are of before the teacher and of whole kernels that live and die as one; "
+    "seconds are those of a busy machine.",
     "Thresholds of BC-GNJ and BC-GHS are read off the training loss: what goes may raise it by the "
     "tolerance in a run's settings, 0.03 nats a sample. The BC-GNJ row of LeNet-300-100 with 16 "
     "epochs is of before that was chosen, and has 0.01.",

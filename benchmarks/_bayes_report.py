@@ -225,7 +225,7 @@ def picture(records: list[Row], path: Path) -> None:
             )
             axis.axhline(dense, color="#666666", linestyle=":", linewidth=1)
             axis.annotate(
-                "dense", (0.99, dense), xycoords=("axes fraction", "data"), ha="right", va="bottom"
+                "dense", (0.01, dense), xycoords=("axes fraction", "data"), ha="left", va="bottom"
             )
             axis.set(xscale="log", xlabel=label, ylabel="test error, %", title=title)
             axis.xaxis.set_minor_formatter(ticker.NullFormatter())
