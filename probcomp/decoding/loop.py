@@ -194,6 +194,8 @@ class Decoder:
         change = torch.where(settled, self._regrow(rows, view, top_is_eos, change), change)
         if bool((change != 0).any()):
             rows.resize(index, change)
+            if config.sizing == "utility":  # rho-EOS keeps its block where it was
+                rows.end[index] = torch.minimum(rows.end[index], rows.length[index])
         # A text that was drawn empty needs no forward to fill it.
         self._finish(rows, view, held & ~rows.settled[index], begin)
         if observer is not None:

@@ -82,7 +82,6 @@ class Rows:
         fresh = place >= torch.minimum(before, after)[:, None]
         self._clear(rows, fresh)
         self.length[rows] = after
-        self.end[rows] = torch.minimum(self.end[rows], after)  # a block ends with its canvas
         self.edits[rows] += (change != 0).long()
         self.extensions[rows] += (change > 0).long()
         self.contractions[rows] += (change < 0).long()
