@@ -291,11 +291,12 @@ def mark_front(rows: list[dict]) -> None:
 
 # Why another decoder is ahead, where one is: read off the columns beside quality and forwards.
 WHY = {
-    "add": "a whole sum is sure in one forward: rules that take at once all that is sure, on a "
-    "full canvas, need one; ours finishes its first block before it begins the next",
-    "json": "copying is sure in one forward for every rule; ours looks twice at one prompt in 180",
-    "record": "ours alone keeps to the law; those that are more often right commit the surest "
-    "draws first, which is no draw from it: their lengths are two to eleven times farther off",
+    "add": "a whole sum is sure in one forward: every rule that takes at once all that is sure needs "
+    "one; eb is one forward in 180 prompts ahead, on a fixed canvas of which it uses a quarter",
+    "json": "copying is sure in one forward for every rule: ours is level with fixed, which uses "
+    "half of its canvas",
+    "record": "nobody is as good in fewer forwards; those that are more often right commit the "
+    "surest draws first, which is no draw from the law: their lengths are four times farther off",
 }
 
 
