@@ -21,6 +21,7 @@ from probcomp.coding.csr import csr_bytes
 from probcomp.coding.quantise import RELATIVE_PRICES
 from probcomp.data import Batches, Data
 from probcomp.evaluation import measure_regularity
+from probcomp.inference.baselines import IterativeConfig
 from probcomp.inference.baselines.magnitude import magnitude
 from probcomp.inference.baselines.precision import layer_bits
 from probcomp.recipes import METHODS, Compressed, compress
@@ -81,7 +82,7 @@ def execute(
         method=method,
         seed=seed,
         config=config,
-        checkpoint=checkpoint,
+        checkpoint=None if isinstance(config, IterativeConfig) else checkpoint,  # it has none
         progress=False,
     )
     seconds = {"wall": time.perf_counter() - start, "cpu": time.process_time() - cpu}

@@ -120,6 +120,22 @@ def test_every_method_has_settings_of_its_type(module):
         assert budget is None or budget.startswith("params=")
 
 
+def test_pruning_in_stages_is_given_no_checkpoint(module, monkeypatch, tmp_path):
+    settings, running = module("_bayes_settings"), module("_bayes_run")
+    given = []
+
+    def stop(*_, checkpoint, **__):
+        given.append(checkpoint)
+        raise InterruptedError
+
+    monkeypatch.setattr(running, "compress", stop)
+    for method in ("iterative-magnitude", "turbo-vbi"):
+        (_, (_, budget, make)), *_ = settings.points([method], None)
+        with pytest.raises(InterruptedError):
+            running.execute("lenet-300-100", None, None, method, budget, make(4), 0, 4, tmp_path)
+    assert given == [None, tmp_path]
+
+
 @pytest.mark.slow
 def test_a_quick_run_writes_records_and_resumes(tmp_path):
     command = [sys.executable, str(FOLDER / "bayes.py"), "--quick", "--data", "digits"]
