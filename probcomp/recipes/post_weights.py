@@ -8,7 +8,7 @@ weight is not checked.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -102,7 +102,7 @@ class _Run:
     def believe(self, name: str, quadratic: Quadratic) -> Belief:
         """Evidence of a layer at the present price and temperature, in nats of all the data."""
         known = self.found.get(name)
-        cooled = quadratic.tempered(self.temperature.get(name, 1.0))
+        cooled = quadratic.tempered(self.temperature.get(name, 1.0) / self.config.scale)
         rows = self.rows[name]
         return believe(
             cooled,
@@ -166,7 +166,7 @@ def run(job: Job) -> Outcome:
     notes = list(layers.notes)
     likelihood = likelihood_of(job.task, job.model, next(calibration_batches(job.train, 2)))
     settings = config.evidence()
-    fitted, _ = parts_of(job.train, settings, likelihood)
+    fitted, tried = parts_of(job.train, settings, likelihood)
     if isinstance(likelihood, Categorical) and likelihood.unit == "sample":
         likelihood = replace(likelihood, softness=config.softness)
     if likelihood is None and config.probes:
@@ -184,6 +184,11 @@ def run(job: Job) -> Outcome:
         model, orders = ordered(job, layers, batch, lambda m: task.logits(m, batch))
         job = replace(job, model=model)
         step("putting units in order")
+
+    def all_batches() -> Iterator[Any]:
+        for part in (fitted, tried):
+            yield from calibration_batches(part, config.batch_size)
+
     places = bias_places(job.model, layers.matrices, example, task.run)
     with dense_evidence(
         job, task, likelihood, settings, layers.matrices, places, lambda: None
@@ -203,7 +208,7 @@ def run(job: Job) -> Outcome:
         if config.refit == "sequential":
             masks = settle_all(
                 job, config, layers.matrices, model, places, evidence.targets,
-                _chooser(state, masks), lambda name: step(f"refitting {name}"),
+                _chooser(state, masks), all_batches, lambda name: step(f"refitting {name}"),
             )  # fmt: skip
         else:
             for name, (matrix, new, gain) in changes.items():

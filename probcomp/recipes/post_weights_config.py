@@ -26,6 +26,9 @@ class WeightsConfig:
         refit: ``sequential`` decides and refits layers in order on the pruned prefix, ``dense``
             refits from the dense statistics, ``none`` leaves the survivors as they are.
         residual: Whether a refit also makes up for what earlier blocks left undone.
+        scale: What a nat of the calibration data counts for when weights are judged. They say next
+            to nothing of a single weight (thousandths of a nat), while the network was trained on
+            far more; at 1 its prior decides. Losses that are predicted are not scaled.
         spike: Precision of a removed weight over that of a kept one. Removed weights are gone, so
             this is far above the default of `ep_shared`.
         iterations: Iterations, or sweeps, of each inference.
@@ -48,7 +51,8 @@ class WeightsConfig:
     rounds: int = 1
     refit: str = "sequential"
     residual: bool = True
-    spike: float = 1e4
+    scale: float = 1e5
+    spike: float = 1e6
     iterations: int = 10
     widest: int = 2048
     sweeps: int = 20
@@ -63,6 +67,8 @@ class WeightsConfig:
             for name, bound in least.items()
             if not getattr(self, name) >= bound
         ]
+        if not 0 < self.scale < float("inf"):
+            wrong.append(f"scale must be positive and finite, got {self.scale}")
         if not 1 < self.spike < float("inf"):
             wrong.append(f"spike must be a finite ratio above 1, got {self.spike}")
         if self.refit not in REFITS:

@@ -10,7 +10,8 @@ Stork 1993) for that mask.
 """
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,6 @@ from probcomp.evidence.watch import BiasPlace, OutOfStep, call_order
 from probcomp.inference.quadratic import Quadratic, refit
 from probcomp.inference.quadratic.likelihood import RESOLVED
 from probcomp.recipes.job import Job
-from probcomp.recipes.post_config import calibration_batches
 from probcomp.recipes.post_units import damping_of, input_gram
 from probcomp.recipes.post_weights_config import WeightsConfig
 from probcomp.recovery.ridge import Moments, fit
@@ -79,6 +79,7 @@ def settle_all(
     places: Mapping[str, BiasPlace | None],
     targets: Targets | None,
     choose: Choose,
+    batches: Callable[[], Iterable[Any]],
     on_layer: Callable[[str], None] = lambda name: None,
 ) -> dict[str, Tensor]:
     """Decide and refit every layer of ``model`` in place; gives the masks.
@@ -91,6 +92,7 @@ def settle_all(
         places: Layer to what takes up its mean error.
         targets: Dense outputs, recorded; None to run the dense model along.
         choose: Decides a layer's mask on the likelihood of the present prefix.
+        batches: All calibration batches, in the order of the recording.
         on_layer: Called after each layer.
     """
     masks: dict[str, Tensor] = {}
@@ -125,7 +127,7 @@ def settle_all(
         with contextlib.suppress(OutOfStep):
             walk(model, targets, all_of, job.task.run, settle)
             return masks
-    example = next(calibration_batches(job.train, 2))
+    example = next(iter(batches()))
     for name in call_order(job.model, matrices, example, job.task.run):
         if name not in masks:
             moments = prefix_moments(
@@ -133,7 +135,7 @@ def settle_all(
                 model,
                 matrices[name],
                 all_of[name],
-                calibration_batches(job.train, config.batch_size),
+                batches(),
                 job.task.run,
                 residual=config.residual,
             )
