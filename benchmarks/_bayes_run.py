@@ -24,11 +24,11 @@ from probcomp.evaluation import measure_regularity
 from probcomp.inference.baselines import IterativeConfig
 from probcomp.inference.baselines.magnitude import magnitude
 from probcomp.inference.baselines.precision import layer_bits
+from probcomp.inference.training.distillation import distilled
 from probcomp.recipes import METHODS, Compressed, compress
 from probcomp.recipes.job import Job, Outcome
 from probcomp.recipes.magnitude import METHOD as MAGNITUDE
 from probcomp.recipes.magnitude import affordable, needed
-from probcomp.recovery.distillation import distilled
 
 TOLERANCE = 0.1
 """Percentage points of training error that quantisation may cost."""

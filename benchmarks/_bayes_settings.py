@@ -68,7 +68,8 @@ kernel may leave, the refit has a teacher, and 24 epochs are what one core allow
 
 TEACHER = 0.5
 """Share of the dense network's outputs in the loss of every refit, the same for all methods. Chosen
-with Turbo-VBI on LeNet-5-Caffe, on the held-out images; see `probcomp.recovery.distillation`."""
+with Turbo-VBI on LeNet-5-Caffe, on the held-out images: see the table above, and
+`probcomp.inference.training.distillation`."""
 
 Point = tuple[str, str | None, Callable[[int], Any]]
 """Label, budget, and the settings for a number of epochs."""

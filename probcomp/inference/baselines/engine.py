@@ -40,7 +40,7 @@ class Schedule:
             none, so this is 0 unless a method says otherwise.
         refit_rate: Adam step of the refit.
         refit_teacher: Share that the given network's outputs have in the loss of the refit, for
-            classifiers: `probcomp.recovery.distillation`. The publications have none.
+            classifiers: `probcomp.inference.training.distillation`. The publications have none.
     """
 
     epochs: int = 25

@@ -40,8 +40,8 @@ from probcomp.inference.baselines.preparing import (
     working_copy,
 )
 from probcomp.inference.baselines.readout import Limit, Pruned, cut, settle
+from probcomp.inference.training.distillation import distilled
 from probcomp.inference.training.refitting import apply_masks, refit
-from probcomp.recovery.distillation import distilled
 
 Score = Literal["magnitude", "obd", "obs"]
 

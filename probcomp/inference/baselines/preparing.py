@@ -16,12 +16,12 @@ from probcomp.inference.baselines.engine import Epoch, Fit, Schedule, train
 from probcomp.inference.baselines.gating import Gate
 from probcomp.inference.baselines.places import columns
 from probcomp.inference.baselines.readout import Limit, settle
+from probcomp.inference.training.distillation import check_teacher, distilled
 from probcomp.inference.training.layers import Noise, bayesian_layers, from_bayesian, to_bayesian
 from probcomp.inference.training.readout import unit_masks
 from probcomp.inference.training.refitting import apply_masks, refit
 from probcomp.inference.training.units import UnitGroup, slots
 from probcomp.inference.training.weights import BatchSource, Loss
-from probcomp.recovery.distillation import distilled
 
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
@@ -127,6 +127,8 @@ def give_posterior(
 
 def run(fit: Fit, setting: Setting, schedule: Schedule) -> dict[str, list[float]]:
     """Train, and give the series over the epochs."""
+    batch = next(iter(setting.batches(0)))
+    check_teacher(setting.loss, setting.model, batch, schedule.refit_teacher)
     kinds = sorted({type(part).__name__ for part in (*fit.gates, *fit.terms)})
     shapes = [(name, tuple(p.shape)) for name, p in fit.model.named_parameters()]
     identity = (

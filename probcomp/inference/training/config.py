@@ -47,7 +47,8 @@ class TurboConfig:
         coupling_start: Coupling of the first round, which then rises along a line; ``None`` for
             that of ``coupling`` throughout. Supports are first found where the data want them, and
             then drawn together. Only for the default prior.
-        coupling_rounds: Share of the rounds over which it rises.
+        coupling_rounds: Share of the rounds over which it rises; with few rounds the last of them
+            may come before its end.
         learn: What of a lattice each round learns from its own posterior: nothing, its coupling, or
             its field too, each matrix for itself.
         learn_after: Share of the rounds before which nothing is learnt.
@@ -73,7 +74,7 @@ class TurboConfig:
         refit_rate: Adam step of the refit; falls to zero along a half cosine.
         refit_decay: Decoupled weight decay of the refit.
         refit_teacher: Share that the given network's outputs have in the loss of the refit, for
-            classifiers: `probcomp.recovery.distillation`. The network should be trained.
+            classifiers: `probcomp.inference.training.distillation`. The network should be trained.
     """
 
     rounds: int = 40

@@ -24,6 +24,7 @@ from probcomp.inference.training.checkpoint import (
     save_checkpoint,
 )
 from probcomp.inference.training.config import TurboConfig
+from probcomp.inference.training.distillation import check_teacher, distilled
 from probcomp.inference.training.engine import Info, State, init, remove_orphans, step
 from probcomp.inference.training.evidence import (
     CollapsedGamma,
@@ -40,7 +41,6 @@ from probcomp.inference.training.schedule import divergence_weight
 from probcomp.inference.training.steering import settle, steer
 from probcomp.inference.training.units import Slot, UnitGroup, slots
 from probcomp.inference.training.weights import BatchSource, Loss, Run, leave_out
-from probcomp.recovery.distillation import distilled
 
 FINAL_TRIALS = 20
 """Prices tried before the decision; rounds use few, since the next one corrects them."""
@@ -152,6 +152,7 @@ def fit(
         )
     if prior is not None and config.coupling_start is not None:
         raise InputError("coupling_start is for the default prior, and another was given")
+    check_teacher(loss, model, next(iter(batches(0))), config.refit_teacher)
     dense, model = model, copy.deepcopy(model)
     device = next(model.parameters()).device
     devices = [device] if device.type == "cuda" else []

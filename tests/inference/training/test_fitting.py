@@ -409,6 +409,7 @@ def test_a_checkpoint_of_another_objective_is_refused(
             {"prior": Independent(0.5), "config": TurboConfig(coupling_start=0.5)},
             "coupling_start is for the default prior",
         ),
+        ({"config": TurboConfig(refit_teacher=0.5)}, "targets are real numbers"),
         ({"units": [hidden(), hidden()]}, "different names"),
         ({"units": [hidden(17)]}, "the index of '0.weight'"),
     ],

@@ -68,6 +68,18 @@ def distilled(
     return both
 
 
+def check_teacher(loss: Loss, model: nn.Module, batch: Any, share: float) -> None:
+    """Try a teacher on one batch, so that what cannot be taught is refused before any training.
+
+    Raises:
+        InputError: See `distilled`.
+    """
+    if share:
+        student = copy.deepcopy(model).eval()
+        with torch.no_grad():
+            distilled(loss, model, share=share)(student, batch)
+
+
 @contextmanager
 def _outputs(model: nn.Module) -> Iterator[list[Any]]:
     """What the model returns meanwhile."""

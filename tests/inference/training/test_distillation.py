@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from probcomp.errors import InputError
-from probcomp.recovery.distillation import distilled
+from probcomp.inference.training.distillation import distilled
 
 
 def plain(model: nn.Module, batch) -> torch.Tensor:
