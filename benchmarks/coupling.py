@@ -13,6 +13,7 @@ with its mean over the seeds. ``1:5`` is a coupling that rises from 1 to 5 in th
 
 import argparse
 import os
+import shlex
 import statistics
 import sys
 from pathlib import Path
@@ -133,6 +134,15 @@ def compare(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
+def _told(arguments: list[str]) -> list[str]:
+    """The arguments that made the figures; where they were written says nothing of them."""
+    told = list(arguments)
+    while "--out" in told:
+        place = told.index("--out")
+        del told[place : place + 2]
+    return told
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
@@ -182,7 +192,7 @@ def main() -> None:
             "parts": before
             | {
                 options.part: {
-                    "command": "probcomp bench coupling " + " ".join(sys.argv[1:]),
+                    "command": shlex.join(["probcomp", "bench", "coupling", *_told(sys.argv[1:])]),
                     "schedule": SCHEDULE,
                     "against_first": compare(rows),
                     "rows": [{k: v for k, v in row.items() if k != "wrong"} for row in rows],

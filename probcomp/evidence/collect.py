@@ -203,7 +203,7 @@ class _Sums:
         self.gram: SymmetricSum | None = None
         self.sum: Tensor | None = None
         self.fisher: SymmetricSum | None = None
-        self.count = self.probes = self.gradients = 0
+        self.count = self.probes = self.gradients = self.batches = 0
 
     def add(self, rows: Tensor, batch: Any) -> None:
         mask = row_mask(batch, rows)
@@ -212,7 +212,9 @@ class _Sums:
         self.count += len(kept)
         weight = 1.0
         if self.thin > 1 and len(kept):
-            every = kept[:: self.thin]
+            # Another first row in each batch: texts of like length would always lack the same ones.
+            every = kept[self.batches % min(self.thin, len(kept)) :: self.thin]
+            self.batches += 1
             weight = len(kept) / len(every)
             kept = every * weight**0.5
         if self.gram is None:

@@ -129,7 +129,8 @@ def judge(
 def damping_of(damping: float | None, statistics: Statistics) -> float:
     """The pull towards the dense weights, over the mean diagonal of the Gram matrix.
 
-    By default inputs over rows, within `DAMPING_RANGE`: a matrix of few rows is believed less.
+    By default inputs over the rows that the sums stand for, within `DAMPING_RANGE`: a matrix of few
+    rows is believed less.
     """
     if damping is not None:
         return damping

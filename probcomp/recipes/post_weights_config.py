@@ -28,7 +28,8 @@ class WeightsConfig:
         residual: Whether a refit also makes up for what earlier blocks left undone.
         scale: What a nat of the calibration data counts for when weights are judged. They say next
             to nothing of a single weight (thousandths of a nat), while the network was trained on
-            far more; at 1 its prior decides. Losses that are predicted are not scaled.
+            far more; at 1 its prior decides. Losses that are predicted are not scaled. The default
+            is the best of 1, 30, 1e3 and 1e5 on 96 samples of one small language model.
         spike: Precision of a removed weight over that of a kept one. Removed weights are gone, so
             this is far above the default of `ep_shared`.
         iterations: Iterations, or sweeps, of each inference.

@@ -118,7 +118,8 @@ def settle_all(
         new = refit_rows(quadratic, mask).double()
         gain = None
         if centred:
-            gain = (whole.targets - (new - present) @ whole.inputs.cpu()) / max(1, whole.count)
+            moved = (new - present) @ whole.inputs.cpu()
+            gain = (whole.targets.cpu() - moved) / max(1, whole.count)
         write(model, name, matrix, new, gain, places[name])
         masks[name] = mask
         on_layer(name)

@@ -331,3 +331,15 @@ def test_thinned_rows_stand_for_their_neighbours() -> None:
     weight = len(rows) / len(some)
     torch.testing.assert_close(found.gram, weight * some.T @ some, atol=EXACT, rtol=0)
     torch.testing.assert_close(found.sum, weight * some.sum(0), atol=EXACT, rtol=0)
+
+
+def test_texts_of_one_length_lack_no_position() -> None:
+    """A signal at odd positions alone, in texts of even length."""
+    model = Tokens().double()
+    model.up.weight.data.fill_(1.0)
+    model.up.bias.data.zero_()
+    x = torch.zeros(2, 4, 5, dtype=torch.float64)
+    x[:, 1::2] = 1.0
+    found = collect(model, MATRICES, [(x,), (x,)], run, thin=2)["down.weight"]
+    rows = torch.relu(model.up(x)).flatten(0, 1).detach()
+    torch.testing.assert_close(found.gram, 2 * rows.T @ rows, atol=EXACT, rtol=0)
