@@ -7,7 +7,8 @@ samplers work on them:
 
 which is a mixture of two Student-t densities for `SpikeSlabGamma` (its precisions are integrated
 out as well) and of two Gaussians for `SpikeSlabGaussian`. `LogUniform` and `HalfCauchy` priors give
-the models of sparse variational dropout and of the group horseshoe. What comes out is a plain
+models like those of sparse variational dropout and of the group horseshoe; the published ones, with
+their own guides, are in `probcomp.inference.baselines.programs`. What comes out is a plain
 ``PyroModule``: ``SVI``, ``AutoNormal``, ``Predictive`` and ``poutine.trace`` all apply.
 """
 
@@ -65,12 +66,7 @@ def to_pyro(
         >>> program = to_pyro(net, SpikeSlabGaussian(1.0, 1e-4), density=0.1)
         >>> guide = pyro.infer.autoguide.AutoNormal(program)
     """
-    parameters = dict(module.named_parameters())
-    if weights is None:
-        weights = [name for name, p in parameters.items() if p.dim() >= 2]
-    missing = [name for name in weights if name not in parameters]
-    if missing or not weights:
-        raise InputError(f"no such weights: {missing or 'none named'}; have {sorted(parameters)}")
+    weights = choose(module, weights)
     if not 0 < density < 1:
         raise InputError(f"density is a probability in (0, 1), got {density}")
     priors = {name: prior[name] if isinstance(prior, Mapping) else prior for name in weights}
@@ -79,7 +75,27 @@ def to_pyro(
             raise InputError(f"the prior of {name} is a {type(value).__name__}, not a weight prior")
         if isinstance(value, SpikeSlabGaussian) and value.spike == 0:
             raise InputError(f"{name}: a spike of no width has no density; give spike > 0")
-    return _build(copy.deepcopy(module), priors, density, likelihood or _categorical, samples)
+    shapes = {name: module.get_parameter(name).shape for name in weights}
+
+    def draw(_prior: Any, _plate: Any) -> dict[str, Tensor]:
+        return {name: _drawn(name, shapes[name], priors[name], density) for name in weights}
+
+    return build(module, weights, draw, likelihood, samples)
+
+
+def choose(module: nn.Module, weights: Sequence[str] | None) -> list[str]:
+    """The parameters that become random: those named, or all of two or more dimensions.
+
+    Raises:
+        InputError: An unknown parameter, or none.
+    """
+    parameters = dict(module.named_parameters())
+    if weights is None:
+        weights = [name for name, p in parameters.items() if p.dim() >= 2]
+    missing = [name for name in weights if name not in parameters]
+    if missing or not weights:
+        raise InputError(f"no such weights: {missing or 'none named'}; have {sorted(parameters)}")
+    return list(weights)
 
 
 def marginal(prior: SpikeSlabGamma | SpikeSlabGaussian | LogUniform, density: float) -> Any:
@@ -140,59 +156,76 @@ def _classes() -> tuple[type, type]:
     return SpikeSlab, SignedLogUniform
 
 
-def _build(
-    module: nn.Module,
-    priors: Mapping[str, WeightPrior],
-    density: float,
-    likelihood: Callable[[Tensor], Any],
-    samples: int | None,
-) -> Any:
+def _drawn(name: str, shape: Sequence[int], prior: WeightPrior, density: float) -> Tensor:
+    """One weight tensor, drawn under its parameter's name."""
     import pyro
     import pyro.distributions as dist
+
+    if isinstance(prior, HalfCauchy):
+        columns = (1, shape[1], *[1] * (len(shape) - 2))
+        scale = pyro.sample(
+            f"{name}_scale", dist.HalfCauchy(prior.scale).expand(columns).to_event(len(shape))
+        )
+        base = dist.Normal(torch.zeros(()), scale).expand(shape)
+    else:
+        base = marginal(prior, density).expand(shape)
+    return pyro.sample(name, base.to_event(len(shape)))
+
+
+def build(
+    module: nn.Module,
+    random: Sequence[str],
+    draw: Callable[[Any, Any], Mapping[str, Tensor]],
+    likelihood: Callable[[Tensor], Any] | None,
+    samples: int | None,
+    prior: nn.Module | None = None,
+) -> Any:
+    """A program that draws weights, runs a copy of the module with them, and scores its outputs.
+
+    Args:
+        module: The module; a weight that several of its layers share stays one weight.
+        random: Parameters whose place the draws take.
+        draw: ``draw(prior, plate)``, called inside the program: values of the random parameters by
+            name. The plate is that of the samples.
+        likelihood: As in `to_pyro`.
+        samples: As in `to_pyro`.
+        prior: A module whose parameters are those of the prior, or ``None``.
+    """
+    import pyro
     from pyro import poutine
     from pyro.nn import PyroModule
+
+    net = copy.deepcopy(module)
+    for name in random:  # random sites take the parameters' place
+        _replace(net, net.get_parameter(name))
+    of_outputs = likelihood or _categorical
 
     class SparseProgram(PyroModule):
         """A module whose weights are drawn."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.net = module
-            self.random = dict(priors)
-            self.shapes = {name: module.get_parameter(name).shape for name in priors}
-            for name in priors:  # random sites take the parameters' place
-                owner, _, leaf = name.rpartition(".")
-                place = module.get_submodule(owner)
-                start = place._parameters.pop(leaf)
-                place.register_buffer(leaf, start.detach().clone())  # type: ignore[union-attr]
-
-        def draw(self) -> dict[str, Tensor]:
-            """The weights, under their parameters' names."""
-            drawn = {}
-            for name, prior in self.random.items():
-                shape = self.shapes[name]
-                if isinstance(prior, HalfCauchy):
-                    columns = (1, shape[1], *[1] * (len(shape) - 2))
-                    event = len(shape)
-                    scale = pyro.sample(
-                        f"{name}_scale",
-                        dist.HalfCauchy(prior.scale).expand(columns).to_event(event),
-                    )
-                    base = dist.Normal(torch.zeros(()), scale).expand(shape)
-                    drawn[name] = pyro.sample(name, base.to_event(event))
-                else:
-                    base = marginal(prior, density).expand(shape)
-                    drawn[name] = pyro.sample(name, base.to_event(len(shape)))
-            return drawn
+            self.net = net
+            self.prior = prior
 
         def forward(self, *inputs: Tensor, targets: Tensor | None = None) -> Tensor:
-            outputs = torch.func.functional_call(self.net, self.draw(), inputs)
             rows = len(inputs[0])
+            plate = pyro.plate("samples", rows, dim=-1)
+            outputs = torch.func.functional_call(self.net, dict(draw(self.prior, plate)), inputs)
             with poutine.scale(scale=1.0 if samples is None else samples / rows):
-                observed = likelihood(outputs)
+                observed = of_outputs(outputs)
                 extra = len(observed.batch_shape) - 1
-                with pyro.plate("samples", rows, dim=-1):
+                with plate:
                     pyro.sample("obs", observed.to_event(extra) if extra else observed, obs=targets)
             return outputs
 
     return SparseProgram()
+
+
+def _replace(net: nn.Module, parameter: nn.Parameter) -> None:
+    """A buffer in the place of a parameter, in every module that holds it."""
+    value = parameter.detach().clone()
+    for owner in net.modules():
+        for leaf in [n for n, p in owner._parameters.items() if p is parameter]:
+            del owner._parameters[leaf]
+            owner.register_buffer(leaf, value)

@@ -149,3 +149,24 @@ def test_bad_input(change, says) -> None:
     given = {"prior": PRIORS[0]} | change
     with pytest.raises(InputError, match=says):
         to_pyro(nn.Linear(4, 2), given.pop("prior"), **given)
+
+
+def test_a_shared_weight_is_drawn_once_and_used_twice() -> None:
+    from pyro import poutine
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.second.weight = self.first.weight
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.second(self.first(x))
+
+    net, x = Twice(), torch.randn(5, 4)
+    trace = poutine.trace(to_pyro(net, PRIORS[1])).get_trace(x)
+    weight = trace.nodes["first.weight"]["value"]
+    inner = nn.functional.linear(x, weight, net.first.bias)
+    expected = nn.functional.linear(inner, weight, net.second.bias)
+    torch.testing.assert_close(trace.nodes["_RETURN"]["value"], expected)
+    assert "second.weight" not in trace.nodes

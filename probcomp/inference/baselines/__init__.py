@@ -7,6 +7,7 @@ from probcomp.inference.baselines.l0 import L0Config, l0
 from probcomp.inference.baselines.magnitude import MagnitudeResult, magnitude, magnitude_masks
 from probcomp.inference.baselines.pdp import PDPConfig, pdp
 from probcomp.inference.baselines.preparing import Setting
+from probcomp.inference.baselines.programs import baseline_program
 from probcomp.inference.baselines.readout import Limit, Pruned
 from probcomp.inference.baselines.sbp import SBPConfig, sbp
 from probcomp.inference.baselines.sparse_vd import SparseVDConfig, sparse_vd
@@ -27,6 +28,7 @@ __all__ = [
     "SparseVDConfig",
     "SpikeSlabConfig",
     "VIBConfig",
+    "baseline_program",
     "bc_ghs",
     "bc_gnj",
     "iterative",

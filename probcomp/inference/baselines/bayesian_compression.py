@@ -20,6 +20,8 @@ one number is given. Biases have no posterior. The scales act on activations, wh
 product. Training starts from a pretrained network, each group written as its root mean square
 times weights of order one: where the scales start at 1, weights far below their prior's width have
 to travel first, and few groups leave within dozens of epochs.
+
+As Pyro models and guides: ``programs.baseline_program("bc-gnj", module)`` and ``"bc-ghs"``.
 """
 
 import math

@@ -7,6 +7,8 @@ additive noise (eq. 11) and local reparameterisation; a weight goes when
 
 Departures: training starts from a pretrained network and lasts tens of epochs, so log deviations
 have a larger step than weights; ``log sigma^2`` is not clipped against the weight in training.
+
+As a Pyro model and guide: ``programs.baseline_program("sparse-vd", module)``.
 """
 
 from collections.abc import Mapping

@@ -15,6 +15,8 @@ hidden layers of width ``N``, ``p`` inputs and ``n`` samples. A weight stays whe
 Departures: predictions of the publication average draws of the posterior; the one network here uses
 the mean :math:`\gamma\mu` of the weights that stay; ``N`` is the geometric mean of the hidden
 widths; pretrained start.
+
+As a Pyro model and guide: ``programs.baseline_program("spike-slab-vb", module, samples=n)``.
 """
 
 import math

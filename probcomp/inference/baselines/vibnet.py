@@ -10,6 +10,8 @@ mean loss by ``kl_fac`` of 1e-6 to 3e-5 and by a multiplier for each layer; here
 ``kl_weight / samples``.
 
 Departures: one multiplier for all layers, unless ``multipliers`` names others; pretrained start.
+
+As a Pyro model and guide: ``programs.baseline_program("vibnet", module)``.
 """
 
 from collections.abc import Mapping
