@@ -94,7 +94,10 @@ def choose(module: nn.Module, weights: Sequence[str] | None) -> list[str]:
         weights = [name for name, p in parameters.items() if p.dim() >= 2]
     missing = [name for name in weights if name not in parameters]
     if missing or not weights:
-        raise InputError(f"no such weights: {missing or 'none named'}; have {sorted(parameters)}")
+        raise InputError(
+            f"no such weights: {missing or 'none named'}; have {sorted(parameters)}, where a "
+            "weight that several layers share has its first name"
+        )
     return list(weights)
 
 

@@ -170,3 +170,5 @@ def test_a_shared_weight_is_drawn_once_and_used_twice() -> None:
     expected = nn.functional.linear(inner, weight, net.second.bias)
     torch.testing.assert_close(trace.nodes["_RETURN"]["value"], expected)
     assert "second.weight" not in trace.nodes
+    with pytest.raises(InputError, match=r"'second\.weight'.*first name"):
+        to_pyro(net, PRIORS[1], weights=["first.weight", "second.weight"])
