@@ -19,7 +19,7 @@ BACKENDS = ("auto", "dense", "gather", "panels", "cpp", "triton")
 M_BUCKETS = (1, 16, 64, 256, 1024)
 # Smallest height of a block: break-even density at one row; on one thread up to 64 rows; else.
 PANELS = {
-    0: (0.0, 0.0, 0.0), 16: (0.35, 0.3, 0.1), 32: (0.55, 0.4, 0.2), 64: (0.55, 0.4, 0.26),
+    0: (0.0, 0.0, 0.0), 16: (0.35, 0.3, 0.1), 32: (0.5, 0.4, 0.2), 64: (0.55, 0.4, 0.26),
     128: (0.5, 0.5, 0.4),
 }  # fmt: skip
 SMALL = 2**19  # weights of a layer below which a few calls of the vendor's library cost too much
