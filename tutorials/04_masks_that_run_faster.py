@@ -114,10 +114,10 @@ print(blocks.plan(M=[M], measure=not SMOKE))
 
 # %% [markdown]
 # Where the plan says `dense`, the weight is folded out once and runs as the fastest dense product
-# of the machine: MKL, oneDNN with reordered weights and the activation in its epilogue, or our own for
-# few rows. What was decided for a batch size is kept, so a later call compares a few numbers and
-# runs; that costs some three microseconds in a loop, and up to eight between large products, when
-# Python's own work finds the caches full of weights.
+# of the machine: MKL, oneDNN with reordered weights and the activation in its epilogue, or our
+# own for few rows. What was decided for a batch size is kept, so a later call compares a few
+# numbers and runs; that costs some three microseconds in a loop, and up to eight between large
+# products, when Python's own work finds the caches full of weights.
 
 # %% [markdown]
 # ## Removing a neuron on both sides
