@@ -92,15 +92,15 @@ def test_nothing_is_trained_where_nothing_may_be():
             assert abs(value - mean) <= 0.1 * dense.abs().max(), name
 
 
-@pytest.mark.parametrize("size", [650, 800, 900])
+@pytest.mark.parametrize("size", [450, 550, 650])
 def test_a_size_is_met_from_below(size):
     found = code_within(masked(), TRIAL, 8 * size)
     assert (1 - FILE_TOLERANCE) * size <= found.size.bytes <= size
 
 
 def test_larger_codebooks_use_what_the_usual_ones_leave():
-    found = code_within(masked(), TRIAL, 8 * 1000)
-    assert 900 < found.size.bytes <= 1000
+    found = code_within(masked(), TRIAL, 8 * 730)
+    assert 650 < found.size.bytes <= 730
     assert max(t.distinct for t in found.size.tensors) > FIRST_VALUES
 
 
@@ -162,8 +162,8 @@ def test_a_file_that_cannot_be_written_is_told(tmp_path):
 
 
 def test_a_size_that_no_file_has_is_refused_before_any_work():
-    with pytest.raises(BudgetError, match=r"bits=2000 is out of reach: the architecture alone"):
-        probcomp.compress(trained(), clouds(), budget="bits=2000", progress=False)
+    with pytest.raises(BudgetError, match=r"bits=1000 is out of reach: the architecture alone"):
+        probcomp.compress(trained(), clouds(), budget="bits=1000", progress=False)
     assert least_bits(trained()) < 8 * code_within(masked(), TRIAL, 8 * 650).size.bytes
 
 
