@@ -68,10 +68,13 @@ def plot_phase_diagram(diagram: PhaseDiagram, runs: "RunTable | None" = None) ->
 
 
 def plot_actions(said: "Advice") -> Any:
-    """P(raise), P(lower) and P(keep) along the knob, with the present setting marked."""
+    """P(raise), P(lower) and P(keep) along the knob, with the present setting marked.
+
+    What is raised is the temperature, which longer training lowers.
+    """
     figure, axes = _axes(6.2, 3.0)
     axes.stackplot(
-        said.levels, *said.along.T, labels=list(ACTION_COLOURS),
+        said.levels, *said.along.T, labels=["raise temperature", "lower temperature", "keep"],
         colors=list(ACTION_COLOURS.values()), alpha=0.75,
     )  # fmt: skip
     axes.axvline(said.at[said.knob], color=INK, linewidth=1.4)

@@ -24,6 +24,11 @@ def test_shares_of_the_actions_fill_the_strip(spin_glass):
     said = advise(spin_glass[0], density=1.0, levels=[0.6, 1.0, 2.0])
     axes = plot_actions(said).axes[0]
     assert len(axes.collections) == 3
+    labels = [area.get_label() for area in axes.collections]
+    assert labels == ["raise temperature", "lower temperature", "keep"]
+    np.testing.assert_allclose(
+        axes.collections[0].get_paths()[0].vertices[:, 1].max(), said.along[:, 0].max()
+    )
     top = axes.collections[-1].get_paths()[0].vertices[:, 1].max()
     assert top == pytest.approx(1)
 
