@@ -49,8 +49,11 @@ def main() -> None:
                 answer = {"error": str(error)}
             except Exception as error:  # the owner decides what to do with it
                 answer = {"error": f"{type(error).__name__}: {error}"}
-            answers.write(json.dumps(answer) + "\n")
-            answers.flush()
+            try:
+                answers.write(json.dumps(answer) + "\n")
+                answers.flush()
+            except BrokenPipeError:  # the owner was killed; what was done is in the store
+                os._exit(0)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Sweeps: every engine gives the same, and a killed one resumes."""
 
-import json
 import os
 import signal
 import subprocess
@@ -98,28 +97,46 @@ print(len(run_pilots(grid_configs(sys.argv[1], [1], [0.3, 0.8]), Store(sys.argv[
 """
 
 
+def started_sweep(store, delay):
+    """A sweep in a process group of its own, once two models of its first pilot are retrained."""
+    slow = {**os.environ, "TINY_TASK_DELAY": delay, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", SWEEP, SOURCE, str(store.folder)]
+    sweep = subprocess.Popen(
+        command, env=slow, cwd=ROOT, stderr=subprocess.PIPE, start_new_session=True
+    )
+    deadline = time.monotonic() + 200
+    while len(list((store.folder / "runs").glob("*.json"))) < 2:
+        assert time.monotonic() < deadline
+        assert sweep.poll() is None
+        time.sleep(0.02)
+    return sweep
+
+
 def test_a_killed_sweep_resumes_and_loses_at_most_the_run_in_progress(tmp_path):
-    """Killed without warning after the second retrained model; the third was under way."""
+    """Killed with its worker after the second retrained model; the third was under way."""
     store = Store(tmp_path)
-    slow = {**os.environ, "TINY_TASK_DELAY": "0.02", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", SWEEP, SOURCE, str(tmp_path)]
-    with subprocess.Popen(command, env=slow, cwd=ROOT, stdout=subprocess.PIPE) as sweep:
-        deadline = time.monotonic() + 200
-        while len(list((tmp_path / "runs").glob("*.json"))) < 2:
-            assert time.monotonic() < deadline
-            assert sweep.poll() is None
-            time.sleep(0.02)
-        sweep.send_signal(signal.SIGKILL)
-    # The worker loses its owner, ends the pilot it has and leaves.
-    names = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*.json")}
+    with started_sweep(store, "0.02") as sweep:
+        os.killpg(sweep.pid, signal.SIGKILL)
+        sweep.communicate()  # the pipe closes when the worker is gone too
+    names = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*.json")}
+    assert len(names) >= 2
     configs = grid_configs(SOURCE, [1], [0.3, 0.8])
     records = run_pilots(configs, store, engine="serial")
-    for path in (tmp_path / "runs").glob("*.json"):
-        if path.name in names and any(path.stem == r["run"] for x in records for r in x["runs"]):
-            json.loads(path.read_text())
-    kept = [n for n in names if (tmp_path / "runs" / n).stat().st_mtime_ns == names[n]]
-    assert len(kept) == len(names) >= 2
     assert [stripped(r) for r in records] == [stripped(run_pilot(c)) for c in configs]
+    used = {run["run"] for record in records for run in record["runs"]}
+    assert used >= {path.stem for path in names}
+    assert all(path.stat().st_mtime_ns == written for path, written in names.items())
+
+
+def test_a_worker_whose_owner_was_killed_ends_its_pilot_and_leaves(tmp_path):
+    store = Store(tmp_path)
+    with started_sweep(store, "0.005") as sweep:
+        sweep.kill()
+        _, said = sweep.communicate(timeout=200)
+    assert b"Traceback" not in said
+    ((key, record),) = store.pilots.all().items()
+    planned = {config.key: config for config in grid_configs(SOURCE, [1], [0.3, 0.8])}
+    assert stripped(record) == stripped(run_pilot(planned[key]))
 
 
 def test_a_finished_sweep_starts_no_worker(tmp_path, monkeypatch):
