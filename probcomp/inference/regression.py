@@ -153,8 +153,9 @@ class GaussianRegression:
 
     Notes:
         Coordinate ascent on the bound where supports are independent under the prior. Under a
-        coupled prior the cross terms of the likelihood use the supports' marginals, so the bound
-        is a mean-field one and need not rise at every step.
+        coupled prior messages carry the supports' marginals only, the cross terms of the
+        likelihood use these, and the bound need not rise at every step: under a chain
+        `probcomp.inference.joint.joint_chain` uses the pair probabilities, and its bound rises.
     """
 
     data: Data

@@ -47,11 +47,14 @@ def exact(data: Data, prior) -> tuple[torch.Tensor, float]:
     [(False, 0.058, 0.45), (True, 0.18, 0.75)],
     ids=["independent", "correlated"],
 )
-def test_joint_form_is_near_enumeration(correlated: bool, mean: float, worst: float) -> None:
+def test_messages_of_the_joint_form_against_enumeration(
+    correlated: bool, mean: float, worst: float
+) -> None:
     """Largest error of an inclusion probability over 30 problems of 10 weights, 20 samples.
 
-    Means are 0.051 and 0.111. The mean-field form may settle on the wrong one of two columns: its
-    worst single errors are 0.28, and 0.72 where columns are correlated (0.5).
+    Means are 0.051 and 0.111. Messages that carry marginals alone may settle on the wrong one of
+    two columns: their worst single errors are 0.28, and 0.72 where columns are correlated (0.5).
+    What repairs this is held to the tolerances of the prototypes in `test_joint`.
     """
     errors = []
     for seed in range(30):
@@ -69,28 +72,6 @@ def test_bounds_rise_and_stay_below_the_log_evidence() -> None:
         result = turbo(GaussianRegression(data, SLAB, SPIKE), prior, size=(10,))
         assert np.diff(result.bounds).min(initial=0.0) >= RISE
         assert result.bounds[-1] <= exact(data, prior)[1] + 1e-9
-
-
-@pytest.mark.parametrize(
-    "correlated",
-    [
-        False,
-        pytest.param(
-            True,
-            marks=pytest.mark.xfail(
-                raises=AssertionError,
-                strict=True,
-                reason="the cross terms of the likelihood use the supports' marginals while q(s) "
-                "is a chain, so a step may lower the bound: by 0.96 nats at most here",
-            ),
-        ),
-    ],
-)
-def test_joint_bound_rises_under_a_chain(correlated: bool) -> None:
-    for seed in range(30):
-        data = problem(seed, correlated=correlated)
-        result = turbo(GaussianRegression(data, SLAB, SPIKE), CHAIN, size=(10,), max_iterations=40)
-        assert np.diff(result.bounds).min(initial=0.0) >= RISE
 
 
 class Product:
