@@ -107,6 +107,39 @@ def test_windows_are_seeded_and_shifted_by_one(module):
     assert not torch.equal(x, networks.text_windows(ids, 5, seed=4)[0])
 
 
+def test_masks_are_chosen_by_their_predictions(module):
+    found = module("_post_predictions")
+    axes = tuple(SimpleNamespace(name=n, size=20, min_keep=1) for n in "ab")
+
+    def removed(keep) -> float:
+        return float(sum((~k).sum() for k in keep.values()))
+
+    masks, others = found.chosen_masks(axes, removed, (2.0, 4.0), 12, seed=3)
+    assert len(masks) == 12
+    assert others > 0
+    assert all(2 <= predicted <= 4 for _, _, predicted in masks)
+    assert all(removed(keep) == predicted for _, keep, predicted in masks)
+    all_, none = found.chosen_masks(axes, removed, (0.0, 99.0), 12, seed=3)
+    assert none == 0
+    assert [share for share, _, _ in all_] == [found.SHARES[n // 2 % 4] for n in range(12)]
+    few, tried = found.chosen_masks(axes, removed, (99.0, 100.0), 2, seed=3)
+    assert (few, tried) == ([], 2 * found.MOST_DRAWS)
+
+
+def test_a_law_of_half_the_masks_is_judged_by_the_others(module):
+    """Measured is 3 q^2 for what is fitted, and 1.2 times that for what judges it."""
+    found = module("_post_predictions")
+    points = [
+        {"untempered": q, "measured": (3.0 if n % 2 == 0 else 3.6) * q**2, "fitted": n % 2 == 0}
+        for n, q in enumerate([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    ]
+    judged = found.judged(points)
+    assert judged["power"] == pytest.approx(2.0)
+    assert judged["slope"] == pytest.approx(1.2)
+    assert judged["slope_through_zero"] == pytest.approx(1.2)
+    assert judged["slope_error"] == pytest.approx(0.0, abs=1e-9)
+
+
 @pytest.mark.slow
 def test_a_small_run_of_it_all(real_data: Path, tmp_path: Path):
     out = tmp_path / "result.json"
