@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from _bayes_run import error, sizes
-from _bayes_settings import EPOCHS, dense, schedule
+from _bayes_settings import EPOCHS, dense, names_of, schedule
 from coupling import DENSE_EPOCHS, HELD_OUT, NETWORK, parts
 
 from probcomp.inference.baselines import SpikeSlabConfig, VIBConfig
@@ -30,6 +30,7 @@ ALLOWED = 0.3
 CHOICES: dict[str, tuple[Any, str, tuple[float, ...]]] = {
     "vibnet": (VIBConfig(), "kl_weight", (10.0, 30.0, 100.0, 300.0)),
     "spike-slab-vb": (SpikeSlabConfig(), "warm_up", (0.0, 0.2, 0.5, 0.8)),
+    "spike-slab-vb, odds -7": (SpikeSlabConfig(log_odds=-7.0), "warm_up", (0.2, 0.5, 0.8)),
 }
 
 
@@ -39,7 +40,13 @@ def run(method: str, value: float, data: Any, seed: int, cache: Path) -> dict[st
     config = schedule(dataclasses.replace(base, **{name: value}))(EPOCHS[NETWORK].method)
     model = dense(NETWORK, data, "mnist-held", seed, DENSE_EPOCHS, cache)
     result = compress(
-        model, data, budget=None, method=method, seed=seed, config=config, progress=False
+        model,
+        data,
+        budget=None,
+        method=names_of(method),
+        seed=seed,
+        config=config,
+        progress=False,
     )
     return {
         "method": method,

@@ -1,6 +1,7 @@
 """Post-training inference: supports from a layer's quadratic loss, without training."""
 
 from probcomp.inference.quadratic.cavi import joint_cavi
+from probcomp.inference.quadratic.conditioned import Conditioned, ep_conditioned
 from probcomp.inference.quadratic.exchange import exchange
 from probcomp.inference.quadratic.gibbs import gibbs
 from probcomp.inference.quadratic.group import GroupFactor, GroupResult, ep_group
@@ -12,6 +13,7 @@ from probcomp.inference.quadratic.shared import ep_shared
 from probcomp.inference.quadratic.weight_result import WeightResult, WeightState
 
 __all__ = [
+    "Conditioned",
     "GroupFactor",
     "GroupResult",
     "Order",
@@ -19,6 +21,7 @@ __all__ = [
     "WeightResult",
     "WeightState",
     "column_evidence",
+    "ep_conditioned",
     "ep_group",
     "ep_shared",
     "exchange",
