@@ -43,8 +43,8 @@ LOG_ODDS = "weight_log_odds"
 class SpikeSlabConfig(Schedule):
     """Settings of spike-and-slab variational inference.
 
-    ``warm_up`` on 10,000 held-out training images of MNIST, LeNet-300-100, one seed, 12 epochs and a
-    refit of 4 (``probcomp bench baseline_choices``; the dense network has 1.78 %), error and
+    ``warm_up`` on 10,000 held-out training images of MNIST, LeNet-300-100, one seed, 12 epochs and
+    a refit of 4 (``probcomp bench baseline_choices``; dense network 1.78 %), error and
     non-zeros with the theory's prior log-odds and with -7:
 
     | share | theory | -7 |
