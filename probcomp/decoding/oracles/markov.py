@@ -70,6 +70,28 @@ class MarkovOracle:
         """log P of what is visible (nats per row), -inf where impossible. [batch]."""
         return self._messages(ids)[2]
 
+    def most_likely(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The best completion of what is visible, by Viterbi: (texts [batch, n], log P [batch]).
+
+        No decoder can write a likelier text, so log P less that of its own is its MAP gap (nats).
+        """
+        n, size = ids.shape[1], self.symbols + 1
+        visible = torch.nn.functional.one_hot(ids.clamp(max=self.eos_id), size).bool()
+        possible = (ids == self.mask_id)[..., None] | visible
+        evidence = torch.where(possible, 0.0, -torch.inf).double()
+        best = self.begin.log() + evidence[:, 0]
+        back = []
+        for i in range(1, n):
+            value, before = (best[:, :, None] + self.step.log()).max(1)
+            back.append(before)
+            best = value + evidence[:, i]
+        score, state = best.max(1)
+        found = [state]
+        for before in reversed(back):
+            state = before.gather(1, state[:, None])[:, 0]
+            found.append(state)
+        return torch.stack(found[::-1], dim=1), score
+
     def pair_information(self, ids: Tensor) -> Tensor:
         """I(X_i; X_j | visible) for neighbours-in-order i < j of one row, nats [n, n]."""
         n = ids.shape[1]

@@ -1,7 +1,8 @@
 """Train the embedded model: ``python -m probcomp.decoding.small.train --out DIR``.
 
-Objective (LLaDA supervised fine-tuning, arXiv 2502.09992, with uniform weights): mask some answer
-tokens, predict them; the loss is the mean cross-entropy over what was masked. The answer is padded
+Objective (LLaDA supervised fine-tuning, arXiv 2502.09992): mask some answer tokens, predict them.
+The shipped model was trained with uniform weights, the mean cross-entropy over what was masked;
+``--weighting inverse`` is the published 1/t (`masked_loss`), of more variance. The answer is padded
 with EOS to its canvas and that filler counts, so the EOS marginal at position i is
 P(end <= i | what is visible). Rows of a batch are of three kinds:
 
@@ -12,7 +13,7 @@ quarter   the canvas stops at the end of the answer and shows it: text of a give
           gives the length away only where the end is visible, so no hidden end is biased by it
 
 Matrices are stepped by Muon (Jordan et al. 2024, as in `torch.optim`), the rest by AdamW. A run
-that is cut goes on from its last checkpoint (``state.pt``) and ends at the same weights.
+that is cut goes on from its last checkpoint (``state.safetensors``) and ends at the same weights.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from probcomp.decoding.small.network import SmallConfig, SmallDenoiser
 from probcomp.decoding.small.resuming import load_state, save_state
 from probcomp.decoding.small.tasks import TASKS, Example, is_valid, make_examples
 from probcomp.decoding.small.tokenizer import CharacterTokenizer
+from probcomp.errors import unknown
 from probcomp.storage import write_json, write_tensors
 
 MIX = ("record", "add", "json", "record", "add", "json", "record", "add")
@@ -37,6 +39,7 @@ SHORTEST, CANVAS = 4, 32  # canvases met in training; the longest answer takes 2
 KINDS = ("open", "whole", "open", "told")
 POOL = 40_000  # examples of each task that batches are drawn from
 EVERY = 250  # steps between checkpoints
+WEIGHTINGS = ("uniform", "inverse")
 
 
 def collate(
@@ -63,21 +66,45 @@ def collate(
 
 def corrupt(
     ids: Tensor, answer: Tensor, kinds: list[str], eos: int, rng: torch.Generator
-) -> Tensor:
-    """Which answer positions to mask: by the kind of each row, and at least one of them."""
+) -> tuple[Tensor, Tensor]:
+    """(masked [batch, n], rate t [batch]): answer positions by the kind of each row, and at least
+    one of them."""
     batch = len(ids)
     t = (torch.rand(1, generator=rng) + torch.randperm(batch, generator=rng) / batch) % 1
     t = torch.where(torch.tensor([kind == "whole" for kind in kinds]), 1.0, t)
     told = torch.tensor([kind == "told" for kind in kinds])
     free = answer & ~(told[:, None] & (ids == eos))
     u = torch.rand(ids.shape, generator=rng).masked_fill(~free, 2.0)
-    return (u < t[:, None]) | (u == u.min(dim=1, keepdim=True).values)
+    return (u < t[:, None]) | (u == u.min(dim=1, keepdim=True).values), t
+
+
+def masked_loss(
+    logits: Tensor, ids: Tensor, chosen: Tensor, answer: Tensor, rate: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy of masked tokens, nats a token: their mean, or with the rate t of each row
+
+        1 / (batch answer tokens) sum_rows 1/t sum_masked -log p(token),
+
+    which for independent masks has the mean of the answers' whole cross-entropy at every t (LLaDA,
+    eq. 5). Rates below 1 / (answer tokens) count as that: a row always has one masked token.
+
+    Args:
+        logits: [batch, n, vocabulary]; ``ids``, ``chosen`` (masked), ``answer``: [batch, n].
+        rate: t, [batch]; uniform weights when None.
+    """
+    loss = F.cross_entropy(logits[chosen], ids[chosen], reduction="none")
+    if rate is None:
+        return loss.mean()
+    weight = 1.0 / torch.maximum(rate, 1.0 / answer.sum(1))
+    row = chosen.nonzero()[:, 0]
+    return (weight[row] * loss).sum() / answer.sum()
 
 
 def draw_batch(
     pools: dict[str, list[Example]], tokenizer: CharacterTokenizer, size: int, seed: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """ids, key mask and masked positions, each [size, n], of the batch that ``seed`` names."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """ids, key mask, masked and answer positions, each [size, n], and the rate of each row [size],
+    of the batch that ``seed`` names."""
     rng = random.Random(seed)
     generator = torch.Generator().manual_seed(rng.getrandbits(63))
     examples = [rng.choice(pools[MIX[i % len(MIX)]]) for i in range(size)]
@@ -88,7 +115,8 @@ def draw_batch(
         for example, kind in zip(examples, kinds)
     ]
     ids, keys, answer = collate(examples, tokenizer, canvas)
-    return ids, keys, corrupt(ids, answer, kinds, tokenizer.eos_token_id, generator)
+    chosen, rate = corrupt(ids, answer, kinds, tokenizer.eos_token_id, generator)
+    return ids, keys, chosen, answer, rate
 
 
 @torch.no_grad()
@@ -135,15 +163,24 @@ def optimizers(model: nn.Module) -> list[torch.optim.Optimizer]:
 
 
 def train(
-    out: Path, *, seed: int = 0, steps: int = 3600, batch: int = 64, rate: float = 3e-3
+    out: Path,
+    *,
+    seed: int = 0,
+    steps: int = 3600,
+    batch: int = 64,
+    rate: float = 3e-3,
+    weighting: str = "uniform",
 ) -> None:
     """Train and write ``small.safetensors`` and ``training.json`` (configuration and curve).
 
     A run that was cut goes on from ``state.safetensors`` in the same folder; one of other settings
     there is refused.
 
-    The learning rate warms up over 100 steps and falls to 0 along a cosine.
+    The learning rate warms up over 100 steps and falls to 0 along a cosine. ``weighting`` of the
+    loss is uniform or inverse (1/t).
     """
+    if weighting not in WEIGHTINGS:
+        raise unknown("weighting", weighting, WEIGHTINGS)
     tokenizer = CharacterTokenizer()
     torch.manual_seed(seed)
     model = SmallDenoiser(SmallConfig(vocab_size=tokenizer.vocab_size))
@@ -151,7 +188,7 @@ def train(
     pools = {task: make_examples(task, POOL, seed) for task in TASKS}
     first, curve, spent, running = 0, [], 0.0, math.nan
     settings = {"seed": seed, "steps": steps, "batch": batch, "rate": rate, "mix": MIX}
-    settings |= {"kinds": KINDS, "canvas": [SHORTEST, CANVAS]}
+    settings |= {"kinds": KINDS, "canvas": [SHORTEST, CANVAS], "weighting": weighting}
     state = out / "state.safetensors"
     if state.is_file():
         saved = load_state(state, model, steppers, {**settings, "pool": POOL})
@@ -162,9 +199,9 @@ def train(
         for stepper in steppers:
             for group in stepper.param_groups:
                 group["lr"] = rate * min((step + 1) / 100, decay)
-        ids, keys, chosen = draw_batch(pools, tokenizer, batch, f"{seed}-{step}")
+        ids, keys, chosen, answer, t = draw_batch(pools, tokenizer, batch, f"{seed}-{step}")
         logits = model(ids.masked_fill(chosen, tokenizer.mask_token_id), keys)
-        loss = F.cross_entropy(logits[chosen], ids[chosen])
+        loss = masked_loss(logits, ids, chosen, answer, t if weighting == "inverse" else None)
         model.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -200,6 +237,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3600)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--weighting", choices=WEIGHTINGS, default="uniform")
     options = parser.parse_args()
     train(
         options.out,
@@ -207,6 +245,7 @@ def main() -> None:
         steps=options.steps,
         batch=options.batch,
         rate=options.rate,
+        weighting=options.weighting,
     )
 
 

@@ -1,15 +1,19 @@
 """Enumerated laws and shallow denoisers, and what decoders do on them."""
 
 import itertools
+import math
 
 import pytest
 import torch
 
 from probcomp.decoding import decode
+from probcomp.decoding.blocks import structure_posterior
 from probcomp.decoding.calibrating.ends import fit_beta
 from probcomp.decoding.config import DecodingConfig
 from probcomp.decoding.coupled import coupled
+from probcomp.decoding.durations import Geometric, log_duration
 from probcomp.decoding.end import beyond_probability, cdf_end, tail_mean, with_beyond
+from probcomp.decoding.length import NEG
 from probcomp.decoding.oracles import MarkovOracle
 from probcomp.decoding.oracles.laws import (
     balanced,
@@ -22,6 +26,7 @@ from probcomp.decoding.oracles.laws import (
     tabular,
     xor_blocks,
 )
+from probcomp.decoding.partition import map_partition
 
 EXACT = 1e-12
 SERIAL = {"rule": "budget", "error_step": 1e-9, "sizing": "none", "beyond": False}
@@ -90,6 +95,53 @@ def test_borders_of_segments_show_in_the_text():
     breaks = ((text[:, 1:] - text[:, :-1]) % 5 != 1) & both
     # A fresh symbol is the follower by chance one time in five.
     assert float(breaks.sum() / both.sum()) == pytest.approx(0.3 * 0.8, abs=0.02)
+
+
+def written(symbols, border, n, rows, seed):
+    """Texts of `segments` with the borders they were written with, [rows, n] and [rows, n - 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    cut = torch.rand(rows, n - 1, generator=generator) < border
+    fresh = torch.randint(symbols, (rows, n), generator=generator)
+    text = fresh.clone()
+    for i in range(1, n):
+        text[:, i] = torch.where(cut[:, i - 1], fresh[:, i], (text[:, i - 1] + 1) % symbols)
+    return text, cut
+
+
+def f1(found, true):
+    """F1 of boundaries, both boolean of one shape."""
+    return float(2 * (found & true).sum() / (found.sum() + true.sum()))
+
+
+def test_boundary_f1_on_segments():
+    """The best partition finds every border that shows and no other: F1 is what the law allows,
+    2 s / (1 + s) with s = 1 - 1/V the share that shows. A fixed grid is far below."""
+    symbols, border, n, rows = 6, 0.25, 24, 400
+    text, cut = written(symbols, border, n, rows, 3)
+    assert bool(torch.isfinite(segments(symbols, border, 0.0).log_prob(text)).all())
+    follows = (text[:, 1:] - text[:, :-1]) % symbols == 1
+    # log P(next | border) - log P(next | none), certainty at 12 nats as in the loop.
+    r = torch.where(follows, -math.log(symbols), 12.0).double()
+    r = torch.nn.functional.pad(r, (0, 1))  # nothing is seen behind the last token
+    ends = torch.full((rows, n + 1), NEG, dtype=torch.float64)
+    ends[:, n] = 0.0  # the text fills its window
+    durations = log_duration(Geometric(1 / border, 24))
+    posterior = structure_posterior(ends, r, durations)
+    by_odds = posterior.p_boundary[:, : n - 1] > 0.5
+    at = map_partition(ends, r, durations, n)
+    best = torch.zeros(rows, n + 1, dtype=torch.bool).scatter(1, at, True)[:, 1:n]
+    share = 1 - 1 / symbols
+    ceiling = 2 * share / (1 + share)
+    # 2,300 borders: a standard error of 0.005.
+    assert f1(by_odds, cut) == pytest.approx(ceiling, abs=0.02)
+    assert f1(best, cut) == pytest.approx(ceiling, abs=0.02)
+    grid = torch.zeros(rows, n - 1, dtype=torch.bool)
+    grid[:, 3::4] = True
+    assert f1(grid, cut) < 0.5 * ceiling
+    # A border that does not show has the chance of the law: p/V of p/V + 1 - p.
+    chance = border / symbols / (border / symbols + 1 - border)
+    inside = posterior.p_boundary[:, 4 : n - 5][follows[:, 4 : n - 5]]
+    assert float(inside.mean()) == pytest.approx(chance, abs=0.01)
 
 
 def test_beyond_mass_of_a_model_that_only_saw_what_fits():

@@ -150,3 +150,69 @@ def test_pair_information_is_the_coupling_of_a_chain():
     on = joint > 0
     want = float((joint[on] * (joint[on] / independent[on]).log()).sum())
     assert float(oracle.pair_information(ids)[0, 2]) == pytest.approx(want)
+
+
+@settings(max_examples=8)
+@given(st.integers(0, 10**6), st.lists(st.booleans(), min_size=4, max_size=4))
+def test_the_best_completion_is_the_best_of_all_texts(seed, hidden):
+    oracle = MarkovOracle.random(3, 0.2, seed)
+    truth = oracle.sample(1, 4, seed)[0].tolist()
+    ids = torch.tensor([[oracle.mask_id if h else x for x, h in zip(truth, hidden)]])
+    text, score = oracle.most_likely(ids)
+    fits = {
+        x: p
+        for x, p in texts(oracle, 4).items()
+        if all(h or a == b for a, b, h in zip(x, truth, hidden))
+    }
+    assert float(score) == pytest.approx(math.log(max(fits.values())), abs=EXACT)
+    assert fits[tuple(text[0].tolist())] == pytest.approx(max(fits.values()))
+
+
+def test_the_gap_of_greedy_decoding_to_the_best_text():
+    """Half-masked texts filled in greedily: never above Viterbi, and one token at a time close to
+    it; committing without looking at what tokens share falls further behind."""
+    truth = ORACLE.sample(80, N, 21)
+    hidden = torch.rand(80, N, generator=torch.Generator().manual_seed(3)) < 0.6
+    ids = torch.where(hidden, ORACLE.mask_id, truth)
+    best = ORACLE.most_likely(ids)[1]
+
+    def gap(config):
+        state = Rows(
+            ids,
+            torch.full((80,), N),
+            torch.zeros(80, dtype=torch.bool),
+            ORACLE.mask_id,
+            ledger=Ledger.open(80, config.error_total, config.error_step),
+            sizing=False,
+        )
+        empty = torch.zeros(80, 0, dtype=torch.long)
+        Decoder(ORACLE.adapter(), config).run(empty, empty, state, row_seeds(0, 80))
+        return best - ORACLE.log_prob(state.ids)
+
+    serial, bold = (
+        gap(FREE.replace(rule="quota", steps=10**6)),
+        gap(FREE.replace(rule="threshold", threshold=0.0)),
+    )
+    assert float(serial.min()) > -1e-9
+    assert float(bold.min()) > -1e-9
+    assert float(serial.mean()) < 0.5  # nats a text of some 14 hidden tokens
+    assert float(bold.mean()) > 2 * float(serial.mean())
+
+
+def test_impossible_texts_are_as_rare_as_the_divergence_says():
+    """P_q(impossible) <= TV(p, q) <= sqrt(1 - exp(-KL(p || q))); one token at a time writes none,
+    parallel draws do, and charging what neighbours share writes fewer of them."""
+    rows = 300
+
+    def impossible(**options):
+        free = FREE.replace(temperature=1.0, **options)
+        return float((~torch.isfinite(ORACLE.log_prob(run(free, rows).ids))).double().mean())
+
+    assert impossible(rule="quota", steps=10**6) == 0.0
+    options = {"rule": "entropy", "gamma": 1.0}
+    kl, _ = divergence(FREE.replace(**options))
+    parallel, bound = impossible(**options), math.sqrt(1 - math.exp(-kl))
+    error = math.sqrt(bound * (1 - bound) / rows)
+    assert 0.0 < parallel <= bound + 3 * error
+    coupled = {"rule": "coupled", "gamma": 0.35, "coupling_length": 4.0, "markov_cut": True}
+    assert impossible(**coupled) < parallel

@@ -1,5 +1,7 @@
 """Parts of the training script that decide what the model learns, and that a cut run goes on."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -15,6 +17,7 @@ from probcomp.decoding.small.train import (
     collate,
     corrupt,
     draw_batch,
+    masked_loss,
     one_by_one,
     train,
 )
@@ -43,11 +46,17 @@ def test_rates_are_stratified_and_kinds_are_masked_as_they_say():
     ids = torch.zeros(60, 40, dtype=torch.long)
     ids[:, -1] = 1
     rng = torch.Generator().manual_seed(0)
-    rate = corrupt(ids, answer, ["open"] * 60, 1, rng).double().mean(1).sort().values
+    masked, t = corrupt(ids, answer, ["open"] * 60, 1, rng)
+    # A row's own rate, five standard errors of 40 Bernoulli draws.
+    assert float((masked.double().mean(1) - t).abs().max()) < 0.4
+    assert t.sort().values.mul(60).long().tolist() == list(range(60))
+    rate = masked.double().mean(1).sort().values
     # 60 strata of width 1/60, and 40 Bernoulli draws each: 4 standard errors of 0.08.
     assert float((rate - (torch.arange(60) + 0.5) / 60).abs().max()) < 0.32
-    assert corrupt(ids, answer, ["whole"] * 60, 1, rng).all()
-    told = corrupt(ids, answer, ["told"] * 60, 1, rng)
+    whole, t = corrupt(ids, answer, ["whole"] * 60, 1, rng)
+    assert whole.all()
+    assert (t == 1).all()
+    told, _ = corrupt(ids, answer, ["told"] * 60, 1, rng)
     assert not told[:, -1].any()
     assert told.any(1).all()
 
@@ -82,9 +91,12 @@ def test_a_batch_is_its_name():
     some = pools()
     for a, b in zip(*(draw_batch(some, TOKENIZER, 32, "3-7") for _ in range(2))):
         assert a.equal(b)
-    assert not draw_batch(some, TOKENIZER, 32, "3-8")[2].equal(a)
-    ids, keys, chosen = draw_batch(some, TOKENIZER, 64, "1-1")
-    assert (chosen <= keys).all()
+    chosen = draw_batch(some, TOKENIZER, 32, "3-7")[2]
+    assert not draw_batch(some, TOKENIZER, 32, "3-8")[2].equal(chosen)
+    ids, keys, chosen, answer, rate = draw_batch(some, TOKENIZER, 64, "1-1")
+    assert (chosen <= answer).all()
+    assert (answer <= keys).all()
+    assert rate.shape == (64,)
     assert ids.shape[1] <= 15 + CANVAS
 
 
@@ -123,6 +135,48 @@ def test_the_state_of_another_run_is_refused(tmp_path, monkeypatch):
         train(tmp_path, steps=2, batch=8, seed=1)
     after = read_tensors(tmp_path / "small.safetensors")
     assert all(before[name].equal(after[name]) for name in before)
+
+
+def test_the_loss_at_rate_t_has_the_mean_of_the_whole_cross_entropy():
+    """Over every mask of a rate t: 1/t weights give sum -log p / n whatever t is, uniform ones too
+    where all tokens are alike; a row of many masks does not drown one of few."""
+    generator = torch.Generator().manual_seed(1)
+    n = 5
+    logits = torch.randn(1, n, 7, generator=generator, dtype=torch.float64)
+    ids = torch.randint(7, (1, n), generator=generator)
+    answer = torch.ones(1, n, dtype=torch.bool)
+    whole = masked_loss(logits, ids, answer, answer)
+    for t in (0.3, 0.6, 0.9):  # at least 1/n, as one of n masked is
+        mean = 0.0
+        for mask in itertools.product((False, True), repeat=n):
+            chosen = torch.tensor([mask])
+            chance = t ** sum(mask) * (1 - t) ** (n - sum(mask))
+            mean += chance * float(masked_loss(logits, ids, chosen, answer, torch.tensor([t])))
+        assert mean == pytest.approx(float(whole), rel=1e-6)
+    # By hand, two rows of other rates and lengths; a rate below one token in n counts as that.
+    logits, ids = logits.repeat(2, 1, 1), ids.repeat(2, 1)
+    answer = torch.tensor([[True] * 5, [True] * 4 + [False]])
+    chosen = torch.tensor([[True, False, True, False, False], [False, True, False, False, False]])
+    surprise = -logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0]
+    want = (surprise[0, [0, 2]].sum() / 0.4 + surprise[1, 1] * 4) / 9
+    found = masked_loss(logits, ids, chosen, answer, torch.tensor([0.4, 0.01]))
+    assert float(found) == pytest.approx(float(want), rel=1e-6)
+    assert float(masked_loss(logits, ids, chosen, answer)) == pytest.approx(
+        float(surprise[chosen].mean())
+    )
+
+
+def test_inverse_weights_train_another_model_and_other_names_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(script, "POOL", 40)
+    monkeypatch.setattr(script, "one_by_one", lambda *args, **options: 0.5)
+    weights = {}
+    for weighting in ("uniform", "inverse"):
+        train(tmp_path / weighting, steps=2, batch=8, weighting=weighting)
+        assert read_json(tmp_path / weighting / "training.json")["weighting"] == weighting
+        weights[weighting] = read_tensors(tmp_path / weighting / "small.safetensors")
+    assert not all(v.equal(weights["inverse"][k]) for k, v in weights["uniform"].items())
+    with pytest.raises(InputError, match="uniform"):
+        train(tmp_path / "other", steps=1, weighting="unifrom")
 
 
 class Copier(torch.nn.Module):
