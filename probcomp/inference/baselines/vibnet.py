@@ -35,8 +35,8 @@ TINY = 1e-30
 class VIBConfig(Schedule):
     """Settings of the information bottleneck.
 
-    ``kl_weight`` on 10,000 held-out training images of MNIST, LeNet-300-100, one seed, 12 epochs and
-    a refit of 4 (``probcomp bench baseline_choices``; the dense network has 1.78 %):
+    ``kl_weight`` on 10,000 held-out training images of MNIST, LeNet-300-100, one seed, 12 epochs
+    and a refit of 4 (``probcomp bench baseline_choices``; the dense network has 1.78 %):
 
     | weight | error | units | non-zeros |
     |---|---|---|---|
