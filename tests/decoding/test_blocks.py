@@ -30,9 +30,10 @@ def problem(seed, batch=3, width=7, segment=False, longest=4):
 
 @pytest.mark.parametrize("family", FAMILIES, ids=repr)
 @pytest.mark.parametrize("segment", [False, True])
-def test_posterior_is_enumeration(family, segment):
+@pytest.mark.parametrize("size", [1, 3, 7, 8])
+def test_posterior_is_enumeration(family, segment, size):
     log_d, log_longer = log_duration(family)
-    weights, r, g = problem(3, segment=segment, longest=len(log_d))
+    weights, r, g = problem(3, width=size, segment=segment, longest=len(log_d))
     found = structure_posterior(weights, r, (log_d, log_longer), g)
     for row in range(len(r)):
         want = enumerate_structures(
