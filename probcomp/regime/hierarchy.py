@@ -26,7 +26,7 @@ from probcomp.errors import InputError, unknown
 from probcomp.regime.coordinates import Coordinates
 from probcomp.regime.fit import RegimeModel
 from probcomp.regime.knobs import Array
-from probcomp.regime.sampler import Convergence, gates, model_data, run_nuts
+from probcomp.regime.sampler import Convergence, model_data, sample_until_converged
 from probcomp.regime.table import RunTable, read_runs
 
 BLOCKS: dict[str, tuple[str, ...]] = {
@@ -114,16 +114,10 @@ class Hierarchy:
         places = {name: Coordinates.of(table) for name, table in runs.items()}
         data = stacked([model_data(table, places[name])[0] for name, table in runs.items()])
         roots = correlation_roots(len(runs), chosen)
-        for attempt in range(2):
-            longer = 1 + attempt
-            mcmc = run_nuts(
-                _program, (data, roots), seed=seed, warmup=warmup * longer,
-                draws=samples * longer, attempt=attempt,
-            )  # fmt: skip
-            convergence = gates(mcmc)
-            if convergence.ok:
-                break
-        drawn = np.asarray(mcmc.get_samples(group_by_chain=True)["w"])
+        chains, convergence = sample_until_converged(
+            _program, (data, roots), seed=seed, warmup=warmup, draws=samples
+        )
+        drawn = np.asarray(chains.get_samples(group_by_chain=True)["w"])
         each = np.einsum("pij,cdjp->cdip", roots, drawn)
         models = {}
         for k, (name, table) in enumerate(runs.items()):

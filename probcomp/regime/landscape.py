@@ -1,4 +1,4 @@
-"""Order parameters of pairs of trained networks: connectivity, similarity, agreement.
+"""Order parameters of pairs of trained networks: connectivity, similarity, agreement, divergence.
 
 All are measured on evaluation-mode models; a loader is any iterable of ``(inputs, targets)`` that
 can be read more than once, in a fixed order and without augmentation.
@@ -45,9 +45,43 @@ def cka(x: Tensor, y: Tensor, *, form: str = "feature") -> float:
 
 def agreement(x: Tensor, y: Tensor) -> float:
     """Share of samples on which two networks predict the same class; logits [samples, classes]."""
-    if x.shape != y.shape or x.ndim != 2:
-        raise InputError(f"got logits {tuple(x.shape)} and {tuple(y.shape)}; they must match.")
+    x, y = _same_logits(x, y)
     return float((x.argmax(1) == y.argmax(1)).double().mean())
+
+
+def jensen_shannon(x: Tensor, y: Tensor) -> float:
+    """Mean Jensen-Shannon divergence of two networks' predictions, in nats: 0 to ln 2.
+
+    ``(KL(p | m) + KL(q | m)) / 2`` with ``m = (p + q) / 2``, p and q the softmax of the logits
+    ``x``, ``y`` [samples, classes], averaged over samples (Lin 1991). Symmetric; 0 where
+    the predictions are the same, ln 2 where no class has a chance under both.
+    """
+    log_p, log_q = (v.double().log_softmax(1) for v in _same_logits(x, y))
+    log_m = torch.logaddexp(log_p, log_q) - np.log(2)
+    # 0 log 0 = 0: a class of probability zero has a difference of logarithms that is not finite.
+    parts = [torch.where(v.exp() > 0, v.exp() * (v - log_m), 0.0) for v in (log_p, log_q)]
+    return float((parts[0] + parts[1]).sum(1).mean() / 2)
+
+
+def logit_cosine(x: Tensor, y: Tensor) -> float:
+    """Mean cosine between the logits of two networks on the same samples, in [-1, 1]; no unit.
+
+    ``x'y / (|x| |y|)`` for each row of [samples, classes]: 1 where one network's logits are a
+    positive multiple of the other's. Unlike predictions, it moves with a constant added to all
+    classes.
+    """
+    x, y = (v.double() for v in _same_logits(x, y))
+    lengths = x.norm(dim=1) * y.norm(dim=1)
+    if not bool((lengths > 0).all()):
+        raise InputError("the logits of a sample are all zero; their direction is not defined.")
+    return float(((x * y).sum(1) / lengths).mean())
+
+
+def _same_logits(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Both, refused where they do not match."""
+    if x.shape != y.shape or x.ndim != 2 or len(x) == 0:
+        raise InputError(f"got logits {tuple(x.shape)} and {tuple(y.shape)}; they must match.")
+    return x, y
 
 
 @torch.no_grad()

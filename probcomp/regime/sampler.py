@@ -16,6 +16,13 @@ from probcomp.regime.table import RunTable
 MAX_RHAT, MIN_ESS = 1.02, 200.0
 CHAINS = 4
 
+ROUNDS = 4
+"""How many times their first length chains may reach."""
+
+DEPTH = (7, 8)
+"""Doublings of a trajectory at most, while adapting and after. Of the first steps, made before the
+scales are known, nearly all reach the limit; at 8 they were half of the cost of a fit."""
+
 
 @dataclass(frozen=True)
 class Convergence:
@@ -29,8 +36,12 @@ class Convergence:
     @property
     def ok(self) -> bool:
         """Whether the draws may be used: R-hat <= 1.02, ESS >= 200, at most 1 % divergences."""
-        few = self.divergences <= 0.01 * self.draws
-        return bool(self.rhat <= MAX_RHAT and self.ess >= MIN_ESS and few)
+        return bool(self.rhat <= MAX_RHAT and self.ess >= MIN_ESS and not self.diverge)
+
+    @property
+    def diverge(self) -> bool:
+        """Whether more than 1 % of the trajectories diverged."""
+        return self.divergences > 0.01 * self.draws
 
     def __str__(self) -> str:
         state = "converged" if self.ok else "not converged"
@@ -86,6 +97,42 @@ def schedule_ratios(coordinates: Coordinates) -> Array:
     )
 
 
+@dataclass(frozen=True)
+class Chains:
+    """Draws of several rounds of the same chains, read as NumPyro's sampler gives its own.
+
+    Attributes:
+        sites: Draws by site, [chains, draws, ...].
+        diverging: Which draws ended a divergent trajectory, [chains, draws].
+    """
+
+    sites: Mapping[str, Array]
+    diverging: NDArray[np.bool_]
+
+    def get_samples(self, group_by_chain: bool = False) -> dict[str, Array]:
+        """Draws by site, [chains, draws, ...] or [chains draws, ...]."""
+        if group_by_chain:
+            return dict(self.sites)
+        return {name: v.reshape(-1, *v.shape[2:]) for name, v in self.sites.items()}
+
+    def get_extra_fields(self) -> dict[str, NDArray[np.bool_]]:
+        """``diverging``, [chains draws]."""
+        return {"diverging": self.diverging.reshape(-1)}
+
+    @staticmethod
+    def of(mcmc: Any) -> "Chains":
+        """What a sampler holds now."""
+        sites = {n: np.asarray(v) for n, v in mcmc.get_samples(group_by_chain=True).items()}
+        chains = len(next(iter(sites.values())))
+        diverging = np.asarray(mcmc.get_extra_fields()["diverging"])
+        return Chains(sites, diverging.reshape(chains, -1))
+
+    def then(self, more: "Chains") -> "Chains":
+        """These draws and the next ones of the same chains."""
+        sites = {n: np.concatenate([v, more.sites[n]], 1) for n, v in self.sites.items()}
+        return Chains(sites, np.concatenate([self.diverging, more.diverging], 1))
+
+
 def sample(
     data: Mapping[str, Any],
     physical: tuple[bool, ...],
@@ -93,20 +140,66 @@ def sample(
     seed: int = 0,
     warmup: int = 500,
     draws: int = 700,
-) -> tuple[Any, Convergence]:
-    """Run four chains; once more with twice the length if a gate fails. Returns the MCMC object."""
+) -> tuple[Chains, Convergence]:
+    """Draws of the regime model, and whether they may be used; see `sample_until_converged`."""
     from probcomp.regime.model import regime_model
 
     program = partial(regime_model, physical=physical)
+    return sample_until_converged(program, (dict(data),), seed=seed, warmup=warmup, draws=draws)
+
+
+def sample_until_converged(
+    program: Any, arguments: tuple[Any, ...], *, seed: int, warmup: int, draws: int
+) -> tuple[Chains, Convergence]:
+    """Four chains of ``draws``, gone on with where a gate fails, at most ``ROUNDS`` times that.
+
+    Where the boundary of a regime lies outside of the runs, its place moves along a ridge that
+    takes thousands of draws to walk; the draws made so far are good ones and are kept. Chains that
+    go on use the covariance of all of them in place of that of their own warm-up. Where more than
+    a hundredth of the trajectories diverges, going on would not help: the chains start anew, once,
+    with smaller steps and twice the length.
+    """
     for attempt in range(2):
+        longer = 1 + attempt
         mcmc = run_nuts(
-            program, (dict(data),), seed=seed,
-            warmup=warmup * (1 + attempt), draws=draws * (1 + attempt), attempt=attempt,
+            program, arguments, seed=seed, warmup=warmup * longer, draws=draws * longer,
+            attempt=attempt,
         )  # fmt: skip
-        convergence = gates(mcmc)
-        if convergence.ok:
+        chains = Chains.of(mcmc)
+        convergence = gates(chains)
+        for _ in range(ROUNDS - 1):
+            if convergence.ok or convergence.diverge:
+                break
+            go_on(mcmc, arguments, chains)
+            chains = chains.then(Chains.of(mcmc))
+            convergence = gates(chains)
+        if not convergence.diverge:
             break
-    return mcmc, convergence
+    return chains, convergence
+
+
+def go_on(mcmc: Any, arguments: tuple[Any, ...], chains: Chains) -> None:
+    """As many draws again, from where the chains stand, with the covariance of all their draws."""
+    import jax.numpy as jnp
+
+    state = mcmc.last_state
+    (values,) = chains.get_samples().values()  # the programs sampled here have one site
+    cover = jnp.cov(jnp.asarray(values.reshape(len(values), -1)), rowvar=False)
+    root = jnp.linalg.cholesky(jnp.linalg.inv(cover))
+    adapt = state.adapt_state
+
+    def for_all(old: Any, new: Any) -> Any:
+        """``new`` in the form that the sampler keeps it in, once a chain."""
+        return {key: jnp.broadcast_to(new, value.shape) for key, value in old.items()}
+
+    mcmc.post_warmup_state = state._replace(
+        adapt_state=adapt._replace(
+            inverse_mass_matrix=for_all(adapt.inverse_mass_matrix, cover),
+            mass_matrix_sqrt=for_all(adapt.mass_matrix_sqrt, root),
+            mass_matrix_sqrt_inv=for_all(adapt.mass_matrix_sqrt_inv, jnp.linalg.inv(root)),
+        )
+    )
+    mcmc.run(state.rng_key, *arguments, extra_fields=("diverging",))
 
 
 def run_nuts(
@@ -128,7 +221,7 @@ def run_nuts(
     kernel = NUTS(
         program,
         dense_mass=True,
-        max_tree_depth=8,
+        max_tree_depth=DEPTH,
         target_accept_prob=(0.9, 0.97)[attempt],
         init_strategy=init_to_uniform(radius=0.5),
     )

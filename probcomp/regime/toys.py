@@ -183,6 +183,19 @@ def diluted_hopfield_overlap(
     return float(np.mean(overlaps))
 
 
+def hopfield_spin_glass_line(load: float) -> float:
+    """T_g = 1 + sqrt(alpha), in units of the coupling: below it a Hopfield network is a spin glass.
+
+    alpha, the ``load``, is patterns per neuron of the full network. Between this line and that of
+    retrieval no pattern is a stable state (Amit, Gutfreund and Sompolinsky 1987): the overlap q of
+    two states, ``q = int Dz tanh^2(b sqrt(alpha r) z)`` with ``r = q / (1 - b (1 - q))^2``, grows
+    from zero there.
+    """
+    if not load >= 0:
+        raise InputError(f"load is {load}; it must be at least 0.")
+    return 1 + float(np.sqrt(load))
+
+
 def effective_density(density: float, rule: str) -> float:
     """Share of signal energy kept: ``c`` for a random mask, ``h(t)`` with c = 2Q(t) by size."""
     if rule not in ("random", "magnitude"):
@@ -233,7 +246,7 @@ def pruned_hopfield_overlap(
     return float(spins @ patterns[0] / size)
 
 
-# --- Perceptron with a random mask ----------------------------------------------------------------
+# --- Perceptron with a mask -----------------------------------------------------------------------
 
 
 def perceptron_separable(patterns: int, kept: int) -> float:
@@ -244,6 +257,19 @@ def perceptron_separable(patterns: int, kept: int) -> float:
     if patterns < 1 or kept < 1:
         raise InputError(f"got {patterns} patterns and {kept} kept inputs; need at least one.")
     return float(binom.cdf(kept - 1, patterns - 1, 0.5))
+
+
+def perceptron_capacity(density: float, mask: str = "learnt") -> float:
+    """Most patterns per input that a perceptron with a share ``density`` of its weights can learn.
+
+    ``2 c`` where the mask is drawn at ``random`` (Cover 1965), ``2 h(t)`` with ``c = 2 Q(t)`` where
+    it is ``learnt``, chosen with the weights (Bouten et al. 1990). The latter is
+    replica symmetric, and so an upper bound. No unit; both are 2 for the full perceptron.
+    """
+    if mask not in ("random", "learnt"):
+        raise InputError(f"mask is {mask!r}; it must be 'random' or 'learnt'.")
+    threshold = _threshold(density)  # checks the density
+    return 2 * density if mask == "random" else 2 * float(kept_energy(threshold))
 
 
 def perceptron_trial(patterns: int, kept: int, *, seed: int = 0) -> bool:

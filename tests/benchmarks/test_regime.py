@@ -1,4 +1,4 @@
-"""The regime benchmark: regret that noise does not bias, and a table that grows by seeds."""
+"""The regime benchmark: regret that noise does not bias, and tables that grow by seeds."""
 
 import importlib
 import json
@@ -16,8 +16,9 @@ def module(monkeypatch):
     """Import a part of the benchmark, as the script itself does."""
     monkeypatch.syspath_prepend(str(FOLDER))
     yield importlib.import_module
-    for name in ("regime", "regime_cost", "_regime_regret"):  # a name that others may use
-        sys.modules.pop(name, None)
+    # names that others may use
+    for name in [n for n in sys.modules if n.startswith(("_regime_", "regime_")) or n == "regime"]:
+        sys.modules.pop(name)
 
 
 def test_regret_by_hand(module):
@@ -25,39 +26,136 @@ def test_regret_by_hand(module):
     errors = np.array([[0.10, 0.20, 0.30], [0.10, 0.10, 0.10], [0.00, 0.20, 0.20]])
     assert regret.plain(errors, 0) == pytest.approx(0.1)
     # The others name level 1 each time (twice tied with level 2; the first is taken).
-    np.testing.assert_allclose(regret.crossed(errors, 0), [0.0, 0.1, 0.2])
+    assert regret.crossed(errors, 0) == pytest.approx(0.1)
 
 
-def test_crossed_regret_is_zero_where_all_levels_are_equal_and_plain_is_not(module):
-    """Seven levels, five replicates, no difference: a perfect adviser regrets 1.35 sd / sqrt(5)."""
+def test_the_posterior_is_right_on_average_where_plain_is_too_high(module):
+    """Grids as the prior draws them, in standard errors of a mean; an adviser who knows nothing."""
     regret = module("_regime_regret")
-    adviser, random = regret.Regrets(), regret.Regrets()
     generator = np.random.default_rng(0)
-    for _ in range(2000):
-        errors = 0.01 * generator.normal(size=(7, 5))
-        adviser.add(errors, np.arange(5), 3)
-        random.add_all(errors, np.arange(5))
-    for found in (adviser.summary(), random.summary()):
-        assert found["crossed_points"] == pytest.approx(0, abs=0.04)
-        assert found["plain_points"] == pytest.approx(1.352 / np.sqrt(5), abs=0.03)
+    replicates, rows = 16, []
+    for seed in range(250):
+        u = generator.random()
+        mu = u / (1 - u) * generator.normal(size=7) if u < 0.9 else 9 * generator.normal(size=7)
+        errors = mu[:, None] + np.sqrt(replicates) * generator.normal(size=(7, replicates))
+        drawn = regret.posterior(errors, seed, draws=400)
+        regrets = (
+            regret.plain(errors, 3),
+            regret.crossed(errors, 3),
+            np.mean(drawn[:, 3] - drawn.min(1)),
+        )
+        rows.append([value - (mu[3] - mu.min()) for value in regrets])
+    rows = np.array(rows)
+    (plain, crossed, found), error = rows.mean(0), rows.std(0) / np.sqrt(len(rows))
+    assert abs(found) < 3 * error[2]
+    assert plain > 0.25
+    assert crossed < 2 * error[1]
+    assert error.max() < 0.12
 
 
-def test_the_standard_error_counts_replicates_not_designs(module):
+def test_the_posterior_follows_a_grid_that_is_well_measured(module):
     regret = module("_regime_regret")
-    once, often = regret.Regrets(), regret.Regrets()
-    errors = np.random.default_rng(1).normal(size=(4, 6))
-    worst = int(errors.mean(1).argmax())
-    once.add(errors, np.arange(6), worst)
-    for _ in range(50):
-        often.add(errors, np.arange(6), worst)
-    assert once.summary() == pytest.approx(often.summary())
-    assert once.summary()["crossed_standard_error"] > 0
+    truth = np.array([3.0, 1.0, 2.0])
+    errors = truth[:, None] + 1e-3 * np.random.default_rng(0).normal(size=(3, 50))
+    drawn = regret.posterior(errors)
+    np.testing.assert_allclose(drawn.mean(0), truth, atol=1e-3)
+    assert regret.noise_floor(errors, drawn) == pytest.approx(0, abs=1e-3)
+
+
+def test_the_floor_is_what_the_best_level_pays_under_plain_counting(module):
+    regret = module("_regime_regret")
+    replicates = 25
+    errors = np.sqrt(replicates) * np.random.default_rng(0).normal(size=(7, replicates))
+    same = np.zeros((2000, 7))  # no level is better
+    # The expected largest of seven standard normals is 1.352.
+    assert regret.noise_floor(errors, same) == pytest.approx(1.352, abs=0.25)
+
+
+def test_a_summary_counts_designs_and_loads(module):
+    regret = module("_regime_regret")
+    generator = np.random.default_rng(0)
+    truth = np.array([[0.10, 0.12], [0.20, 0.20]])
+    reference = regret.Reference(truth[..., None] + 1e-4 * generator.normal(size=(2, 2, 30)))
+    found = reference.summary([(0, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 0)])
+    assert found["regret_points"] == pytest.approx(0.5, abs=0.01)
+    assert found["regret_90"][0] <= found["regret_points"] <= found["regret_90"][1]
+    # One design pays nothing, the other one point in the mean.
+    assert found["standard_error_over_designs"] == pytest.approx(0.5, abs=0.01)
+    assert reference.best(0)[0] == 1
+
+
+@pytest.fixture
+def network():
+    import torch
+    from torch import nn
+
+    def build():
+        return nn.Sequential(
+            nn.Linear(5, 6), nn.BatchNorm1d(6), nn.ReLU(),
+            nn.Linear(6, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3),
+        ).double()  # fmt: skip
+
+    torch.manual_seed(0)
+    return build
+
+
+def test_networks_retrained_side_by_side_take_the_steps_they_take_alone(module, network):
+    import copy
+
+    import torch
+
+    from probcomp.regime.pruning import magnitude_masks, prunable_weights
+    from probcomp.regime.recipe import Recipe
+    from probcomp.regime.training import train
+
+    many = module("_regime_many")
+    x, y = torch.randn(40, 5).double(), torch.randint(0, 3, (40,))
+    recipe = Recipe(epochs=3, horizon=3, lr=0.2, batch_size=8)
+    networks = [network() for _ in range(3)]
+    masks = [magnitude_masks(prunable_weights(n), 0.5, "uniform") for n in networks]
+    alone = copy.deepcopy(networks)
+    for one, mask in zip(alone, masks):
+        train(one, (x, y), recipe, seed=7, masks=mask, augment=noisy)
+    stack = many.Stack(networks)
+    named = {f"layers.{n}": torch.stack([m[n] for m in masks]) for n in masks[0]}
+    targets = y[:, None].expand(-1, 3)
+    train(stack, (x, targets), recipe, seed=7, masks=named, augment=noisy)
+    with torch.no_grad():
+        found, expected = stack(x), torch.stack([one(x) for one in alone], -1)
+    assert (found - expected).abs().max() < 1e-9
+    assert (found - torch.stack([n(x) for n in networks], -1)).abs().max() > 0.1  # they did train
+
+
+def noisy(x):
+    import torch
+
+    return x + 0.1 * torch.randn_like(x)
+
+
+def test_a_reference_goes_on_where_it_was_and_is_read_by_cell(module, tmp_path, monkeypatch):
+    reference = module("_regime_reference")
+    asked = []
+
+    def cells(task, seed, retrain):
+        asked.append((seed, retrain))
+        return seed + np.arange(42.0).reshape(6, 7) / 100
+
+    monkeypatch.setattr(reference, "grid_errors", cells)
+    path = tmp_path / "reference.csv"
+    reference.reference([100, 101], path)
+    said = reference.reference([100, 101, 102], path)
+    assert asked == [(100, (200, 201)), (101, (202, 203)), (102, (204, 205))]
+    assert said["dense_seeds"] == [100, 101, 102]
+    names, loads, levels, errors = reference.read_reference(path)
+    assert (names.tolist(), loads[0], levels[-1]) == ([100, 101, 102], 0.04, 60)
+    assert errors.shape == (6, 7, 3)
+    assert errors[1, 2, 1] == pytest.approx(101.09, abs=1e-3)
 
 
 def test_a_sweep_adds_its_seeds_to_the_table_and_replaces_those_run_again(
     module, tmp_path, monkeypatch
 ):
-    regime = module("regime")
+    regime = module("_regime_digits")
     monkeypatch.setattr(regime, "DIGITS", tmp_path / "runs.csv")
     error = {"value": 0.1}
 

@@ -8,7 +8,14 @@ import torch
 from torch import nn
 
 from probcomp.errors import InputError
-from probcomp.regime.landscape import agreement, cka, linear_connectivity, outputs_of
+from probcomp.regime.landscape import (
+    agreement,
+    cka,
+    jensen_shannon,
+    linear_connectivity,
+    logit_cosine,
+    outputs_of,
+)
 from probcomp.regime.landscape import refresh_batch_norm as refresh
 
 
@@ -35,6 +42,38 @@ def test_cka_forms_agree_with_the_definition():
 def test_agreement_counts_equal_predictions():
     x = torch.eye(4)
     assert agreement(x, x[[0, 1, 3, 2]]) == 0.5
+
+
+def test_divergence_of_predictions_in_closed_form():
+    p, q = 0.9, 0.3
+    x, y = (torch.tensor([[np.log(v), np.log(1 - v)]]) + 5 for v in (p, q))  # a constant is nothing
+
+    def entropy(v):
+        return -v * np.log(v) - (1 - v) * np.log(1 - v)
+
+    expected = entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2
+    assert jensen_shannon(x, y) == pytest.approx(expected, abs=1e-12)
+    assert jensen_shannon(y, x) == pytest.approx(expected, abs=1e-12)
+    assert jensen_shannon(x, x) == pytest.approx(0, abs=1e-12)
+    # Averaged over samples; sure of different classes, ln 2, also where a probability underflows.
+    sure = torch.tensor([[1e4, 0.0]])
+    both = jensen_shannon(torch.cat([x, sure]), torch.cat([y, sure.flip(1)]))
+    assert both == pytest.approx((expected + np.log(2)) / 2, abs=1e-12)
+
+
+def test_cosine_of_logits_in_closed_form():
+    x = torch.tensor([[3.0, 4.0], [1.0, 0.0]])
+    y = torch.tensor([[4.0, 3.0], [-2.0, 0.0]])
+    assert logit_cosine(x, y) == pytest.approx((24 / 25 - 1) / 2, abs=1e-12)
+    assert logit_cosine(x, 7 * x) == pytest.approx(1, abs=1e-12)
+    with pytest.raises(InputError, match="all zero"):
+        logit_cosine(x, torch.zeros(2, 2))
+
+
+@pytest.mark.parametrize("measure", [agreement, jensen_shannon, logit_cosine])
+def test_logits_that_do_not_match_are_refused(measure):
+    with pytest.raises(InputError, match="must match"):
+        measure(torch.ones(2, 3), torch.ones(2, 4))
 
 
 def test_a_network_is_connected_to_itself(batches):

@@ -5,7 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from probcomp.regime import sampler
 from probcomp.regime.coordinates import Coordinates
+from probcomp.regime.sampler import Chains as Kept
 from probcomp.regime.sampler import gates, model_data, physical_knobs, schedule_ratios
 from probcomp.regime.table import read_runs
 
@@ -91,3 +93,92 @@ def test_gates_see_chains_that_disagree_and_chains_that_stand_still():
     slow = np.cumsum(good, axis=1)
     assert gates(Chains(slow)).ess < 200
     assert not gates(Chains(np.zeros((4, 500, 1)))).ok
+
+
+def kept(values, diverging=0.0):
+    values = np.asarray(values, float)
+    marks = np.zeros(values.shape[:2], bool)
+    marks[:, : round(diverging * values.shape[1])] = True
+    return Kept({"u": values}, marks)
+
+
+def test_rounds_of_the_same_chains_are_joined_in_order():
+    first, more = (np.arange(24.0).reshape(2, 4, 3) + k for k in (0, 100))
+    both = kept(first).then(kept(more, 0.5))
+    assert both.get_samples(group_by_chain=True)["u"].shape == (2, 8, 3)
+    np.testing.assert_array_equal(both.get_samples()["u"][:4], first[0])
+    np.testing.assert_array_equal(both.get_samples()["u"][4:8], more[0])
+    np.testing.assert_array_equal(
+        both.get_extra_fields()["diverging"], ([0] * 4 + [1, 1, 0, 0]) * 2
+    )
+
+
+@pytest.fixture
+def rounds(monkeypatch):
+    """Runs the rounds on draws that are given, and tells what was done."""
+    generator = np.random.default_rng(0)
+    good = generator.normal(size=(4, 700, 2))
+    apart = good + np.array([0, 0, 0, 3.0])[:, None, None]
+
+    def play(*script):
+        given, done = iter(script), []
+
+        def start(program, arguments, *, warmup, draws, attempt, **kwargs):
+            done.append((warmup, draws, attempt))
+
+        def go_on(mcmc, arguments, chains):
+            done.append("on")
+
+        draws = {"good": kept(good), "apart": kept(apart), "diverging": kept(good, 0.1)}
+        monkeypatch.setattr(sampler, "run_nuts", start)
+        monkeypatch.setattr(sampler, "go_on", go_on)
+        monkeypatch.setattr(sampler.Chains, "of", staticmethod(lambda mcmc: draws[next(given)]))
+        chains, convergence = sampler.sample_until_converged(None, (), seed=0, warmup=5, draws=7)
+        return done, convergence, chains.diverging.shape[1]
+
+    return play
+
+
+def test_a_round_that_passes_is_the_last(rounds):
+    done, convergence, length = rounds("good")
+    assert (done, convergence.ok, length) == ([(5, 7, 0)], True, 700)
+
+
+def test_chains_that_have_not_mixed_go_on_and_keep_their_draws(rounds):
+    done, convergence, length = rounds("apart", "good", "good", "good")
+    assert done == [(5, 7, 0), "on", "on", "on"]
+    assert length == 2800
+    assert not convergence.ok  # a fourth of the draws lies apart
+
+
+def test_chains_that_diverge_start_anew_with_smaller_steps_once(rounds):
+    done, convergence, length = rounds("diverging", "good")
+    assert (done, convergence.ok, length) == ([(5, 7, 0), (10, 14, 1)], True, 700)
+    done, convergence, _ = rounds("diverging", "diverging")
+    assert done == [(5, 7, 0), (10, 14, 1)]
+    assert str(convergence).startswith("not converged")
+
+
+@pytest.mark.slow
+def test_chains_go_on_from_where_they_stand_with_the_covariance_of_all():
+    import numpyro
+    import numpyro.distributions as dist
+
+    def program(scale):
+        numpyro.sample("u", dist.Normal(0, scale).to_event(1))
+
+    scale = np.array([1.0, 50.0])
+    mcmc = sampler.run_nuts(program, (scale,), seed=0, warmup=60, draws=200, attempt=0)
+    first = Kept.of(mcmc)
+    stood = np.asarray(mcmc.last_state.z["u"])
+    sampler.go_on(mcmc, (scale,), first)
+    more = Kept.of(mcmc)
+    (used,) = mcmc.last_state.adapt_state.inverse_mass_matrix.values()
+    expected = np.cov(first.get_samples()["u"], rowvar=False)
+    np.testing.assert_allclose(np.asarray(used), np.broadcast_to(expected, (4, 2, 2)), rtol=1e-6)
+    # New draws, which begin at the old ones' end: a proposal that is refused stays there.
+    assert not np.array_equal(more.sites["u"], first.sites["u"])
+    np.testing.assert_array_equal(stood, first.sites["u"][:, -1])
+    both = first.then(more)
+    assert gates(both).draws == 1600
+    np.testing.assert_allclose(both.get_samples()["u"].std(0), scale, rtol=0.15)

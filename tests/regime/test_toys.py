@@ -152,6 +152,39 @@ def test_perceptron_matches_the_table_and_is_half_at_twice_the_inputs():
     assert toys.perceptron_separable(80, 40) == pytest.approx(0.5, abs=1e-12)
 
 
+@pytest.mark.parametrize("load", [0.05, 0.138, 1.0])
+def test_the_overlap_of_a_spin_glass_grows_from_its_line(load):
+    """The two equations of the state without a pattern, iterated a little above and below."""
+    z = np.linspace(-8, 8, 2001)
+    weight = norm.pdf(z) * (z[1] - z[0])
+
+    def overlap(temperature):
+        beta, q = 1 / temperature, 0.01
+        for _ in range(4000):
+            noise = load * q / (1 - beta * (1 - q)) ** 2
+            q = weight @ np.tanh(beta * np.sqrt(noise) * z) ** 2
+        return q
+
+    line = toys.hopfield_spin_glass_line(load)
+    assert line == 1 + np.sqrt(load)
+    assert overlap(1.02 * line) < 1e-4
+    assert overlap(0.98 * line) > 1e-2
+
+
+@pytest.mark.parametrize("density", [0.01, 0.1, 0.5, 1.0])
+def test_capacity_of_a_learnt_mask_is_twice_the_energy_of_the_weights_it_keeps(density):
+    cut = norm.isf(density / 2)
+    energy = 2 * quad(lambda z: z**2 * norm.pdf(z), cut, 40)[0]
+    assert toys.perceptron_capacity(density) == pytest.approx(2 * energy, abs=1e-8)
+    assert toys.perceptron_capacity(density, "random") == 2 * density
+    assert toys.perceptron_capacity(density) >= toys.perceptron_capacity(density, "random")
+
+
+def test_the_random_capacity_is_where_half_of_the_draws_are_separable():
+    patterns = round(toys.perceptron_capacity(0.25, "random") * 400)
+    assert toys.perceptron_separable(patterns, 100) == pytest.approx(0.5, abs=1e-12)
+
+
 def test_perceptron_agrees_with_linear_programmes():
     trials = 200
     for patterns in (12, 15, 19):
@@ -175,6 +208,9 @@ def test_kept_energy_is_the_integral_it_stands_for():
         lambda: toys.effective_density(0.5, "biggest"),
         lambda: toys.pruned_hopfield_capacity(0.0),
         lambda: toys.perceptron_separable(0, 3),
+        lambda: toys.perceptron_capacity(0.0),
+        lambda: toys.perceptron_capacity(0.5, "best"),
+        lambda: toys.hopfield_spin_glass_line(-0.1),
     ],
 )
 def test_bad_input_is_refused(call):

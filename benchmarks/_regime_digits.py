@@ -1,0 +1,171 @@
+"""A real sweep on digits: its pilots, and advice from nine of them judged on a reference grid."""
+
+import csv
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from _regime_fits import Fits, clear  # beside this file
+from _regime_grid import strata
+from _regime_reference import FIRST, read_reference
+from _regime_regret import Reference
+
+from probcomp.errors import InputError
+from probcomp.regime.fit import RegimeModel
+from probcomp.regime.records import write_table
+from probcomp.regime.store import Store
+from probcomp.regime.sweep import grid_configs, run_pilots
+from probcomp.regime.table import read_runs
+
+RESULTS = Path(__file__).parent / "results"
+DIGITS = RESULTS / "regime_digits_runs.csv"
+SWEEP_ORDER = ("dense_seed", "density", "epochs")
+OWN = 2
+"""Dense seeds of a pilot of the digits task (its default)."""
+
+
+def sweep(store: Path, jobs: int | None, seeds: Sequence[int]) -> dict[str, object]:
+    """Every level and density of the digits task, two retrain seeds; new dense seeds are added.
+
+    Rows of other dense seeds that the table holds already are kept.
+    """
+    if any(seed >= FIRST for seed in seeds):
+        raise InputError(f"dense seeds from {FIRST} on are the reference's.")
+    records = []
+    for seed in seeds:
+        configs = [replace(c, dense_seed=seed) for c in grid_configs("digits") if c.dense_seed == 0]
+        records += run_pilots(configs, Store(store), jobs=jobs)
+    with tempfile.TemporaryDirectory() as folder:
+        new = Path(folder) / "new.csv"
+        write_table(records, "epochs", new)
+        texts = [path.read_text() for path in (DIGITS, new) if path.is_file()]
+    header, *rows = csv.reader(line for text in texts for line in text.splitlines())
+    rows = [row for row in rows if row != header]
+    keys = [tuple(float(row[header.index(n)]) for n in SWEEP_ORDER) for row in rows]
+    latest = dict(zip(keys, rows))  # a seed run again takes its own place
+    with DIGITS.open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerows([header, *(latest[key] for key in sorted(latest))])
+    seconds = sum(run["wall_s"] for record in records for run in record["runs"])
+    return {
+        "dense_seeds": list(seeds),
+        "pilots": len(records),
+        "rows_of_the_table": len(latest),
+        "table": DIGITS.name,
+        "retraining_seconds": seconds,
+    }
+
+
+def digits(count: int, start: int, fits: Fits) -> dict[str, object]:
+    """Advice from nine pilots of ``OWN`` dense seeds, at every density in their range.
+
+    Estimated is the mean, over designs and densities, of the error at the advised level less that
+    at the best level, both averaged over dense and retraining seeds. The reference has seeds of its
+    own, which no pilot shares. The rule of the advice: the level of least expected error.
+    """
+    table = read_runs(DIGITS)
+    with DIGITS.open(newline="") as stream:
+        of = np.array([int(float(row["dense_seed"])) for row in csv.DictReader(stream)])
+    judges, loads, levels, errors = read_reference()
+    if np.isnan(errors).any() or set(judges) & set(of):
+        raise InputError("the reference lacks cells, or shares dense seeds with the pilots.")
+    reference = Reference(errors)
+    names = np.unique(of)
+    cells = table.take(of == names[0])
+    advisers: dict[str, list[tuple[int, int, int]]] = {
+        name: [] for name in ("advice", "own_grid", "longest_training", "random")
+    }
+    rows, checks = [], []
+    for seed in range(start, start + count):
+        own = names[(OWN * seed + np.arange(OWN)) % len(names)]
+        where = cells.take(strata(cells, seed))
+        pairs = set(zip(where.settings[:, 0], where.load))
+        chosen = np.array([pair in pairs for pair in zip(table.settings[:, 0], table.load)])
+        mine = table.take(np.isin(of, own))
+        pilots = table.take(chosen & np.isin(of, own))
+        model, seconds = fits.fit(pilots, f"digits{seed}", seed)
+        near = (levels >= pilots.settings.min()) & (levels <= pilots.settings.max())
+        said = []
+        for k in np.flatnonzero((loads >= pilots.load.min()) & (loads <= pilots.load.max())):
+            level, check = advised(model, levels[near], float(loads[k]), errors[k][near])
+            level += int(np.flatnonzero(near)[0])
+            said.append((float(loads[k]), float(levels[level])))
+            checks.append({"load": float(loads[k]), **check})
+            at_load = mine.take(np.isclose(mine.load, loads[k]))
+            measured = [at_load.error[at_load.settings[:, 0] == v].mean() for v in levels]
+            advisers["advice"].append((seed, k, level))
+            advisers["own_grid"].append((seed, k, int(np.argmin(measured))))
+            advisers["longest_training"].append((seed, k, len(levels) - 1))
+            advisers["random"] += [(seed, k, any_level) for any_level in range(len(levels))]
+        rows.append(
+            {
+                "seed": seed, "dense_seeds": own.tolist(), "cpu_seconds": seconds,
+                "fit": str(model.convergence), "best_epochs": said,
+            }
+        )  # fmt: skip
+        print(rows[-1], file=sys.stderr)
+        clear()
+    by_load = {
+        str(float(load)): [one for one in advisers["advice"] if one[1] == k]
+        for k, load in enumerate(loads)
+    }
+    return {
+        "designs": count,
+        "replicates_of_the_reference": len(judges),
+        "pilots_have": OWN,
+        "converged": float(np.mean([str(row["fit"]).startswith("converged") for row in rows])),
+        "regret": {name: reference.summary(chosen) for name, chosen in advisers.items()},
+        "regret_by_density": {
+            load: reference.summary(chosen) | calibration(checks, float(load))
+            for load, chosen in by_load.items()
+            if chosen
+        },
+        "calibration": calibration(checks, None),
+        "reference_mean_points": {
+            str(float(load)): dict(zip(map(str, levels), (100 * row.mean(1)).tolist()))
+            for load, row in zip(loads, errors)
+        },
+        "reference_standard_error_points": {
+            str(float(load)): float(100 * row.std(1, ddof=1).mean() / np.sqrt(len(judges)))
+            for load, row in zip(loads, errors)
+        },
+        "probability_of_being_best": {
+            str(float(load)): dict(zip(map(str, levels), reference.best(k).tolist()))
+            for k, load in enumerate(loads)
+        },
+        "each": rows,
+    }
+
+
+def advised(
+    model: RegimeModel, levels: np.ndarray, load: float, errors: np.ndarray
+) -> tuple[int, dict[str, float]]:
+    """Index of the advised level; and how the model's expected errors meet the reference's means.
+
+    ``errors`` [levels, replicates] are the reference's; ``log_score`` is the mean over levels of
+    the log density of ln(mean error) under a normal of the model's draws; ``inside`` the share of
+    means within the 90 % interval; ``expected_regret_points`` what the model thinks its advice
+    costs.
+    """
+    drawn = model.predict(levels[:, None], np.full(len(levels), load)).error
+    level = int(np.argmin(drawn.mean(0)))
+    mean = errors.mean(1)
+    log, error = np.log(drawn), errors.std(1, ddof=1) / np.sqrt(errors.shape[1])
+    variance = log.var(0) + (error / mean) ** 2
+    miss = np.log(mean) - log.mean(0)
+    low, high = np.quantile(drawn, [0.05, 0.95], axis=0)
+    return level, {
+        "log_score": float(np.mean(-0.5 * (miss**2 / variance + np.log(2 * np.pi * variance)))),
+        "inside": float(np.mean((mean >= low) & (mean <= high))),
+        "expected_regret_points": float(100 * (drawn[:, level] - drawn.min(1)).mean()),
+    }
+
+
+def calibration(checks: list[dict[str, float]], load: float | None) -> dict[str, float]:
+    """Means of the checks at a load, or at all."""
+    some = [one for one in checks if load is None or one["load"] == load]
+    names = ("log_score", "inside", "expected_regret_points")
+    return {name: float(np.mean([one[name] for one in some])) for name in names}
