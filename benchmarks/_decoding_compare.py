@@ -140,6 +140,20 @@ def compare(
     return rows
 
 
+def ours_again(models: list[Path], count: int, tables: list[list[dict]]) -> None:
+    """Put new rows of ours into tables of `compare`: calibration moves no other decoder."""
+    for task in TASKS:
+        examples = make_examples(task, count, 101, "test")
+        scores = scores_of(task, examples, models, {}, {}, [("bayes", {})])
+        row = summary(task, "bayes", scores["bayes"], scores[REFERENCE], models)
+        for table in tables:
+            at = next(
+                i for i, r in enumerate(table) if (r["task"], r["decoder"]) == (task, "bayes")
+            )
+            table[at] = dict(row)
+            mark_front([r for r in table if r["task"] == task and "@" not in r["decoder"]])
+
+
 def headline(models: list[Path], count: int) -> list[dict]:
     """Ours against one token at a time alone, on more prompts than all decoders can be run on."""
     rows = []
@@ -209,6 +223,38 @@ def mean_canvas(history) -> list[float]:
         total.index_add_(0, step.rows, step.length.float())
         count.index_add_(0, step.rows, torch.ones(len(step.rows)))
     return (total / count).tolist()
+
+
+def canvases(folder: Path, count: int = 150) -> list[dict]:
+    """Ours from canvases of several sizes to begin with, on dev prompts of one model."""
+    model, rows = load_small(folder), []
+    fitted = load_calibration(folder).options["initial_length"]
+    for size in sorted({10, 14, 18, 22, fitted}):
+        for task in TASKS:
+            examples = make_examples(task, count, 405, "dev")
+            output = decode(
+                model,
+                TOKENIZER,
+                prompt=[e.prompt for e in examples],
+                seed=SEED,
+                history=True,
+                initial_length=size,
+                **sampled(task),
+            )
+            mean = mean_canvas(output.history)
+            right = sum(is_valid(e, t) for e, t in zip(examples, output.texts))
+            rows.append(
+                {
+                    "task": task,
+                    "initial_length": size,
+                    "right": round(right / count, 4),
+                    "forwards": round(sum(output.nfe) / count, 3),
+                    "positions_run": round(sum(m * n for m, n in zip(mean, output.nfe)) / count, 2),
+                    "canvas_used": round(sum(output.num_new_tokens) / sum(output.canvas), 3),
+                    "canvas_used_in_forwards": round(sum(output.num_new_tokens) / sum(mean), 3),
+                }
+            )
+    return rows
 
 
 def once(known: dict, key: tuple, run: Callable[[], tuple]) -> tuple:

@@ -11,8 +11,10 @@ canvas of 32, the longest the models know; ours finds its own. Quality is exact 
 law of lengths. The reference writes one token a forward on a canvas that ends where the true
 answer does, and which token comes next does not depend on what is drawn (``serial`` takes the
 surest draw first, which is no draw from the model's law). Differences are paired, with a bootstrap
-interval. ``headline`` holds ours and the reference on four times as many prompts, and so does
-``ledger``. ``--only`` runs some sections and keeps the others of the file.
+interval. ``headline`` holds ours and the reference on four times as many prompts; ``ledger`` judges
+thousands of answers; ``canvas`` says on dev prompts what a smaller canvas to begin with buys and
+costs. ``--only`` runs some sections and keeps the others of the file; ``ours`` (not run by itself)
+puts new rows of ours into the tables of all decoders that a file has.
 """
 
 import argparse
@@ -21,7 +23,7 @@ from pathlib import Path
 
 import torch
 from _decoding_beliefs import TOKENIZER, ends, ledger
-from _decoding_compare import chosen, compare, headline, tried, winners
+from _decoding_compare import canvases, chosen, compare, headline, ours_again, tried, winners
 from _decoding_oracles import oracles
 from _decoding_overhead import overhead
 
@@ -32,9 +34,10 @@ from probcomp.decoding.small.load import FOLDER, load_small
 from probcomp.decoding.small.tasks import TASKS, make_examples
 from probcomp.storage import read_json, write_json
 
-SECTIONS = ("overhead", "ends", "ledger", "oracles", "headline", "decoders")
-DEV = 1000  # dev answers a task for a calibration: sums are wrong once in hundreds
-MORE = 4  # times the prompts for the headline and the ledger, which decode with one decoder each
+SECTIONS = ("overhead", "ends", "ledger", "canvas", "oracles", "headline", "decoders")
+DEV = 4000  # dev answers a task for a calibration: sums are wrong once in hundreds
+MORE = 4  # times the prompts for the headline, which decodes with one decoder
+JUDGED = 2000  # prompts of the ledger: answers that are right in 99 of 100 say little each
 
 
 def main() -> None:
@@ -42,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", type=Path, nargs="+", default=[FOLDER])
     parser.add_argument("--count", type=int, default=150)
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
+    parser.add_argument("--only", nargs="+", choices=(*SECTIONS, "ours"), default=SECTIONS)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -66,7 +69,11 @@ def main() -> None:
     if "ends" in options.only:
         result["ends"] = {"prompts": count, **ends(options.models, count)}
     if "ledger" in options.only:
-        result["ledger"] = {"prompts": MORE * count, **ledger(options.models, MORE * count)}
+        # A record has a wrong commit or more: few show what thousands of sums do.
+        counts = {task: MORE * count if task == "record" else JUDGED for task in TASKS}
+        result["ledger"] = ledger(options.models, counts)
+    if "canvas" in options.only:
+        result["canvas"] = canvases(options.models[0])
     if "headline" in options.only:
         result["headline_prompts_per_task"] = MORE * count
         result["headline"] = headline(options.models, MORE * count)
@@ -83,10 +90,12 @@ def main() -> None:
         result["at_equal_forwards"] = compare(
             options.models, count, result["knobs_at_equal_forwards"], known
         )
+    if "ours" in options.only:
+        ours_again(options.models, count, [result["decoders"], result["at_equal_forwards"]])
     if "decoders" in result:
         result["winners"] = winners(result["decoders"])
     for name in options.only:
-        rows = result[name]
+        rows = result["winners" if name == "ours" else name]
         for row in rows if isinstance(rows, list) else [rows]:
             print(row)
     if options.out:

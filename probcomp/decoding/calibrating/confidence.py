@@ -2,12 +2,16 @@ r"""How often a confident token is wrong: a curve from confidence to error, fall
 
 ``line``      logit eps = a + b logit(1 - c) by logistic regression: two knots, and the only one
               that says anything about tokens surer than the data can tell
-``isotonic``  bins of equal count; error of a bin by Jeffreys' rule, (wrong + 1/2) / (count + 1);
-              neighbours that rise are pooled (pool adjacent violators)
+``isotonic``  bins of equal sum sqrt(1 - c); error of a bin by Jeffreys' rule, (wrong + 1/2) /
+              (count + 1); neighbours that rise are pooled (pool adjacent violators)
 
-Bins need `ENOUGH` pairs and `BINS` wrong ones among them. Few wrong tokens say little of the line:
-it stays near the model's own 1 - c by its prior. The curve of higher likelihood on answers that it
-was not fitted on is kept, or none, where 1 - c is as good.
+Bins of equal count would put all that a sure model gets wrong into one: its errors are among the
+least sure hundredth of its tokens. Bins need `ENOUGH` pairs and `BINS` wrong ones among them. Few
+wrong tokens say little of the line: it stays near the model's own 1 - c by its prior.
+
+Kept is the curve that can say most of those whose likelihood, on answers that they were not fitted
+on, is within a standard error of the best. A line through all is bent by few wrong tokens far out;
+what bins expect is right in each range, which is what a ledger promises.
 
 Rows that are sure as a whole (a mean entropy below `SURE_ENTROPY` before anything is decided) have
 a curve of their own. Answers that a prompt decides and answers that are drawn meet in one
@@ -57,8 +61,11 @@ def fit_error_curve(confidence: Tensor, wrong: Tensor, bins: int = BINS) -> Curv
     order = confidence.argsort(stable=True)
     c = confidence[order].double().clamp(1e-9, 1 - 1e-9)
     w = wrong[order].double()
+    weight = (1 - c).sqrt()
+    middle = (weight.cumsum(0) - 0.5 * weight) / weight.sum().clamp(min=1e-30)
+    sizes = torch.bincount((middle * bins).long().clamp(max=bins - 1), minlength=bins).tolist()
     pools: list[list[float]] = []  # [sum of logits, wrong, count]
-    for x, y in zip(c.logit().tensor_split(bins), w.tensor_split(bins)):
+    for x, y in zip(c.logit().split(sizes), w.split(sizes)):
         if not len(x):
             continue
         pools.append([float(x.sum()), float(y.sum()), float(len(x))])
@@ -87,25 +94,30 @@ def fit_line(confidence: Tensor, wrong: Tensor) -> Curve:
     return tuple(zip(torch.sigmoid(-x).tolist(), error.tolist()))
 
 
-def log_loss(error: Tensor, wrong: Tensor) -> float:
-    """Mean negative log likelihood of predicted errors, nats per token; 0 of none."""
-    if not len(error):
-        return 0.0
+def log_losses(error: Tensor, wrong: Tensor) -> Tensor:
+    """Negative log likelihood of predicted errors, nats, [tokens]."""
     error = error.double().clamp(1e-9, 1 - 1e-9)
-    return float(-torch.where(wrong.bool(), error.log(), torch.log1p(-error)).mean())
+    return -torch.where(wrong.bool(), error.log(), torch.log1p(-error))
 
 
 def choose_curve(fitted: Watched, chosen: Watched) -> Curve:
-    """The kind of curve from ``fitted`` that explains ``chosen`` best, fitted again on both."""
+    """The kind of curve from ``fitted`` that explains ``chosen`` (best but for a standard error),
+    fitted again on both."""
     kinds: list[Callable[[Tensor, Tensor], Curve]] = [lambda c, wrong: (), fit_line]
     if len(fitted.wrong) >= ENOUGH and int(fitted.wrong.sum()) >= BINS:
         kinds.append(fit_error_curve)
+    both = fitted + chosen
+    if len(chosen.wrong) < 2:
+        return fit_line(both.confidence, both.wrong)
     curves = [kind(fitted.confidence, fitted.wrong) for kind in kinds]
     loss = [
-        log_loss(expected_error(chosen.confidence, 1.0, curve), chosen.wrong) for curve in curves
+        log_losses(expected_error(chosen.confidence, 1.0, curve), chosen.wrong) for curve in curves
     ]
-    both = fitted + chosen
-    return kinds[loss.index(min(loss))](both.confidence, both.wrong)
+    best = min(loss, key=lambda values: float(values.mean()))
+    excess = [values - best for values in loss]
+    good = [float(e.mean()) <= float(e.std()) / len(e) ** 0.5 for e in excess]
+    last = max(i for i, kept in enumerate(good) if kept)
+    return kinds[last](both.confidence, both.wrong)
 
 
 def fit_errors(

@@ -5,7 +5,8 @@ r"""What the EOS marginals say about the end, fitted: tail densities, Platt, tem
 ``platt``  logistic regression of [i >= E] on logit e_i
 ``model``  cdf or hmm, with or without the tail correction, the temper rho on a grid: the one of
            best log score, sum log p_end(E true)
-``noise``  how far the marginals are off, by likelihood on wholly masked canvases
+``noise``  how far the marginals are off: the least within a standard error of the best likelihood
+           on wholly masked canvases
 ``tilt``   nats per token against long answers, by likelihood on wholly masked canvases
 ``share``  how much of the length prior to mix in, by EM, as a function of the entropy of p_end:
            w = E[chance that the prior, not the model, produced the end]
@@ -16,7 +17,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from probcomp.decoding.calibrating.states import States
+from probcomp.decoding.calibrating.states import CANVASES, States
 from probcomp.decoding.end import allowed_ends, shrunk, tail_mean, tilted
 from probcomp.decoding.end_model import EndModel
 from probcomp.decoding.length import LengthPrior
@@ -123,16 +124,28 @@ def fit_end(
 
 
 def _with_noise(model: EndModel, full: States, prior: LengthPrior) -> EndModel:
-    """The model with the noise of highest likelihood, where it reads differences of marginals."""
+    """The model with the least noise within a paired standard error of the best likelihood, where
+    it reads differences of marginals.
+
+    What is taken for noise is lost to ends that are rare but real, so more than the answers ask
+    for is not taken. The canvases of one answer say the same thing: answers are counted.
+    """
     if model.end_model != "cdf" or model.beyond:
         return model
-
-    def score(noise: float) -> float:
-        p = shrunk(base, noise, full.length)
-        return float(p.gather(1, full.column[:, None])[:, 0].clamp(min=FLOOR).log().mean())
-
     base = posterior(model, full, prior)
-    return replace(model, end_noise=max(NOISES, key=score))
+
+    def score(noise: float) -> Tensor:
+        p = shrunk(base, noise, full.length)
+        return p.gather(1, full.column[:, None])[:, 0].clamp(min=FLOOR).log()
+
+    scores = [score(noise) for noise in NOISES]
+    best = max(scores, key=lambda values: float(values.mean()))
+    answers = max(len(best) / CANVASES, 1.0)
+    for noise, values in zip(NOISES, scores):
+        loss = best - values
+        if float(loss.mean()) <= float(loss.std(correction=0)) / answers**0.5:
+            return replace(model, end_noise=noise)
+    raise AssertionError("the best is within its own standard error")
 
 
 def _with_tilt(model: EndModel, full: States, prior: LengthPrior) -> EndModel:

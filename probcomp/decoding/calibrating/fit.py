@@ -29,7 +29,7 @@ from probcomp.errors import InputError
 
 HELD_OUT = 0.25  # of the answers, for the check
 CHOSEN = 0.25  # for choosing between fits and settings
-FITTED = 240  # answers that the end, the borders and the coupling are fitted on at most
+FITTED = 720  # answers that the end, the borders and the coupling are fitted on at most
 SWEPT = 120  # answers that a sweep decodes at most, three times as many when sampling
 
 
@@ -81,9 +81,9 @@ def calibrate(
     Args:
         model: what `probcomp.decode` takes; None is the embedded model.
         examples: (prompt, answer) texts, or a file of JSON lines with these keys; not answers that
-            results are reported on. Some 200 do for all but the error curves: a model that is
-            seldom wrong shows how seldom on thousands, and only those curves read more (and how
-            long answers are).
+            results are reported on. A few hundred do for all but the error curves (more than
+            `FITTED` of the half that is fitted on are not read): a model that is seldom wrong shows
+            how seldom on thousands, and only those curves read more (and how long answers are).
         out: a file, or the model's folder, to write the calibration to.
         sweep: also fit ``token_noise`` and choose ``error_step``, ``gamma``, ``draw_end`` and
             ``draw_commits`` by decoding; when drawing, a forward is worth `sweep.WORTH` nats of an

@@ -12,6 +12,7 @@ from probcomp.decoding.features import Features, read_features
 
 Pair = tuple[list[int], list[int]]  # ids of a prompt, ids of its answer without EOS
 SHARES = (0.5, 0.75, 1.0, 1.5)  # of another answer's length
+CANVASES = 1 + len(SHARES)  # wholly masked ones an answer
 FIELDS = ("token", "confidence", "top", "top_prob", "entropy", "eos", "delimiter")
 
 

@@ -26,6 +26,7 @@ ERRORS = (0.01, 0.03, 0.1, 0.3, 1.0)
 BOLD = 0.1  # the step of the error at which commits are watched
 GAMMAS = (0.01, 0.03, 0.06, 0.1, 0.2, 0.3)
 FINE = 0.03  # nats a forward
+BATCH = 500  # answers watched at a time
 TOKEN_NOISES = (0.0, 0.005, 0.01, 0.02, 0.04)
 WORTH = 0.1  # nats of an answer's log q for one forward
 FLOOR = -20.0  # nats: an answer that is all but impossible is one mistake, however impossible
@@ -46,12 +47,9 @@ def run_pairs(
     size = config.max_new_tokens if config.sizing == "none" else config.initial_length
     context = torch.full((len(pairs), left), adapter.pad_id)
     keys = torch.zeros(context.shape, dtype=torch.bool)
-    truth = torch.full((len(pairs), config.max_new_tokens), adapter.eos_ids[0])
-    for i, (prompt, answer) in enumerate(pairs):
+    for i, (prompt, _) in enumerate(pairs):
         context[i, left - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
         keys[i, left - len(prompt) :] = True
-        kept = answer[: config.max_new_tokens]
-        truth[i, : len(kept)] = torch.tensor(kept, dtype=torch.long)
     rows = Rows(
         torch.full((len(pairs), size), adapter.mask_id),
         torch.full((len(pairs),), size),
@@ -65,10 +63,19 @@ def run_pairs(
         keys,
         rows,
         row_seeds(seed, len(pairs)),
-        teacher=truth if teach else None,
+        teacher=_truth(adapter, config, pairs) if teach else None,
         observer=observer,
     )
     return rows
+
+
+def _truth(adapter: Adapter, config: DecodingConfig, pairs: Sequence[Pair]) -> torch.Tensor:
+    """The answers, filled with EOS to the longest canvas, [answers, max_new_tokens]."""
+    truth = torch.full((len(pairs), config.max_new_tokens), adapter.eos_ids[0])
+    for i, (_, answer) in enumerate(pairs):
+        kept = answer[: config.max_new_tokens]
+        truth[i, : len(kept)] = torch.tensor(kept, dtype=torch.long)
+    return truth
 
 
 def commits(adapter: Adapter, config: DecodingConfig, pairs: Sequence[Pair], seed: int) -> Watched:
@@ -79,15 +86,19 @@ def commits(adapter: Adapter, config: DecodingConfig, pairs: Sequence[Pair], see
     setting alone: two would watch the same answers, and count what they say twice.
     """
     found = [Watched(torch.zeros(0), torch.zeros(0, dtype=torch.bool), torch.zeros(0))]
-
-    def watch(step: Step) -> None:
-        truth = step.ids[:, : step.token.shape[1]]
-        doubt = step.doubt[:, None].expand_as(step.confidence)
-        on = step.commit
-        found.append(Watched(step.confidence[on], (step.token != truth)[on], doubt[on]))
-
     tried = config.replace(temperature=0.0, error_step=BOLD)
-    run_pairs(adapter, tried, pairs, seed, teach=True, observer=watch)
+    for first in range(0, len(pairs), BATCH):  # greedy: rows need no seeds of their own
+        some = pairs[first : first + BATCH]
+        truth = _truth(adapter, config, some)
+
+        def watch(step: Step, truth: torch.Tensor = truth) -> None:
+            # Not `step.ids`: a canvas that was cut in this forward has no token behind its end.
+            wrong = step.token != truth[step.rows, : step.token.shape[1]]
+            doubt = step.doubt[:, None].expand_as(step.confidence)
+            on = step.commit
+            found.append(Watched(step.confidence[on], wrong[on], doubt[on]))
+
+        run_pairs(adapter, tried, some, seed, teach=True, observer=watch)
     return Watched(
         *(torch.cat([getattr(w, k) for w in found]) for k in ("confidence", "wrong", "doubt"))
     )

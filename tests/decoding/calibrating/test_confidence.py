@@ -12,7 +12,7 @@ from probcomp.decoding.calibrating.confidence import (
     fit_error_curve,
     fit_errors,
     fit_line,
-    log_loss,
+    log_losses,
 )
 from probcomp.decoding.committing import expected_error
 
@@ -106,12 +106,36 @@ def test_few_pairs_get_no_bins():
     assert len(choose_curve(watched(400, 7, step), watched(400, 8, step))) <= 2
 
 
-def test_the_log_loss_is_the_mean_surprise():
+def test_the_log_loss_is_the_surprise():
     error, wrong = torch.tensor([0.25, 0.5]), torch.tensor([True, False])
-    assert log_loss(error, wrong) == pytest.approx(0.5 * (math.log(4) + math.log(2)))
-    assert math.isfinite(log_loss(torch.tensor([0.0]), torch.tensor([True])))
-    assert log_loss(torch.zeros(0), torch.zeros(0).bool()) == 0.0
+    assert log_losses(error, wrong).tolist() == pytest.approx([math.log(4), math.log(2)])
+    assert bool(torch.isfinite(log_losses(torch.tensor([0.0]), torch.tensor([True]))).all())
+    assert len(log_losses(torch.zeros(0), torch.zeros(0).bool())) == 0
     assert calibration_error(torch.zeros(0), torch.zeros(0).bool()) == 0.0
+
+
+def test_bins_follow_errors_that_only_the_least_sure_tokens_make():
+    """One token in fifty is unsure and is where all errors are: the curve bends there, as the
+    errors do, and what it expects is right in each range of confidence."""
+
+    def world(seed):
+        generator = torch.Generator().manual_seed(seed)
+        n = 40000
+        doubt = torch.rand(n, generator=generator) ** 8 * 0.5 + 1e-4  # most are all but certain
+        law = torch.where(doubt > 0.1, 2.0 * (doubt - 0.1), torch.tensor(0.0))
+        wrong = torch.rand(n, generator=generator) < law
+        return Watched(1 - doubt, wrong, torch.zeros(n)), law
+
+    (fitted, _), (chosen, _), (held, law) = world(0), world(1), world(2)
+    curve = choose_curve(fitted, chosen)
+    error = expected_error(held.confidence.double(), 1.0, curve)
+    for low, high in ((0.0, 0.1), (0.1, 0.25), (0.25, 0.4), (0.4, 0.6)):
+        on = (1 - held.confidence >= low) & (1 - held.confidence < high)
+        # Knots 24 to a curve: the bend at 0.1 is cut within its bin, 8 tokens of 40,000.
+        assert float(error[on].sum()) == pytest.approx(float(law[on].sum()), rel=0.15, abs=8.0)
+    line = expected_error(held.confidence.double(), 1.0, fit_line(fitted.confidence, fitted.wrong))
+    sure = 1 - held.confidence < 0.1
+    assert float(error[sure].sum()) < 0.5 * float(line[sure].sum())
 
 
 def surest(n, wrong=()):

@@ -1,5 +1,6 @@
 """Fits of the end against exact laws: an oracle needs no correction, a spoilt one gets it."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -51,6 +52,35 @@ def test_an_exact_model_keeps_its_posterior_and_little_of_the_prior():
     truth = law.gather(1, held.column[:, None]).log().mean()
     # What the mixture costs an exact model: under 0.05 nats an end.
     assert float(log_score(fit, held, prior).mean()) > float(truth) - 0.05
+
+
+def noisy(n, seed, noise):
+    """Ends of one law of two places, and marginals that are off by ``noise`` everywhere."""
+    generator = torch.Generator().manual_seed(seed)
+    law = torch.zeros(n, 24, dtype=torch.float64)
+    law[:, 5], law[:, 17] = 0.6, 0.4
+    end = torch.multinomial(law, 1, generator=generator)[:, 0] + 1
+    full = states(law, end, torch.full((n,), 24))
+    off = noise * torch.randn(n, 24, generator=generator, dtype=torch.float64)
+    features = replace(full.features, eos=(full.features.eos + off).clamp(0, 1))
+    return replace(full, features=features)
+
+
+def test_noise_is_taken_from_marginals_that_have_it_and_no_more_than_the_answers_ask_for():
+    prior = LengthPrior.constant(12.0)
+    clean = noisy(500, 0, 0.0)
+    assert fit_end(clean, clean, prior, 4).end_noise == 0.0
+    loud = noisy(500, 1, 0.02)
+    found = fit_end(loud, loud, prior, 4)
+    assert 0.005 <= found.end_noise <= 0.03
+    score = log_score(replace(found, end_share=()), loud, prior).mean()
+    plain = log_score(replace(found, end_share=(), end_noise=0.0), loud, prior).mean()
+    entropy = 0.6 * math.log(0.6) + 0.4 * math.log(0.4)
+    # At least half of what the noise costs comes back.
+    assert float(score - plain) > 0.5 * (entropy - float(plain)) > 0.02
+    # So few answers that what the best setting gains may be chance: the least that does is taken.
+    few = noisy(60, 2, 0.02)
+    assert fit_end(few, few, prior, 4).end_noise < found.end_noise
 
 
 def test_the_prior_s_share_is_what_was_mixed_in():

@@ -2,7 +2,9 @@ import pytest
 import torch
 
 from probcomp.decoding.adapters import SmallAdapter
+from probcomp.decoding.calibrating import load_calibration, sweep
 from probcomp.decoding.calibrating.sweep import (
+    BOLD,
     ENDS,
     ERRORS,
     GAMMAS,
@@ -17,7 +19,7 @@ from probcomp.decoding.calibrating.sweep import (
 )
 from probcomp.decoding.config import DecodingConfig
 from probcomp.decoding.oracles import EnumeratedOracle
-from probcomp.decoding.small.load import embedded_model, small_config
+from probcomp.decoding.small.load import FOLDER, embedded_model, small_config
 from probcomp.decoding.small.tasks import make_examples
 from probcomp.decoding.small.tokenizer import CharacterTokenizer
 
@@ -54,6 +56,39 @@ def test_a_teacher_s_answers_are_committed_and_scored(draw_end, draw_commits):
     for i, (_, answer) in enumerate(some):
         assert rows.ids[i, : int(rows.content[i])].tolist() == answer
     assert (rows.teacher_log_prob < 0).all()
+
+
+def test_what_is_watched_is_what_was_wrong_where_a_canvas_is_cut_behind_its_end():
+    """End tokens committed behind the first are gone when the canvas is cut in the same forward;
+    they were right, and the canvas says nothing about them any more."""
+    adapter, some = SmallAdapter(embedded_model()), pairs("add", 60)
+    config = load_calibration(FOLDER).apply(small_config())
+    cut = []
+
+    def watch(step):
+        gone = step.commit & (step.ids[:, : step.commit.shape[1]] == adapter.mask_id)
+        cut.append(int(gone.sum()))
+
+    bold = config.replace(error_step=BOLD)
+    rows = run_pairs(adapter, bold, some, 0, teach=True, observer=watch)
+    assert sum(cut) > 0  # the case is met
+    found = commits(adapter, config, some, 0)
+    assert int(found.wrong.sum()) == int(rows.wrong.sum())
+    assert len(found.wrong) == int(rows.committed.sum())
+
+
+def test_commits_are_watched_batch_by_batch_as_all_at_once(monkeypatch):
+    adapter, some = SmallAdapter(embedded_model()), pairs("json", 9)
+    whole = commits(adapter, small_config(), some, 0)
+    monkeypatch.setattr(sweep, "BATCH", 4)
+    parts = commits(adapter, small_config(), some, 0)
+    assert len(whole.confidence) == len(parts.confidence) > 50
+    # Rows of a batch commit forward by forward, so the order differs; 1e-6: float32 batches.
+    for name in ("confidence", "doubt"):
+        torch.testing.assert_close(
+            *(getattr(w, name).double().sort().values for w in (whole, parts)), atol=1e-6, rtol=0
+        )
+    assert int(whole.wrong.sum()) == int(parts.wrong.sum())
 
 
 def test_sampling_is_swept_over_ends_and_budgets():
