@@ -22,18 +22,26 @@ have to agree in every range. Where one disagrees, or holds too few weights, all
 optimum of the quadratic by itself, :math:`\eta/\lambda`, would be no such check: where the data
 say little of a weight it lies far outside of what the slab allows, and enters no number.)
 
+Where that check fails and the loss of all training data is cheap, weights that promise half a nat
+or more have their evidence by quadrature over the measured loss
+(`probcomp.recipes.turbo_measuring`), the others by the quadratic without a temperature. What is
+stated is then checked against dense grids on weights of four ranges, down to those that promise
+next to nothing; each range that holds weights has to agree.
+
 What is checked are losses of single weights on training data. The prior is taken as given, units
 are not taken away, and their numbers stay scores.
 """
 
 import math
+from bisect import bisect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice, pairwise
+from dataclasses import dataclass, replace
+from itertools import accumulate, islice, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from probcomp.data.batches import Batches
 from probcomp.inference.baselines.curvature import curvatures
@@ -41,6 +49,17 @@ from probcomp.inference.training.evidence import Likelihood, Reading, Scale
 from probcomp.inference.training.weights import Loss
 from probcomp.recipes.fisher_targets import fisher_targets
 from probcomp.recipes.task import Task
+from probcomp.recipes.turbo_measuring import (
+    PASSES,
+    SLAB_NODES,
+    SPIKE_NODES,
+    Nats,
+    dense_evidence,
+    measured_evidence,
+    misfit,
+)
+
+Rule = Callable[[Nats, float, float, Scale], float]
 
 SAMPLES = 2048
 """Samples that curvature and removals are measured on; gradients are of all."""
@@ -58,8 +77,22 @@ FEWEST = 16
 FEWEST_OF_BIN = 8
 """The same of one range of evidence."""
 
-STEPS = 2 * (len(EDGES) - 1) + 1
-"""Lines of text that a reading says at most: one for each range of both checks, and one between."""
+MATERIAL = 0.5
+"""Promised nats from which on a weight's evidence is measured."""
+
+RANGES = (0.0, 0.05, MATERIAL, 2.0, math.inf)
+CHECKED_EACH = 8
+"""Promised nats between which measured evidence is checked, and how many weights of each."""
+
+MISFIT = 0.25
+"""Largest root mean square error of log-odds in each range, nats or share of their size."""
+
+MOST_OPERATIONS = 1e12
+"""Floating point operations that measuring may take; a minute of one core."""
+
+STEPS = 2 * (len(EDGES) - 1) + 1 + len(RANGES)
+"""Lines of text that a reading says at most: one for each range of both checks, one between, one
+for measuring and one for each range of its check."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +167,14 @@ class Reader:
             ends[name] = near.slab_mean(scales[name])
             nats[name] = near(ends[name])
         bins = check(self._try(model, loss, sample, number, nats, ends))
+        if not agrees(slope, bins) and count >= number:
+            plain = {
+                n: Likelihood(s, s * model.get_parameter(n).detach() - number * here[n])
+                for n, s in sharp.items()
+            }
+            reading = self._measure(model, loss, sample, number, plain, scales)
+            if reading is not None:
+                return reading
         meta = {
             "calibrated": agrees(slope, bins),
             "removals": len(pairs),
@@ -142,6 +183,67 @@ class Reader:
             "evidence_slope_of_bins": bins,
         }
         return Reading(found, meta)
+
+    @torch.no_grad()
+    def _measure(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        sample: Sequence[Any],
+        number: int,
+        plain: Mapping[str, Likelihood],
+        scales: Mapping[str, Scale],
+    ) -> Reading | None:
+        """Evidence by quadrature where it matters, and its check; None where that takes long."""
+        names = list(plain)
+        promised = torch.cat([_promise(plain[n], scales[n], model, n).flatten() for n in names])
+        stated = torch.cat([plain[n].evidence(scales[n]).flatten() for n in names])
+        chosen = (promised >= MATERIAL).nonzero().flatten().tolist()
+        nodes = PASSES * SLAB_NODES + SPIKE_NODES
+        points = (len(chosen) + 4 * CHECKED_EACH * len(RANGES)) * nodes
+        if points * _operations(model, loss, sample) > MOST_OPERATIONS:
+            return None
+        sizes = [model.get_parameter(n).numel() for n in names]
+        starts = [0, *accumulate(sizes)][:-1]
+
+        def evidence(rule: Rule, at: int) -> float:
+            which = bisect(starts, at) - 1
+            name, place = names[which], at - starts[which]
+            flat = model.get_parameter(name).view(-1)
+            old = flat[place].item()
+
+            def at_value(value: float) -> float:
+                flat[place] = value
+                return -number * _mean(model, loss, sample)
+
+            try:
+                zero = at_value(0.0)
+                curvature = float(plain[name].curvature.flatten()[place])
+                linear = float(plain[name].linear.flatten()[place])
+                return rule(lambda v: at_value(v) - zero, curvature, linear, scales[name])
+            finally:
+                flat[place] = old
+
+        self.on_step(f"measuring {len(chosen)} weights")
+        for i in chosen:
+            stated[i] = evidence(measured_evidence, i)
+        generator = torch.Generator().manual_seed(self.seed)
+        misfits: list[float | None] = []
+        for low, high in pairwise(RANGES):
+            inside = ((promised >= low) & (promised < high)).nonzero().flatten()
+            tried = inside[torch.randperm(len(inside), generator=generator)[:CHECKED_EACH]].tolist()
+            dense = [evidence(dense_evidence, i) for i in tried]
+            misfits.append(misfit([float(stated[i]) for i in tried], dense) if tried else None)
+            self.on_step(f"checking weights that promise {low:g} nats or more")
+        parts = stated.split(sizes)
+        likelihoods = {
+            n: replace(plain[n], measured=part.reshape(plain[n].curvature.shape))
+            for n, part in zip(names, parts, strict=True)
+        }
+        # A range without weights has nothing to be wrong about.
+        good = all(m is None or m <= MISFIT for m in misfits) and bool(stated.isfinite().all())
+        meta = {"calibrated": good, "measured": len(chosen), "misfit_of_ranges": misfits}
+        return Reading(likelihoods, meta)
 
     @torch.no_grad()
     def _try(
@@ -224,6 +326,20 @@ def agrees(slope: float | None, bins: Sequence[float | None]) -> bool:
 
 def _slope(pairs: Sequence[tuple[float, float]]) -> float:
     return sum(p * m for p, m in pairs) / sum(p * p for p, _ in pairs)
+
+
+def _promise(quadratic: Likelihood, scale: Scale, model: nn.Module, name: str) -> Tensor:
+    """Nats between zero and where the slab, or the posterior, has each weight: the larger."""
+    here = model.get_parameter(name).detach()
+    return torch.maximum(quadratic(quadratic.slab_mean(scale)).abs(), quadratic(here).abs())
+
+
+def _operations(model: nn.Module, loss: Loss, batches: Sequence[Any]) -> float:
+    """Floating point operations of the mean loss over the batches."""
+    with FlopCounterMode(display=False) as counter:
+        loss(model, batches[0])
+    rows = sum(_rows(batch) for batch in batches)
+    return counter.get_total_flops() * rows / _rows(batches[0])
 
 
 def _known(layer: nn.Module) -> bool:

@@ -13,7 +13,7 @@ from probcomp.errors import InputError
 from probcomp.inference.training import Info, TurboConfig, fit
 from probcomp.recipes.job import Job, Outcome
 from probcomp.recipes.methods import Method
-from probcomp.recipes.turbo_reading import AGREES, EDGES, STEPS, Reader
+from probcomp.recipes.turbo_reading import AGREES, EDGES, MISFIT, RANGES, STEPS, Reader
 
 BATCH_SIZE = 64
 LARGEST_BATCH = 256
@@ -87,6 +87,8 @@ def honesty(meta: Mapping[str, Any]) -> list[str]:
     """What was checked of the inclusion numbers, and what they may not be taken for."""
     if "not_read" in meta:
         return [f"{HONESTY} ({meta['not_read']})."]
+    if "misfit_of_ranges" in meta:
+        return [_measured(meta)]
     slope = meta.get("removal_slope")
     if slope is None:
         return [f"{HONESTY}."]
@@ -117,6 +119,24 @@ def honesty(meta: Mapping[str, Any]) -> list[str]:
         f"{CHECKED}: {found}. This is on training data, one weight at a time; the prior was not "
         "checked, nor any unit, whose numbers are scores."
     ]
+
+
+def _measured(meta: Mapping[str, Any]) -> str:
+    """The same where the evidence was measured."""
+    errors = ", ".join(
+        f"{'none there' if error is None else format(error, '.2f')} from {low:g} nats"
+        for low, error in zip(RANGES, meta["misfit_of_ranges"], strict=False)
+    )
+    found = (
+        f"the evidence of {meta['measured']} weights is measured by quadrature over the loss; "
+        f"against dense grids log-odds are off (nats, or share of their size) by {errors}"
+    )
+    if not meta["calibrated"]:
+        return f"{HONESTY} within {MISFIT:g}: {found}."
+    return (
+        f"{CHECKED}: {found}. This is on training data, one weight at a time with the others at "
+        "their means; the prior was not checked, nor any unit, whose numbers are scores."
+    )
 
 
 def starved(job: Job, keep: Mapping[str, Tensor]) -> list[str]:

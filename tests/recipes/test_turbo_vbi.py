@@ -67,6 +67,17 @@ def test_numbers_that_passed_say_what_was_checked():
     assert "nor any unit, whose numbers are scores" in passed
 
 
+def test_measured_evidence_says_how_far_off_it_is():
+    meta = {"measured": 34, "misfit_of_ranges": [0.01, 0.08, 0.01, None]}
+    (passed,) = honesty({"calibrated": True, **meta})
+    assert passed.startswith(CHECKED)
+    assert "34 weights is measured" in passed
+    assert "0.08 from 0.05 nats" in passed
+    assert "none there from 2 nats" in passed
+    (failed,) = honesty({"calibrated": False, **meta})
+    assert failed.startswith(HONESTY)
+
+
 def test_a_layer_starved_by_a_budget_in_macs_is_named():
     given = job("macs=0.3")
     first, *rest = given.units
@@ -91,10 +102,11 @@ def test_a_checkpoint_of_another_unit_of_budget_is_refused(tmp_path):
 def test_the_outcome_names_its_prior_and_its_steps():
     outcome = run(job("params=0.4", config=QUICK))
     assert outcome.prior == words(QUICK)
-    assert (
-        outcome.posterior.meta["calibrated"] is False
-    )  # trained until losses are far from 0.5 w'w
-    assert sum(w.startswith(HONESTY) for w in outcome.warnings) == 1
+    # Trained until losses are far from quadratic: the evidence is measured and checked.
+    assert len(outcome.posterior.meta["misfit_of_ranges"]) == 4
+    said = CHECKED if outcome.posterior.meta["calibrated"] else HONESTY
+    assert sum(w.startswith(said) for w in outcome.warnings) == 1
+    assert sum(w.startswith((CHECKED, HONESTY)) for w in outcome.warnings) == 1
     assert len(outcome.history["nll"]) == QUICK.rounds
     assert set(outcome.posterior.weights) == {"one.weight", "two.weight", "three.weight"}
     assert outcome.posterior.meta["budget"] == "params=0.4"

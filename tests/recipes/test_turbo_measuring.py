@@ -1,0 +1,132 @@
+"""Quadrature over one weight: against closed forms, and where the loss is no quadratic."""
+
+import math
+
+import pytest
+import torch
+from scipy import integrate, stats
+from torch import nn
+
+from probcomp.inference.training.evidence import Scale, gaussian_evidence
+from probcomp.recipes.task import Task
+from probcomp.recipes.turbo_measuring import dense_evidence, measured_evidence, misfit
+from probcomp.recipes.turbo_reading import RANGES, Reader
+
+SCALE, WIDE = Scale(0.04, 1e-3), Scale(0.05, 1e-3)
+
+
+@pytest.mark.parametrize(("curvature", "linear"), [(0.0, 0.0), (20.0, 3.0), (800.0, 90.0)])
+def test_a_quadratic_has_its_closed_form(curvature: float, linear: float) -> None:
+    closed = float(
+        gaussian_evidence(
+            torch.tensor(curvature).double(), torch.tensor(linear).double(),
+            1 / SCALE.slab, 1 / (SCALE.kappa * SCALE.slab),
+        )
+    )  # fmt: skip
+
+    def nats(w: float) -> float:
+        return linear * w - 0.5 * curvature * w * w
+
+    assert measured_evidence(nats, curvature, linear, SCALE) == pytest.approx(closed, abs=1e-3)
+    assert dense_evidence(nats, curvature, linear, SCALE) == pytest.approx(closed, abs=0.01)
+
+
+def exact(nats) -> float:
+    """By adaptive quadrature of both integrals."""
+
+    def part(variance: float) -> float:
+        density = stats.norm(scale=math.sqrt(variance)).pdf
+        reach = 8 * math.sqrt(variance)
+        return integrate.quad(lambda w: density(w) * math.exp(nats(w)), -reach, reach, limit=200)[0]
+
+    return math.log(part(SCALE.slab)) - math.log(part(SCALE.kappa * SCALE.slab))
+
+
+def test_a_loss_steeper_than_its_quadratic_is_measured() -> None:
+    """A wall at some distance, as a classifier that is sure of itself has it."""
+
+    def nats(w: float) -> float:
+        return 25 * w - 0.5 * 60 * w * w - 4 * math.expm1(8 * w) + 32 * w
+
+    curvature, linear = 60.0, 25.0  # what a look at zero might take for the whole
+    truth = exact(nats)
+    quadratic = float(
+        gaussian_evidence(torch.tensor(curvature), torch.tensor(linear), 25.0, 25000.0)
+    )
+    assert abs(quadratic - truth) > 0.5
+    assert measured_evidence(nats, curvature, linear, SCALE) == pytest.approx(truth, abs=0.1)
+    assert dense_evidence(nats, curvature, linear, SCALE) == pytest.approx(truth, abs=0.02)
+
+
+def test_misfits_are_in_nats_or_shares() -> None:
+    assert misfit([0.3, -0.3], [0.0, 0.0]) == pytest.approx(0.3)
+    assert misfit([12.0], [10.0]) == pytest.approx(0.2)
+
+
+def classifier() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    """A sure classifier: its Fisher information is small, its loss far out is not."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 6, generator=generator)
+    y = (x[:, 0] - x[:, 1] > 0).long()
+    model = nn.Linear(6, 2, bias=False)
+    optimizer = torch.optim.Adam(model.parameters(), 0.1)
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return model.eval(), x, y
+
+
+def read(model: nn.Module, x: torch.Tensor, y: torch.Tensor, said=lambda text: None):
+    task = Task(criterion=nn.functional.cross_entropy)
+    return Reader(task, (x, y), on_step=said)(model, {"weight": WIDE})
+
+
+def test_a_network_whose_quadratic_fails_is_measured() -> None:
+    torch.manual_seed(0)
+    model, x, y = classifier()
+    before = model.weight.detach().clone()
+    said: list[str] = []
+    reading = read(model, x, y, said.append)
+    assert torch.equal(model.weight, before)
+    meta = reading.meta
+    assert meta["calibrated"]
+    assert meta["measured"] >= 4
+    assert len(meta["misfit_of_ranges"]) == len(RANGES) - 1
+    assert said[-len(RANGES)] == f"measuring {meta['measured']} weights"
+    evidence = reading.likelihoods["weight"].evidence(WIDE)
+    place = (0, 0)
+
+    @torch.no_grad()
+    def nats(w: float) -> float:
+        total = []
+        for value in (w, 0.0):
+            model.weight[place] = value
+            total.append(float(nn.functional.cross_entropy(model(x), y, reduction="sum")))
+        model.weight.copy_(before)
+        return total[1] - total[0]
+
+    curvature = float(reading.likelihoods["weight"].curvature[place])
+    linear = float(reading.likelihoods["weight"].linear[place])
+    truth = dense_evidence(nats, curvature, linear, WIDE)
+    assert float(evidence[place]) == pytest.approx(truth, abs=0.1, rel=0.05)
+
+
+def test_what_takes_long_is_not_measured(monkeypatch) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr("probcomp.recipes.turbo_reading.MOST_OPERATIONS", 1e3)
+    meta = read(*classifier()).meta
+    assert not meta["calibrated"]
+    assert "measured" not in meta
+
+
+def test_a_part_of_the_data_is_not_measured(monkeypatch) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr("probcomp.recipes.turbo_reading.SAMPLES", 256)
+    assert "measured" not in read(*classifier()).meta
+
+
+def test_a_check_that_fails_leaves_scores(monkeypatch) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr("probcomp.recipes.turbo_reading.MISFIT", 0.0)
+    assert not read(*classifier()).meta["calibrated"]
