@@ -23,6 +23,9 @@ from probcomp.regime.table import read_runs
 RESULTS = Path(__file__).parent / "results"
 DIGITS = RESULTS / "regime_digits_runs.csv"
 SWEEP_ORDER = ("dense_seed", "density", "epochs")
+Chosen = list[tuple[int, int, int]]
+"""(design, load, level) of every piece of advice."""
+
 OWN = 2
 """Dense seeds of a pilot of the digits task (its default)."""
 
@@ -60,11 +63,15 @@ def sweep(store: Path, jobs: int | None, seeds: Sequence[int]) -> dict[str, obje
 
 
 def digits(count: int, start: int, fits: Fits) -> dict[str, object]:
-    """Advice from nine pilots of ``OWN`` dense seeds, at every density in their range.
+    """Advice from the sweep, judged on a reference grid: from nine pilots, 42, and all of them.
 
     Estimated is the mean, over designs and densities, of the error at the advised level less that
     at the best level, both averaged over dense and retraining seeds. The reference has seeds of its
     own, which no pilot shares. The rule of the advice: the level of least expected error.
+
+    ``nine``: nine cells of ``OWN`` dense seeds, ``count`` designs. ``grid``: every cell of ``OWN``
+    dense seeds, each pair of seeds once. ``sweep``: every cell and seed, one design. ``own_grid``
+    takes the least measured error of the seeds that a design has, with no model.
     """
     table = read_runs(DIGITS)
     with DIGITS.open(newline="") as stream:
@@ -72,58 +79,68 @@ def digits(count: int, start: int, fits: Fits) -> dict[str, object]:
     judges, loads, levels, errors = read_reference()
     if np.isnan(errors).any() or set(judges) & set(of):
         raise InputError("the reference lacks cells, or shares dense seeds with the pilots.")
-    reference = Reference(errors)
-    names = np.unique(of)
+    reference, names = Reference(errors), np.unique(of)
     cells = table.take(of == names[0])
-    advisers: dict[str, list[tuple[int, int, int]]] = {
-        name: [] for name in ("advice", "own_grid", "longest_training", "random")
-    }
-    rows, checks = [], []
-    for seed in range(start, start + count):
-        own = names[(OWN * seed + np.arange(OWN)) % len(names)]
-        where = cells.take(strata(cells, seed))
-        pairs = set(zip(where.settings[:, 0], where.load))
-        chosen = np.array([pair in pairs for pair in zip(table.settings[:, 0], table.load)])
-        mine = table.take(np.isin(of, own))
-        pilots = table.take(chosen & np.isin(of, own))
-        model, seconds = fits.fit(pilots, f"digits{seed}", seed)
-        near = (levels >= pilots.settings.min()) & (levels <= pilots.settings.max())
+    chosen: dict[str, Chosen] = {}
+    checks: dict[str, list[dict[str, float]]] = {}
+    rows: list[dict[str, object]] = []
+
+    def run(what: str, design: int, rows_of: np.ndarray, own: np.ndarray) -> None:
+        """Fit, advise at every density in range, and count what was said."""
+        pilots = table.take(rows_of & np.isin(of, own))
+        model, seconds = fits.fit(pilots, f"{what}{design}", design)
+        near = np.flatnonzero((levels >= pilots.settings.min()) & (levels <= pilots.settings.max()))
         said = []
         for k in np.flatnonzero((loads >= pilots.load.min()) & (loads <= pilots.load.max())):
             level, check = advised(model, levels[near], float(loads[k]), errors[k][near])
-            level += int(np.flatnonzero(near)[0])
-            said.append((float(loads[k]), float(levels[level])))
-            checks.append({"load": float(loads[k]), **check})
-            at_load = mine.take(np.isclose(mine.load, loads[k]))
-            measured = [at_load.error[at_load.settings[:, 0] == v].mean() for v in levels]
-            advisers["advice"].append((seed, k, level))
-            advisers["own_grid"].append((seed, k, int(np.argmin(measured))))
-            advisers["longest_training"].append((seed, k, len(levels) - 1))
-            advisers["random"] += [(seed, k, any_level) for any_level in range(len(levels))]
+            said.append((float(loads[k]), float(levels[near[level]])))
+            checks.setdefault(what, []).append({"load": float(loads[k]), **check})
+            chosen.setdefault(what, []).append((design, k, int(near[level])))
         rows.append(
             {
-                "seed": seed, "dense_seeds": own.tolist(), "cpu_seconds": seconds,
+                "from": what, "seed": design, "dense_seeds": own.tolist(), "cpu_seconds": seconds,
                 "fit": str(model.convergence), "best_epochs": said,
             }
         )  # fmt: skip
         print(rows[-1], file=sys.stderr)
         clear()
-    by_load = {
-        str(float(load)): [one for one in advisers["advice"] if one[1] == k]
-        for k, load in enumerate(loads)
-    }
+
+    for design in range(start, start + count):
+        own = names[(OWN * design + np.arange(OWN)) % len(names)]
+        where = cells.take(strata(cells, design))
+        pairs = set(zip(where.settings[:, 0], where.load))
+        some = np.array([pair in pairs for pair in zip(table.settings[:, 0], table.load)])
+        run("nine", design, some, own)
+    everything = np.ones(len(table), bool)
+    for design in range(len(names) // OWN):
+        own = names[OWN * design + np.arange(OWN)]
+        run("grid", design, everything, own)
+        mine = np.isin(of, own)
+        for k, load in enumerate(loads):
+            here = mine & np.isclose(table.load, load)
+            measured = [table.error[here & (table.settings[:, 0] == v)].mean() for v in levels]
+            chosen.setdefault("own_grid", []).append((design, k, int(np.argmin(measured))))
+    run("sweep", 0, everything, names)
+    # Those that need no pilots, at the densities of the advice from nine.
+    chosen["longest_training"] = [(d, k, len(levels) - 1) for d, k, _ in chosen["nine"]]
+    chosen["random"] = [(d, k, j) for d, k, _ in chosen["nine"] for j in range(len(levels))]
     return {
-        "designs": count,
+        "designs": {what: len({d for d, *_ in some}) for what, some in chosen.items()},
         "replicates_of_the_reference": len(judges),
         "pilots_have": OWN,
         "converged": float(np.mean([str(row["fit"]).startswith("converged") for row in rows])),
-        "regret": {name: reference.summary(chosen) for name, chosen in advisers.items()},
-        "regret_by_density": {
-            load: reference.summary(chosen) | calibration(checks, float(load))
-            for load, chosen in by_load.items()
-            if chosen
+        "regret": {
+            what: reference.summary(some) | calibration(checks.get(what, []), None)
+            for what, some in chosen.items()
         },
-        "calibration": calibration(checks, None),
+        "regret_by_density": {
+            what: {
+                str(float(load)): reference.summary(here) | calibration(checks[what], float(load))
+                for k, load in enumerate(loads)
+                if (here := [one for one in chosen[what] if one[1] == k])
+            }
+            for what in checks
+        },
         "reference_mean_points": {
             str(float(load)): dict(zip(map(str, levels), (100 * row.mean(1)).tolist()))
             for load, row in zip(loads, errors)
@@ -165,7 +182,9 @@ def advised(
 
 
 def calibration(checks: list[dict[str, float]], load: float | None) -> dict[str, float]:
-    """Means of the checks at a load, or at all."""
+    """Means of the checks at a load, or at all; nothing where there are none."""
+    if not checks:
+        return {}
     some = [one for one in checks if load is None or one["load"] == load]
     names = ("log_score", "inside", "expected_regret_points")
     return {name: float(np.mean([one[name] for one in some])) for name in names}

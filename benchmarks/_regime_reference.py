@@ -40,11 +40,9 @@ def reference(seeds: Sequence[int], path: Path = REFERENCE) -> dict[str, object]
         ]
         with path.open("a") as stream:  # a seed at once, so that none is half there
             stream.write("".join(lines))
-    return {
-        "table": path.name,
-        "dense_seeds": sorted(done | set(seeds)),
-        "cpu_seconds_a_seed": (time.process_time() - began) / max(len(new), 1),
-    }
+    seconds = time.process_time() - began
+    found = {"table": path.name, "dense_seeds": sorted(done | set(seeds)), "new": len(new)}
+    return found | ({"cpu_seconds_a_new_seed": seconds / len(new)} if new else {})
 
 
 def read_reference(

@@ -43,7 +43,8 @@ class Prediction:
 
     Attributes:
         error: Draws of the expected test error (fraction), [draws, settings]; those of the regime
-            model first, then those of the process it is stacked with.
+            model first, then those of the process it is stacked with. Where runs were repeated it
+            is the mean over seeds, which lies above the typical run.
         observed: Draws of the error one run would show (with noise), [draws, settings].
         regime: Probability of I, II-A, II-B, [settings, 3].
         connectivity: Posterior mean of the mode connectivity (fraction, <= 0), [settings].
@@ -198,7 +199,7 @@ class RegimeModel:
             noisy = np.concatenate([noisy[rows], other + spread])
         co = self.coordinates
         return Prediction(
-            co.error(error),
+            co.error(error + self._mean_over_seeds(rows, len(error))),
             co.error(noisy),
             surfaces["p"].mean(0),
             co.barrier(z[:, :, 1]).mean(0),
@@ -206,6 +207,20 @@ class RegimeModel:
             self.convergence.ok,
             rows,
         )
+
+    def _mean_over_seeds(self, rows: NDArray[np.int64], count: int) -> Array:
+        """What the mean of repeated runs adds to the mean of their logarithms, [count, 1].
+
+        Runs that differ by seeds with a standard deviation s in ln(error) have the mean
+        ``exp(mu + s^2 / 2)``, not ``exp(mu)``. Zero where no run was repeated: a row is then taken
+        for the mean that is wanted. Draws beyond ``rows`` are the process's, with the mean of s^2.
+        """
+        if len(self.table) <= self.table.cells.max() + 1:
+            return np.zeros((count, 1))
+        square = self.parameters["seed_noise"][:, 0] ** 2
+        out = np.full((count, 1), square.mean())
+        out[: len(rows), 0] = square[rows]
+        return self.coordinates.z_scale[0] * out / 2
 
     def _by_process(self, inputs: Array, count: int, generator: np.random.Generator) -> Array:
         """Draws of the error channel from the process that knows no regimes."""

@@ -29,6 +29,49 @@ def test_predictions_follow_the_runs(spin_glass):
     assert seen.converged
 
 
+class Draws:
+    """Draws of the parameters' prior in place of a fit; seeds differ by two of its spreads more."""
+
+    def __init__(self, size):
+        from probcomp.regime.model import PRIOR
+
+        self.u = np.random.default_rng(0).normal(size=(40, size))
+        before = list(PRIOR)[: list(PRIOR).index("seed_noise")]
+        self.u[:, sum(PRIOR[name][0] for name in before)] += 2
+
+    def get_samples(self, group_by_chain=False):
+        return {"u": self.u}
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_the_expected_error_is_the_mean_over_seeds_not_that_of_the_logarithms(times):
+    from probcomp.regime.model import size
+
+    epochs, density = np.meshgrid([10.0, 20, 40], [0.1, 0.2, 0.4])
+    rows = np.repeat(np.arange(9), times)
+    columns = {
+        "epochs": epochs.ravel()[rows],
+        "density": density.ravel()[rows],
+        "test_error": 0.2 - 0.3 * density.ravel()[rows] + 0.01 * np.arange(len(rows)) % 0.03,
+        "lmc": -0.1 * np.ones(len(rows)),
+        "cka": 0.9 + 0.01 * (rows % 3),
+    }
+    gates = Convergence(1.0, 400, 0, 40)
+    model = RegimeModel.of_draws(columns, Draws(size(1)), gates)
+    found = model.predict({"epochs": 20.0}, 0.2).error[:, 0]
+    co = model.coordinates
+    z = model.surfaces(co.load([0.2]), co.settings([[20.0]]))["mean"][:, 0, 0]
+    scale = co.z_scale[0]  # one of ln(error)
+    seeds = scale * model.parameters["seed_noise"][:, 0]
+    runs = scale * np.random.default_rng(1).normal(size=20_000)
+    if times == 1:
+        expected = co.error(z)
+    else:  # by drawing runs
+        expected = [np.exp(co.z_mean[0] + scale * v + s * runs).mean() for v, s in zip(z, seeds)]
+        assert np.mean(expected / co.error(z)) > 1.03
+    np.testing.assert_allclose(found, expected, rtol=0.01)
+
+
 def test_phase_diagram_has_the_known_corners(spin_glass):
     model, _ = spin_glass
     diagram = model.phase_diagram(size=8)
