@@ -28,7 +28,8 @@ from probcomp.inference.training.distillation import distilled
 from probcomp.recipes import METHODS, Compressed, compress
 from probcomp.recipes.job import Job, Outcome
 from probcomp.recipes.magnitude import METHOD as MAGNITUDE
-from probcomp.recipes.magnitude import affordable, needed
+from probcomp.recipes.magnitude import affordable
+from probcomp.recipes.needed import needed
 
 TOLERANCE = 0.1
 """Percentage points of training error that quantisation may cost."""

@@ -10,7 +10,8 @@ from probcomp.cli.options import Json, Seed, note, print_json, quiet_stdout
 from probcomp.errors import InputError
 
 if TYPE_CHECKING:
-    from probcomp.recipes.post_training import PostConfig
+    from probcomp.recipes.post_config import PostConfig
+    from probcomp.recipes.post_weights_config import WeightsConfig
     from probcomp.report import Report
 
 
@@ -79,7 +80,8 @@ def compress(
     memory_limit: Annotated[
         float | None,
         typer.Option(
-            help="Most GiB of statistics held at a time by turbo-vbi-post; more passes if needed.",
+            help="Most GiB of statistics held at a time by turbo-vbi-post and -post-weights; more "
+            "passes if needed.",
             show_default=False,
         ),
     ] = None,
@@ -152,7 +154,7 @@ def _work(
 
     METHODS[method]
     belief = None if prior is None else parse_prior(prior)
-    settings: PostConfig | None = None
+    settings: PostConfig | WeightsConfig | None = None
     limits: dict[str, object] = {}
     if memory_limit is not None:
         settings = _limited(method, memory_limit)
@@ -206,18 +208,22 @@ def _work(
     return result.report, sorted(entry.name for entry in out.iterdir() if entry.name[0] != ".")
 
 
-def _limited(method: str, gibibytes: float) -> "PostConfig":
-    """Settings with a limit on statistics, for the method that has one.
+def _limited(method: str, gibibytes: float) -> "PostConfig | WeightsConfig":
+    """Settings with a limit on statistics, for the methods that have one.
 
     With turbo-vbi they choose inference after training, and the report says so.
     """
-    from probcomp.recipes.post_training import PostConfig
+    from probcomp.recipes.post_config import PostConfig
+    from probcomp.recipes.post_weights_config import WeightsConfig
 
-    if method not in ("turbo-vbi", "turbo-vbi-post"):
-        raise InputError(f"--memory-limit belongs to turbo-vbi-post, not to {method}")
+    if method not in ("turbo-vbi", "turbo-vbi-post", "turbo-vbi-post-weights"):
+        raise InputError(
+            f"--memory-limit belongs to turbo-vbi-post and turbo-vbi-post-weights, not to {method}"
+        )
     if not gibibytes > 0:
         raise InputError(f"--memory-limit must be positive, got {gibibytes:g}")
-    return PostConfig(limit=max(1, round(gibibytes * 2**30)))
+    kind = WeightsConfig if method == "turbo-vbi-post-weights" else PostConfig
+    return kind(limit=max(1, round(gibibytes * 2**30)))
 
 
 def _command(model: str | None, **options: object) -> str:

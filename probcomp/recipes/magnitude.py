@@ -1,15 +1,12 @@
 """Magnitude pruning with a refit, as a recipe: the baseline that every method must beat."""
 
-import torch
-from torch import Tensor
-
 from probcomp.data.batches import Batches
 from probcomp.errors import BudgetError, InputError
 from probcomp.inference.baselines.magnitude import magnitude, magnitude_masks
 from probcomp.recipes.job import Job, Outcome
 from probcomp.recipes.methods import Method
+from probcomp.recipes.needed import needed
 from probcomp.recipes.turbo_vbi import batch_size, cost_and_share
-from probcomp.structure import Axis
 
 
 def run(job: Job) -> Outcome:
@@ -73,29 +70,6 @@ def affordable(job: Job, names: list[str]) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if spent(middle) <= allowed else (low, middle)
     return low
-
-
-def needed(axis: Axis, masks: dict[str, Tensor]) -> Tensor:
-    """Units that some kept weight reads; the others can be cut without changing the function.
-
-    Input slices are dimension 1 of linear and convolution weights. Units of axes that no such
-    weight reads all stay.
-    """
-    read = torch.zeros(axis.size, dtype=torch.bool)
-    readers = 0
-    for member in axis.members:
-        mask = masks.get(member.parameter)
-        if mask is None or member.dim != 1:
-            continue
-        readers += 1
-        lines = mask.movedim(1, 0).flatten(1).any(1)
-        read |= lines[member.index].flatten(1).any(1)
-    if not readers:
-        return torch.ones_like(read)
-    least = min(axis.min_keep, axis.size)
-    spare = torch.nonzero(~read).flatten()[: max(0, least - int(read.sum()))]
-    read[spare] = True
-    return read
 
 
 METHOD = Method(

@@ -15,25 +15,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probcomp.errors import BudgetError, InputError
+from probcomp.errors import InputError
 from probcomp.evidence import Matrix
 from probcomp.evidence.fisher import Categorical
 from probcomp.evidence.watch import BiasPlace, bias_places
 from probcomp.inference import Posterior
 from probcomp.inference.posterior import WeightPosterior
-from probcomp.inference.quadratic import Quadratic
+from probcomp.inference.quadratic import Quadratic, WeightState
 from probcomp.priors.base import SupportPrior
 from probcomp.recipes.job import Forecast, Job, Outcome
 from probcomp.recipes.likelihoods import likelihood_of
 from probcomp.recipes.methods import Method
+from probcomp.recipes.needed import needed
 from probcomp.recipes.post_config import calibration_batches, parts_of
 from probcomp.recipes.post_evidence import Evidence, dense_evidence
 from probcomp.recipes.post_temper import Tempering, units_of
+from probcomp.recipes.post_weights_budget import allowed_cost
 from probcomp.recipes.post_weights_config import WeightsConfig as WeightsConfig
 from probcomp.recipes.post_weights_decide import (
     Belief,
     believe,
-    check_pattern,
     check_prior,
     choose,
     is_coupled,
@@ -41,7 +42,7 @@ from probcomp.recipes.post_weights_decide import (
     masks_of_sign,
     solve,
 )
-from probcomp.recipes.post_weights_layers import Layers, layers_of, ordered, read_units
+from probcomp.recipes.post_weights_layers import Layers, layers_of, ordered
 from probcomp.recipes.post_weights_refit import (
     dense_quadratic,
     output_weights,
@@ -49,7 +50,7 @@ from probcomp.recipes.post_weights_refit import (
     settle_all,
     write,
 )
-from probcomp.recipes.turbo_vbi import cost_and_share
+from probcomp.recipes.post_weights_scale import evidence_scale, first_scale, least_costs
 
 SCORES = (
     "Weights were chosen by expectation propagation on each layer's quadratic loss, tempered by "
@@ -71,6 +72,7 @@ class _Run:
         allowed: What the weights may cost; None for the prior's own rule.
         units: What the loss counts: samples or tokens of the calibration set.
         price: Nats for each unit of cost, of the last decision.
+        scale: What a nat of the calibration data counts for.
         rows: Layer to the weight of each output, see `output_weights`.
         tempering: Layer to what its predictions are worth.
         found: Layer to what is known about its weights.
@@ -85,10 +87,43 @@ class _Run:
     allowed: float | None
     units: int
     price: float = 0.0
+    scale: float = 1.0
     rows: dict[str, Tensor | None] = field(default_factory=dict)
     tempering: dict[str, Tempering] = field(default_factory=dict)
     temperature: dict[str, float] = field(default_factory=dict)
     found: dict[str, Belief] = field(default_factory=dict)
+    judged_at: dict[str, float] = field(default_factory=dict)
+
+    def start(self) -> None:
+        """The scale before anything is known."""
+        if self.config.scale is not None:
+            self.scale = self.config.scale
+            return
+        self.scale = first_scale(
+            (least_costs(self.quadratic(n), self.rows[n]) for n in self.layers.matrices),
+            self.share_gone(),
+        )
+
+    def share_gone(self) -> float:
+        """Share of the weights that a budget takes; half without one."""
+        sizes = {n: self.job.model.get_parameter(n).numel() for n in self.layers.matrices}
+        whole = sum(self.layers.costs[n] * size for n, size in sizes.items())
+        if self.allowed is None or not whole > 0:
+            return 0.5
+        return min(max(1 - self.allowed / whole, 1 / sum(sizes.values())), 1.0)
+
+    def rescale(self, masks: Mapping[str, Tensor]) -> None:
+        """The scale of the evidence, given masks that were decided with tempered losses."""
+        loss = sum(self.expected(n, self.removal(n, m)[0]) for n, m in masks.items())
+        new = evidence_scale(sum(int((~m).sum()) for m in masks.values()), loss * self.units)
+        if new is not None:
+            self.price *= new / self.scale
+            self.scale = new
+
+    def expected(self, name: str, predicted: float) -> float:
+        """What a prediction for a layer is worth, nats a unit of the loss."""
+        own = self.tempering.get(name, Tempering())
+        return float(own(torch.tensor(predicted, dtype=torch.float64)))
 
     def quadratic(self, name: str) -> Quadratic:
         """A layer's likelihood from dense statistics, before tempering."""
@@ -102,8 +137,10 @@ class _Run:
     def believe(self, name: str, quadratic: Quadratic) -> Belief:
         """Evidence of a layer at the present price and temperature, in nats of all the data."""
         known = self.found.get(name)
-        cooled = quadratic.tempered(self.temperature.get(name, 1.0) / self.config.scale)
+        cooled = quadratic.tempered(self.temperature.get(name, 1.0) / self.scale)
         rows = self.rows[name]
+        grown = self.scale / self.judged_at.get(name, self.scale)
+        self.judged_at[name] = self.scale
         return believe(
             cooled,
             None if rows is None else rows.to(quadratic.weight),
@@ -111,7 +148,7 @@ class _Run:
             field=-self.price * self.layers.costs[name],
             config=self.config,
             learn=self.config.learn and self.allowed is None,
-            start=None if known is None else _like(known, quadratic),
+            start=None if known is None else _like(known, quadratic, grown),
         )
 
     def decide(self) -> dict[str, Tensor]:
@@ -162,7 +199,7 @@ def run(job: Job) -> Outcome:
         for name, matrix in layers.matrices.items()
     }
     check_prior(job.prior, shapes)  # type: ignore[arg-type]
-    allowed = _allowed(job, layers, shapes)  # type: ignore[arg-type]
+    allowed = allowed_cost(job, layers, shapes)  # type: ignore[arg-type]
     notes = list(layers.notes)
     likelihood = likelihood_of(job.task, job.model, next(calibration_batches(job.train, 2)))
     settings = config.evidence()
@@ -198,10 +235,14 @@ def run(job: Job) -> Outcome:
         state = _Run(
             job, config, layers, places, evidence, job.prior, allowed, units,
         )  # fmt: skip
+        state.start()
         masks = _judge(state, step)
         joint = Tempering()
         for _ in range(config.rounds):
             _temper(state, masks, joint, step)
+            masks = _judge(state, step)
+        if config.scale is None:
+            state.rescale(masks)
             masks = _judge(state, step)
         forecast, changes = _forecast(state, masks, joint, task.unit, step)
         model = copy.deepcopy(job.model)
@@ -216,6 +257,7 @@ def run(job: Job) -> Outcome:
     step.done()
     shaped = {n: layers.matrices[n].back(m, m.new_empty(job.model.get_parameter(n).shape))
               for n, m in masks.items()}  # fmt: skip
+    inputs = {n: matrix.input_dim for n, matrix in layers.matrices.items()}
     if state.price < 0:
         notes.append(
             "At even odds the data would keep fewer weights than the budget allows; the rest were "
@@ -229,48 +271,20 @@ def run(job: Job) -> Outcome:
         "calibrated": False,
         "calibration": f"{units} {task.unit}s",
         "price": state.price,
+        "scale": state.scale,
         "predicted_increase": forecast.increase,
         "temperatures": dict(forecast.temperatures),
     }
     return Outcome(
         model=model,
         masks=shaped,
-        keep={axis.name: read_units(axis, shaped, layers.matrices) for axis in job.units},
+        keep={axis.name: needed(axis, shaped, inputs) for axis in job.units},
         posterior=Posterior(weights=_weights(state), meta=meta),
         prior=METHOD.prior if job.prior is None else repr(job.prior),
         warnings=tuple(notes),
         forecast=forecast,
         orders=orders,
     )
-
-
-def _allowed(job: Job, layers: Layers, shapes: Mapping[str, tuple[int, int]]) -> float | None:
-    """What the masked weights may cost in all, in the unit of the budget."""
-    if job.budget is None:
-        return None
-    cost, share = cost_and_share(job)
-    assert share is not None
-    parameters = dict(job.model.named_parameters())
-    each = {n: float((cost or {}).get(n, 1.0 if cost is None else 0.0)) for n in parameters}
-    dense = sum(each[n] * p.numel() for n, p in parameters.items())
-    fixed = sum(each[n] * p.numel() for n, p in parameters.items() if n not in layers.matrices)
-    allowed = share * dense - fixed
-
-    def say(needed: float) -> str:
-        least = -(-1000 * (fixed + needed) // dense) / 1000
-        unit = (job.asked or job.budget).unit  # type: ignore[union-attr]
-        if unit == job.budget.unit:  # type: ignore[union-attr]
-            return f"ask for {unit}={least:g} or more"
-        return f"ask for params={least:g} or more"
-
-    if allowed <= 0:
-        raise BudgetError(
-            f"{job.budget} is out of reach: parameters that are never masked (embeddings, biases, "
-            f"norms) cost {fixed:g} of {dense:g}; {say(0.0)}"
-        )
-    if is_pattern(job.prior):
-        check_pattern(job.prior, shapes, layers.costs, allowed, say)
-    return allowed
 
 
 def _judge(state: _Run, step: "_Steps") -> dict[str, Tensor]:
@@ -291,7 +305,7 @@ def _temper(state: _Run, masks: Mapping[str, Tensor], joint: Tempering, step: "_
             measured = state.evidence.meter.increase({name: changes[name]})
             own.add(predicted, measured)
             state.temperature[name] = own.temperature(predicted)
-        expected += float(own(torch.tensor(predicted, dtype=torch.float64)))
+        expected += state.expected(name, predicted)
         step(f"trying the removal in {name}")
     if expected > 0:
         joint.add(expected, state.evidence.meter.increase(changes))
@@ -306,8 +320,7 @@ def _forecast(
         predicted, change = state.removal(name, mask)
         if state.config.refit != "sequential":
             changes[name] = change
-        own = state.tempering.get(name, Tempering())
-        by_layer[name] = float(own(torch.tensor(predicted, dtype=torch.float64)))
+        by_layer[name] = state.expected(name, predicted)
         step(f"predicting {name}")
     total = torch.tensor(sum(by_layer.values()), dtype=torch.float64)
     forecast = Forecast(
@@ -315,7 +328,7 @@ def _forecast(
         unit=unit,
         by_axis=by_layer,
         temperatures=dict(state.temperature),
-        price=state.price / state.units,
+        price=state.price / (state.units * state.scale),
     )
     return forecast, changes
 
@@ -331,16 +344,19 @@ def _chooser(state: _Run, masks: Mapping[str, Tensor]) -> Callable[[str, Quadrat
     return decide
 
 
-def _like(belief: Belief, quadratic: Quadratic) -> Any:
-    """The state of a belief in the precision of a likelihood."""
+def _like(belief: Belief, quadratic: Quadratic, grown: float) -> WeightState:
+    """The state of a belief in the precision of a likelihood that counts ``grown`` times as much.
+
+    Sites stand for what a layer's data say about each weight given the others, and grow with it.
+    """
     state = belief.result.state
     kind = quadratic.weight.dtype
-    if state.linear.dtype == kind:
+    if state.linear.dtype == kind and grown == 1:
         return state
     return replace(
         state,
-        site=state.site.to(kind),
-        linear=state.linear.to(kind),
+        site=state.site.to(kind) * grown,
+        linear=state.linear.to(kind) * grown,
         mean=state.mean.to(kind),
         messages=None,
     )
@@ -373,7 +389,7 @@ class _Steps:
 
 
 def _steps(job: Job, config: WeightsConfig, layers: int) -> _Steps:
-    return _Steps(job.on_step, 3 + layers * (3 + 2 * config.rounds))
+    return _Steps(job.on_step, 3 + layers * (3 + 2 * config.rounds + (config.scale is None)))
 
 
 METHOD = Method(

@@ -28,8 +28,8 @@ class WeightsConfig:
         residual: Whether a refit also makes up for what earlier blocks left undone.
         scale: What a nat of the calibration data counts for when weights are judged. They say next
             to nothing of a single weight (thousandths of a nat), while the network was trained on
-            far more; at 1 its prior decides. Losses that are predicted are not scaled. The default
-            is the best of 1, 30, 1e3 and 1e5 on 96 samples of one small language model.
+            far more; at 1 its prior decides. None finds it by the evidence, see
+            `probcomp.recipes.post_weights_scale`. Losses that are predicted are not scaled.
         spike: Precision of a removed weight over that of a kept one. Removed weights are gone, so
             this is far above the default of `ep_shared`.
         iterations: Iterations, or sweeps, of each inference.
@@ -49,10 +49,10 @@ class WeightsConfig:
     softness: float = 4.0
     damping: float | None = None
     measured: int = 64
-    rounds: int = 1
+    rounds: int = 2
     refit: str = "sequential"
     residual: bool = True
-    scale: float = 1e5
+    scale: float | None = None
     spike: float = 1e6
     iterations: int = 10
     widest: int = 2048
@@ -68,7 +68,7 @@ class WeightsConfig:
             for name, bound in least.items()
             if not getattr(self, name) >= bound
         ]
-        if not 0 < self.scale < float("inf"):
+        if self.scale is not None and not 0 < self.scale < float("inf"):
             wrong.append(f"scale must be positive and finite, got {self.scale}")
         if not 1 < self.spike < float("inf"):
             wrong.append(f"spike must be a finite ratio above 1, got {self.spike}")

@@ -60,30 +60,6 @@ def layers_of(job: Job) -> Layers:
     return Layers(matrices, costs, tuple(notes))
 
 
-def read_units(axis: Axis, masks: Mapping[str, Tensor], matrices: Mapping[str, Matrix]) -> Tensor:
-    """Units that some kept weight reads; the others can be cut without changing the function.
-
-    All units of an axis stay where something without a mask may read them.
-    """
-    read = torch.zeros(axis.size, dtype=torch.bool)
-    readers = 0
-    for member in axis.members:
-        mask, matrix = masks.get(member.parameter), matrices.get(member.parameter)
-        if mask is None or matrix is None:
-            continue
-        if member.dim != matrix.input_dim:
-            continue
-        readers += 1
-        lines = mask.movedim(member.dim, 0).flatten(1).any(1)
-        read |= lines[member.index].flatten(1).any(1)
-    if not readers:
-        return torch.ones_like(read)
-    least = min(axis.min_keep, axis.size)
-    spare = torch.nonzero(~read).flatten()[: max(0, least - int(read.sum()))]
-    read[spare] = True
-    return read
-
-
 @torch.no_grad()
 def ordered(
     job: Job, layers: Layers, batch: Any, outputs: Callable[[nn.Module], Tensor]

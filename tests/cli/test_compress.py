@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from probcomp.priors import Lattice
+from probcomp.recipes.post_weights_config import WeightsConfig
 from probcomp.report import Report
 
 NET = """
@@ -76,6 +77,18 @@ def test_a_memory_limit_leaves_the_choice_of_road_to_the_recipe(cli, recipe, net
     assert call["config"].limit == 2 * 2**30
     assert "--method turbo-vbi " in call["command"]
     assert "--memory-limit 2" in call["command"]
+
+
+def test_a_memory_limit_fits_the_settings_of_the_method(cli, recipe, net) -> None:
+    given = ("compress", "net.py:build", "--data", "net.py:data", "--budget", "params=0.5")
+    limited = (*given, "--memory-limit", 0.5)
+    assert cli(*limited, "--method", "turbo-vbi-post-weights").status == 0
+    (call,) = recipe.calls
+    assert isinstance(call["config"], WeightsConfig)
+    assert call["config"].limit == 2**29
+    refused = cli(*limited, "--method", "magnitude")
+    assert refused.status != 0
+    assert "belongs to turbo-vbi-post and turbo-vbi-post-weights" in refused.err
 
 
 def test_prints_a_table_and_where_it_was_written(cli, recipe, net) -> None:

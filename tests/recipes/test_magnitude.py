@@ -3,8 +3,7 @@ import torch
 
 from probcomp.errors import BudgetError, InputError
 from probcomp.priors import Independent
-from probcomp.recipes.magnitude import affordable, needed, run
-from probcomp.structure import Axis
+from probcomp.recipes.magnitude import affordable, run
 from tests.recipes.jobs import job
 from tests.recipes.nets import trained
 
@@ -32,21 +31,6 @@ def test_the_largest_weights_stay():
         values = dict(outcome.model.named_parameters())[name]
         assert not values[~outcome.masks[name]].any()
     assert not outcome.posterior.weights
-
-
-def axis_of_two() -> Axis:
-    return next(a for a in job("params=0.3").units if a.size == 12)
-
-
-def test_units_nobody_reads_go():
-    axis = axis_of_two()
-    mask = torch.ones(3, 12, dtype=torch.bool)
-    mask[:, [2, 5]] = False
-    keep = needed(axis, {"three.weight": mask, "two.weight": torch.zeros(12, 24, dtype=torch.bool)})
-    assert keep.tolist() == [i not in (2, 5) for i in range(12)]
-    nothing = needed(axis, {"three.weight": torch.zeros(3, 12, dtype=torch.bool)})
-    assert int(nothing.sum()) == axis.min_keep
-    assert bool(needed(axis, {}).all())
 
 
 def test_it_has_no_prior():
