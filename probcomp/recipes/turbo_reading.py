@@ -26,7 +26,8 @@ Where that check fails and the loss of all training data is cheap, weights that 
 or more have their evidence by quadrature over the measured loss
 (`probcomp.recipes.turbo_measuring`), the others by the quadratic without a temperature. What is
 stated is then checked against dense grids on weights of four ranges, down to those that promise
-next to nothing; each range that holds weights has to agree.
+next to nothing; each range that holds weights has to agree. Where one does not, weights from a
+twentieth of a nat on are measured too.
 
 What is checked are losses of single weights on training data. The prior is taken as given, units
 are not taken away, and their numbers stay scores.
@@ -77,10 +78,10 @@ FEWEST = 16
 FEWEST_OF_BIN = 8
 """The same of one range of evidence."""
 
-MATERIAL = 0.5
-"""Promised nats from which on a weight's evidence is measured."""
+MATERIAL = (0.5, 0.05)
+"""Promised nats from which on a weight's evidence is measured; the second where the check fails."""
 
-RANGES = (0.0, 0.05, MATERIAL, 2.0, math.inf)
+RANGES = (0.0, 0.05, 0.5, 2.0, math.inf)
 CHECKED_EACH = 8
 """Promised nats between which measured evidence is checked, and how many weights of each."""
 
@@ -90,9 +91,9 @@ MISFIT = 0.25
 MOST_OPERATIONS = 1e12
 """Floating point operations that measuring may take; a minute of one core."""
 
-STEPS = 2 * (len(EDGES) - 1) + 1 + len(RANGES)
+STEPS = 2 * (len(EDGES) - 1) + 1 + len(MATERIAL) + 1
 """Lines of text that a reading says at most: one for each range of both checks, one between, one
-for measuring and one for each range of its check."""
+for each time that weights are measured, and one after."""
 
 
 @dataclass(frozen=True)
@@ -198,11 +199,7 @@ class Reader:
         names = list(plain)
         promised = torch.cat([_promise(plain[n], scales[n], model, n).flatten() for n in names])
         stated = torch.cat([plain[n].evidence(scales[n]).flatten() for n in names])
-        chosen = (promised >= MATERIAL).nonzero().flatten().tolist()
-        nodes = PASSES * SLAB_NODES + SPIKE_NODES
-        points = (len(chosen) + 4 * CHECKED_EACH * len(RANGES)) * nodes
-        if points * _operations(model, loss, sample) > MOST_OPERATIONS:
-            return None
+        nodes, flops = PASSES * SLAB_NODES + SPIKE_NODES, _operations(model, loss, sample)
         sizes = [model.get_parameter(n).numel() for n in names]
         starts = [0, *accumulate(sizes)][:-1]
 
@@ -224,25 +221,42 @@ class Reader:
             finally:
                 flat[place] = old
 
-        self.on_step(f"measuring {len(chosen)} weights")
-        for i in chosen:
-            stated[i] = evidence(measured_evidence, i)
-        generator = torch.Generator().manual_seed(self.seed)
+        measured = torch.zeros_like(stated, dtype=torch.bool)
+        dense: dict[int, float] = {}
         misfits: list[float | None] = []
-        for low, high in pairwise(RANGES):
-            inside = ((promised >= low) & (promised < high)).nonzero().flatten()
-            tried = inside[torch.randperm(len(inside), generator=generator)[:CHECKED_EACH]].tolist()
-            dense = [evidence(dense_evidence, i) for i in tried]
-            misfits.append(misfit([float(stated[i]) for i in tried], dense) if tried else None)
-            self.on_step(f"checking weights that promise {low:g} nats or more")
+        good = False
+        for least in MATERIAL:
+            chosen = ((promised >= least) & ~measured).nonzero().flatten().tolist()
+            points = (len(chosen) + 4 * CHECKED_EACH * len(RANGES)) * nodes
+            if points * flops > MOST_OPERATIONS:
+                break
+            self.on_step(f"measuring {len(chosen)} weights")
+            for i in chosen:
+                stated[i] = evidence(measured_evidence, i)
+            measured[chosen] = True
+            generator = torch.Generator().manual_seed(self.seed)
+            misfits = []
+            for low, high in pairwise(RANGES):
+                inside = ((promised >= low) & (promised < high)).nonzero().flatten()
+                order = torch.randperm(len(inside), generator=generator)
+                tried = inside[order[:CHECKED_EACH]].tolist()
+                dense |= {i: evidence(dense_evidence, i) for i in tried if i not in dense}
+                first, second = [float(stated[i]) for i in tried], [dense[i] for i in tried]
+                misfits.append(misfit(first, second) if tried else None)
+            # A range without weights has nothing to be wrong about.
+            good = all(m is None or m <= MISFIT for m in misfits)
+            if good:
+                break
+        if not misfits:
+            return None
+        self.on_step("checked what was measured")
         parts = stated.split(sizes)
         likelihoods = {
             n: replace(plain[n], measured=part.reshape(plain[n].curvature.shape))
             for n, part in zip(names, parts, strict=True)
         }
-        # A range without weights has nothing to be wrong about.
-        good = all(m is None or m <= MISFIT for m in misfits) and bool(stated.isfinite().all())
-        meta = {"calibrated": good, "measured": len(chosen), "misfit_of_ranges": misfits}
+        good = good and bool(stated.isfinite().all())
+        meta = {"calibrated": good, "measured": int(measured.sum()), "misfit_of_ranges": misfits}
         return Reading(likelihoods, meta)
 
     @torch.no_grad()
