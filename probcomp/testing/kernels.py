@@ -66,8 +66,9 @@ class KernelContract:
         assert torch.equal(y[:, tall : 2 * tall], bias[tall : 2 * tall].expand(5, tall))
 
     def test_dead_weights_may_hold_anything(self) -> None:
-        x, weight, bias = _inputs(32, 32, 4, self.dtypes[0])
-        support = self.support(32, 32, 0.5, seed=3)
+        n, k = 4 * self.block[0], 4 * self.block[1]  # some of the 16 blocks are dead
+        x, weight, bias = _inputs(n, k, 4, self.dtypes[0])
+        support = self.support(n, k, 0.5, seed=3)
         hostile = torch.where(support, weight, float("nan"))
         clean = self.run(x, weight, support, bias)
         assert torch.equal(self.run(x, hostile, support, bias), clean)
