@@ -59,6 +59,8 @@ def run(job: Job) -> Outcome:
         on_step=lambda i: advance(f"nll {i.nll:.3f}  kept {i.keep:.1%}", i.round),
         reader=Reader(job.task, job.train, job.seed, on_step=advance),
     )
+    while done < total:  # a reading that passes early says fewer lines
+        advance("done")
     warnings = [*honesty(result.posterior.meta), *starved(job, result.keep)]
     if not result.messages_converged:
         warnings.append(
