@@ -132,6 +132,7 @@ def test_one_weight_is_exact() -> None:
         (CHAIN, {"spike": 0.5}, "slab < spike"),
         (CHAIN, {"max_iterations": 0}, "max_iterations"),
         (CHAIN, {"starts": []}, "starts"),
+        (CHAIN, {"starts": [1.0]}, "in \\(0, 1\\)"),
         (Lattice(0.0, 0.5), {}, "Chain or Independent"),
         (Chain(torch.tensor(0.1), torch.tensor(0.3)), {}, "plain numbers"),
     ],
@@ -140,6 +141,17 @@ def test_bad_input_is_refused(prior, settings, message) -> None:
     data = problem(0, correlated=False)
     with pytest.raises(InputError, match=message):
         joint_chain(data, prior, **{"slab": SLAB, "spike": SPIKE} | settings)
+
+
+def test_twins_lean_to_off() -> None:
+    """Documents a limit: one of two columns that are all but the same is needed."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(20, 4, dtype=torch.double, generator=generator)
+    x[:, 1] = x[:, 0] + 0.01 * torch.randn(20, dtype=torch.double, generator=generator)
+    y = 3 * x[:, 0] + 0.05 * torch.randn(20, dtype=torch.double, generator=generator)
+    data = Data(x, y, 400.0)
+    error = joint(data).probability[:2] - exact(data, CHAIN)[0][:2]
+    assert -0.7 < float(error.min()) < -0.2
 
 
 def test_starts_are_tried_and_the_bound_decides() -> None:

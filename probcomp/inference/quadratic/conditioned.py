@@ -19,6 +19,7 @@ factors): with cavity :math:`(\lambda_j, \eta_j)` and site :math:`(\tau_j, \nu_j
 import itertools
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ from probcomp.inference.quadratic.columns import blocks, cavities
 from probcomp.inference.quadratic.likelihood import Quadratic, cholesky
 from probcomp.inference.quadratic.mixture import Precisions
 from probcomp.inference.quadratic.shared import ep_shared
-from probcomp.inference.quadratic.weight_result import WeightResult
+from probcomp.inference.quadratic.weight_result import WeightResult, check_options
 from probcomp.inference.supports import CLIP, marginals
 from probcomp.priors.base import SupportPrior
 
@@ -36,8 +37,11 @@ MOST = 8
 """Most supports that are fixed: 256 inferences."""
 
 
-SETTLED = 1e-6
-"""Relative move of the sites at which they have settled."""
+FIXED = 1e6
+"""Field that fixes a support, nats; above any evidence."""
+
+ROUNDS, SETTLED = 40, 1e-6
+"""An inference is continued up to so often, until its sites' relative move is below this."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +53,7 @@ class Conditioned:
         mean: Posterior means, [di].
         supports: Columns whose supports were fixed, the least sure one first.
         log_evidence: ``ln int exp(B w - w A w / 2) p(w) dw``, nats.
-        converged: Whether every inference converged.
+        converged: Whether probabilities and sites of every inference settled.
     """
 
     probability: Tensor
@@ -70,7 +74,9 @@ def ep_conditioned(
     tolerance: float = 1e-7,
     damping: float = 0.3,
 ) -> Conditioned:
-    """Inclusion probabilities of one row, by ``1 + 2^supports`` runs of `ep_shared`.
+    """Inclusion probabilities of one row, by ``1 + 2^supports`` inferences with `ep_shared`.
+
+    Each is continued until its sites stand still, which takes a few runs more.
 
     Args:
         quadratic: The likelihood of one row.
@@ -78,13 +84,14 @@ def ep_conditioned(
         slab: Precision of a kept weight.
         spike: Precision of a removed weight.
         supports: How many supports are fixed.
-        iterations: Most iterations of each inference.
+        iterations: Most iterations of each run of `ep_shared`.
         tolerance: As of `ep_shared`.
         damping: As of `ep_shared`.
 
     Raises:
         InputError: Several rows, more supports than there are or than 8, bad options.
     """
+    check_options(slab, spike, iterations, tolerance, damping)
     if quadratic.rows != 1:
         raise InputError(f"conditioning is for one row, got {quadratic.rows}; split the rows")
     if not 0 <= supports <= min(MOST, quadratic.size):
@@ -92,9 +99,10 @@ def ep_conditioned(
             f"supports must be between 0 and {min(MOST, quadratic.size)}, got {supports}"
         )
 
-    def run(field: Tensor | float) -> WeightResult:
-        result = None
-        for _ in range(iterations):
+    def run(field: Tensor | float) -> tuple[WeightResult, bool]:
+        """The inference, and whether its probabilities and sites have settled."""
+        result = before = None
+        for _ in range(ROUNDS):
             before = result
             result = ep_shared(
                 quadratic, prior=prior, slab=slab, spike=spike, field=field, learn=False,
@@ -102,18 +110,19 @@ def ep_conditioned(
             )  # fmt: skip
             # Probabilities of fixed supports stand still from the start; their sites do not.
             if before is not None and _moved(before, result) < SETTLED:
-                break
-        assert result is not None  # iterations is at least 1
-        return result
+                return result, result.converged
+        return cast("WeightResult", result), False
 
-    first = run(0.0)
+    first, settled = run(0.0)
     doubt = -(first.probability - 0.5).abs()[0]
     chosen = doubt.argsort(descending=True)[:supports]
     log_z, found = [], []
     for state in itertools.product((-1.0, 1.0), repeat=supports):
         field = torch.zeros_like(quadratic.weight)
-        field[0, chosen] = CLIP * torch.tensor(state).to(field)
-        found.append(run(field) if supports else first)
+        field[0, chosen] = FIXED * torch.tensor(state).to(field)
+        result, still = run(field) if supports else (first, settled)
+        found.append(result)
+        settled = settled and still
         log_z.append(_log_evidence(quadratic, prior, found[-1], field))
     total = torch.stack(log_z)
     weight = torch.softmax(total, 0)[:, None]
@@ -122,7 +131,7 @@ def ep_conditioned(
         (weight * torch.stack([r.mean[0] for r in found])).sum(0),
         tuple(chosen.tolist()),
         float(total.logsumexp(0)),
-        all(r.converged for r in (first, *found)),
+        settled,
     )
 
 
@@ -143,7 +152,7 @@ def _log_evidence(
     evidence = precisions.evidence(cavity.precision, cavity.linear)
     fixed = field != 0
     # `marginals` reads no more than CLIP; what is beyond multiplies the sum as it is.
-    inner = torch.where(fixed, field, evidence.clamp_max(CLIP))
+    inner = torch.where(fixed, CLIP * field.sign(), evidence.clamp_max(CLIP))
     if prior is None:
         supports = (torch.nn.functional.softplus(inner) - math.log(2)).sum()
     else:
