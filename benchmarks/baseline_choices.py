@@ -88,7 +88,8 @@ def main() -> None:
     rows = []
     for method in options.methods:
         for value in options.values or CHOICES[method][2]:
-            path = options.runs / f"choice-{method}-{value:g}-{options.seed}.json"
+            length = f"{EPOCHS[NETWORK].method}-{HELD_OUT}"
+            path = options.runs / f"choice-{method}-{value:g}-{length}-{options.seed}.json"
             if not path.is_file():
                 data = data or parts("mnist", Path(options.data_dir))
                 write_json(path, run(method, value, data, options.seed, options.runs))
