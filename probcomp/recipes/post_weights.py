@@ -21,7 +21,7 @@ from probcomp.evidence.fisher import Categorical
 from probcomp.evidence.watch import BiasPlace, bias_places
 from probcomp.inference import Posterior
 from probcomp.inference.posterior import WeightPosterior
-from probcomp.inference.quadratic import Quadratic, WeightState
+from probcomp.inference.quadratic import Quadratic
 from probcomp.priors.base import SupportPrior
 from probcomp.recipes.job import Forecast, Job, Outcome
 from probcomp.recipes.likelihoods import likelihood_of
@@ -37,6 +37,7 @@ from probcomp.recipes.post_weights_decide import (
     believe,
     check_prior,
     choose,
+    continued,
     is_coupled,
     is_pattern,
     masks_of_sign,
@@ -148,7 +149,7 @@ class _Run:
             field=-self.price * self.layers.costs[name],
             config=self.config,
             learn=self.config.learn and self.allowed is None,
-            start=None if known is None else _like(known, quadratic, grown),
+            start=None if known is None else continued(known, quadratic, grown),
         )
 
     def decide(self) -> dict[str, Tensor]:
@@ -342,24 +343,6 @@ def _chooser(state: _Run, masks: Mapping[str, Tensor]) -> Callable[[str, Quadrat
         return choose(state.found[name].result.log_odds, prior, int(masks[name].sum()))
 
     return decide
-
-
-def _like(belief: Belief, quadratic: Quadratic, grown: float) -> WeightState:
-    """The state of a belief in the precision of a likelihood that counts ``grown`` times as much.
-
-    Sites stand for what a layer's data say about each weight given the others, and grow with it.
-    """
-    state = belief.result.state
-    kind = quadratic.weight.dtype
-    if state.linear.dtype == kind and grown == 1:
-        return state
-    return replace(
-        state,
-        site=state.site.to(kind) * grown,
-        linear=state.linear.to(kind) * grown,
-        mean=state.mean.to(kind),
-        messages=None,
-    )
 
 
 def _weights(state: _Run) -> dict[str, WeightPosterior]:

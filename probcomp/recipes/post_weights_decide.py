@@ -7,7 +7,7 @@ what is asked for is the smallest loss within it.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -117,6 +117,24 @@ def believe(
         **options(prior, config),
     )
     return Belief(result.evidence, result)
+
+
+def continued(belief: Belief, quadratic: Quadratic, grown: float) -> WeightState:
+    """The state of a belief in the precision of a likelihood that counts ``grown`` times as much.
+
+    Sites stand for what a layer's data say about each weight given the others, and grow with it.
+    """
+    state = belief.result.state
+    kind = quadratic.weight.dtype
+    if state.linear.dtype == kind and grown == 1:
+        return state
+    return replace(
+        state,
+        site=state.site.to(kind) * grown,
+        linear=state.linear.to(kind) * grown,
+        mean=state.mean.to(kind),
+        messages=None,
+    )
 
 
 def _as_given(prior: Any, posterior: Marginals) -> SupportPrior:

@@ -13,6 +13,7 @@ from probcomp.recipes.post_weights_decide import (
     check_pattern,
     check_prior,
     choose,
+    continued,
     is_coupled,
     is_pattern,
     masks_of_sign,
@@ -70,6 +71,23 @@ def test_the_weight_of_a_row_is_that_of_its_data() -> None:
     # Both end where probabilities have stopped to move, not at the same number of digits.
     torch.testing.assert_close(one.evidence, other.evidence, rtol=2e-3, atol=1e-3)
     assert bool((one.evidence > 1.5 * plain.evidence).all())
+
+
+def test_a_state_goes_on_where_data_count_more_and_ends_where_a_new_start_does() -> None:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(50, 6, generator=generator, dtype=torch.float64)
+    weight = torch.randn(4, 6, generator=generator, dtype=torch.float64)
+    config = WeightsConfig(iterations=200)
+    one, more = (Quadratic(weight, s * x.T @ x) for s in (0.02, 2.0))
+    first = believe(one, None, None, field=-2.0, config=config)
+    state = continued(first, more, 100.0)
+    torch.testing.assert_close(state.site, 100 * first.result.state.site)
+    torch.testing.assert_close(state.linear, 100 * first.result.state.linear)
+    warm = believe(more, None, None, field=-2.0, config=config, start=state)
+    cold = believe(more, None, None, field=-2.0, config=config)
+    torch.testing.assert_close(warm.evidence, cold.evidence, rtol=0.05, atol=0.1)
+    assert continued(first, one, 1.0) is first.result.state
+    assert continued(first, one.single(), 1.0).site.dtype == torch.float32
 
 
 def test_whole_tiles_are_chosen_by_their_mean() -> None:
