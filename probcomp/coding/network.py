@@ -36,6 +36,9 @@ LARGEST_DESCRIPTION = 2**26
 """Bytes of a description that are read; the largest models need thousands."""
 MOST_ELEMENTS = 2**31
 """Entries of all tensors of a file together that are read by default; 8 GiB of float32."""
+FEWEST_PARTS = 1024
+"""Layers, blocks or experts that a configuration may always ask for, whatever tensors there are."""
+_PARTS = re.compile(r"layer|block|expert|depth|stage|stack")
 _HEAD = struct.Struct("<4sI")
 _WORDS = Path(__file__).with_name("words.json").read_bytes().strip()
 _TEXTS = (RECIPE, "config.json", "generation_config.json")
@@ -216,12 +219,31 @@ def _parse(description: Any, most: int) -> _Description:
                 raise InputError(f"describes more than {most:,} weights, the most that are read")
             like[file][name] = zeros_like(shape, dtype)
     weights = tensors.get(WEIGHTS, {})
+    _check_parts(texts.get("config.json", {}), max(FEWEST_PARTS, len(weights)))
     if not isinstance(implied, list) or not all(isinstance(n, str) for n in implied):
         raise InputError("has a description that cannot be read: its masks are no list of names")
     lost = [name for name in implied if name not in weights]
     if lost:
         raise InputError(f"has a mask of {lost[0]!r}, which it does not hold")
     return _Description(texts, like, implied)
+
+
+def _check_parts(config: Any, most: int, key: str = "") -> None:
+    """A configuration builds its layers before their tensors are looked for, each with one or more.
+
+    Raises:
+        InputError: It asks for more of them than the file can fill.
+    """
+    if isinstance(config, dict):
+        for name, value in config.items():
+            _check_parts(value, most, str(name))
+    elif isinstance(config, list):
+        for value in config:
+            _check_parts(value, most, key)
+    elif type(config) is int and config > most and _PARTS.search(key.lower()):
+        raise InputError(
+            f"has a configuration with {key} = {config:,}, more than its tensors can fill"
+        )
 
 
 def _is_table(value: Any, files: tuple[str, ...]) -> bool:

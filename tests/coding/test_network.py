@@ -249,6 +249,33 @@ def test_a_file_is_read_up_to_a_number_of_weights(written):
         network_of(written, most=total - 1)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"num_hidden_layers": 10**9},
+        {"n_layer": 10**9},
+        {"text_config": {"num_local_experts": 10**9}},
+        {"depths": [2, 10**9]},
+    ],
+    ids=["layers", "short name", "experts within", "a list"],
+)
+def test_a_configuration_of_endless_layers_is_refused_before_they_are_built(config):
+    from transformers import BertConfig, BertModel
+
+    small = BertConfig(
+        vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=24, max_position_embeddings=12,
+    )  # fmt: skip
+    data = network_bytes(BertModel(small).eval())[0]
+    length = int.from_bytes(data[4:8], "little")
+    description = _inflate(data[8 : 8 + length])
+    description["texts"]["config.json"].update(config)
+    packed = zlib.compress(json.dumps(description).encode())
+    hostile = summed(MAGIC + len(packed).to_bytes(4, "little") + packed + data[8 + length : -4])
+    with pytest.raises(InputError, match="1,000,000,000, more than its tensors can fill"):
+        network_of(hostile)
+
+
 def test_no_file_is_smaller_than_its_architecture():
     """Not that of a network with most units gone, either, nor that of a graph."""
     torch.manual_seed(0)
