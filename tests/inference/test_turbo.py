@@ -59,11 +59,11 @@ def test_a_message_that_repeats_what_it_was_told_saturates() -> None:
     l = 0.5 * torch.randn(6, 8, dtype=torch.double, generator=torch.Generator().manual_seed(2))
     prior = Lattice(0.0, 0.865)
     honest = turbo(Known(l), prior, size=(6, 8), max_iterations=8).probability
-    assert float(honest.min()) > 0.2
-    assert float(honest.max()) < 0.8
+    assert float(honest.min()) > 0.21
+    assert float(honest.max()) < 0.79
     repeated = turbo(Repeating(l), prior, size=(6, 8), max_iterations=8).probability
     decided = (repeated - 0.5).abs() > 0.49
-    assert decided.double().mean() > 0.9
+    assert decided.double().mean() >= 0.96
 
 
 def test_uniform_prior_leaves_the_weight_side_alone() -> None:
