@@ -67,9 +67,9 @@ def digits(count: int, start: int, fits: Fits) -> dict[str, object]:
 
     Estimated is the mean, over designs and densities, of the error at the advised level less that
     at the best level, both averaged over dense and retraining seeds. The reference has seeds of its
-    own, which no pilot shares. The rule of the advice: the level of least expected error. All pilots
-    have the same two retraining seeds, the task's, so what those do in common is not in their
-    spread, and no number of dense seeds averages it out.
+    own, which no pilot shares. The rule of the advice: the level of least expected error. All
+    pilots have the same two retraining seeds, the task's, so what those do in common is not in
+    their spread, and no number of dense seeds averages it out.
 
     ``nine``: nine cells of ``OWN`` dense seeds, ``count`` designs. ``grid``: every cell of ``OWN``
     dense seeds, each pair of seeds once. ``sweep``: every cell and seed, one design. ``own_grid``

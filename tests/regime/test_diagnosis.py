@@ -1,5 +1,7 @@
 """Diagnosis: the posterior against quadrature, boundaries it must find, and bad input."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.special import expit
@@ -141,8 +143,10 @@ def test_weights_go_to_what_carries_over_to_other_sizes():
         StackedDiagnosis.fit(features[:, :3], labels)
 
 
-def test_it_beats_the_refitted_tree_on_sizes_it_has_not_seen(real_data):
-    from benchmarks.regime import diagnosed_runs
+def test_it_beats_the_refitted_tree_on_sizes_it_has_not_seen(real_data, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    from _regime_diagnosis import diagnosed_runs
+
     from probcomp.regime.baselines import DiagnosisTree
 
     runs = diagnosed_runs(real_data)
