@@ -39,8 +39,9 @@ def canvas_rows(adapter, examples, config, size):
 def ratio_interval(found: list[tuple[str, float, float]], seed: int = 0) -> list[float]:
     """95 % bootstrap interval of realised over expected, from (prompt, expected, wrong) of answers.
 
-    Prompts are drawn, with all answers to them: a wrong token seldom comes alone, short sums come
-    again and again, and models err on the same prompts. (A Poisson interval would be too short.)
+    Prompts (of records: with their answer) are drawn with all that there is of them: a wrong token
+    seldom comes alone, short sums come again and again, and models err on the same prompts. (A
+    Poisson interval would be too short.)
     """
     by_prompt: dict[str, list[float]] = {}
     for prompt, expected, wrong in found:
@@ -78,7 +79,7 @@ def ledger(models: list[Path], counts: dict[str, int]) -> dict[str, dict]:
     """Expected against realised wrong commits of greedy decoding, ``counts`` prompts a task."""
     result = {}
     for task in TASKS:
-        examples = make_examples(task, counts[task], 103, "test")
+        examples = make_examples(task, counts[task], 113, "test")
         by_model, everything = [], []
         for folder in models:
             adapter = SmallAdapter(load_small(folder))

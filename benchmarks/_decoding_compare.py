@@ -141,7 +141,8 @@ def compare(
 
 
 def ours_again(models: list[Path], count: int, tables: list[list[dict]]) -> None:
-    """Put new rows of ours into tables of `compare`: calibration moves no other decoder."""
+    """Put new rows of ours into tables of `compare`, made of the same prompts and models: what a
+    calibration changes. (Knobs at equal forwards stay those nearest to our forwards of before.)"""
     for task in TASKS:
         examples = make_examples(task, count, 101, "test")
         scores = scores_of(task, examples, models, {}, {}, [("bayes", {})])

@@ -37,7 +37,7 @@ from probcomp.storage import read_json, write_json
 SECTIONS = ("overhead", "ends", "ledger", "canvas", "oracles", "headline", "decoders")
 DEV = 4000  # dev answers a task for a calibration: sums are wrong once in hundreds
 MORE = 4  # times the prompts for the headline, which decodes with one decoder
-JUDGED = 2000  # prompts of the ledger: answers that are right in 99 of 100 say little each
+JUDGED = 6000  # prompts of the ledger: answers that are right in 99 of 100 say little each
 
 
 def main() -> None:
@@ -91,6 +91,8 @@ def main() -> None:
             options.models, count, result["knobs_at_equal_forwards"], known
         )
     if "ours" in options.only:
+        if result.get("prompts_per_task") != count:
+            parser.error(f"the tables of {options.out} are not of --count {count}")
         ours_again(options.models, count, [result["decoders"], result["at_equal_forwards"]])
     if "decoders" in result:
         result["winners"] = winners(result["decoders"])

@@ -4,11 +4,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from scipy.stats import poisson
 
 FOLDER = str(Path(__file__).parents[2] / "benchmarks")
 sys.path.insert(0, FOLDER)
-from _decoding_beliefs import counted  # noqa: E402
+from _decoding_beliefs import ratio_interval  # noqa: E402
 from _decoding_compare import (  # noqa: E402
     interval,
     length_distance,
@@ -27,11 +26,18 @@ def test_steps_of_one_and_two_letters_are_counted():
     assert step_share(["a1,,b2", ""]) is None  # an item is missing: nothing to measure
 
 
-def test_a_count_s_interval_covers_the_means_that_explain_it():
-    low, high = counted(4.0)
-    assert poisson.sf(3, low) == pytest.approx(0.025)
-    assert poisson.cdf(4, high) == pytest.approx(0.025)
-    assert counted(0.0)[0] == 0.0
+def test_the_ledger_s_interval_draws_prompts_and_not_tokens():
+    """Wrong tokens that come four at a time, or on a prompt that comes four times, say as much as
+    a quarter of them: the interval is twice as wide as that of a count."""
+    single = [(f"p{i}", 0.1, float(i % 10 == 0)) for i in range(1000)]
+    low, high = ratio_interval(single)
+    assert low < 1.0 < high
+    assert high - low == pytest.approx(4 / 10, rel=0.2)  # four standard errors of sqrt(100) / 100
+    burst = [(f"p{i}", 0.1, 4.0 * (i % 40 == 0)) for i in range(1000)]
+    again = [(f"p{i // 4}", 0.1, float(i // 4 % 10 == 0)) for i in range(1000)]
+    for found in (burst, again):
+        low, high = ratio_interval(found)
+        assert high - low == pytest.approx(8 / 10, rel=0.2)
 
 
 def test_a_decoder_is_run_once_a_key():

@@ -108,7 +108,7 @@ def choose_curve(fitted: Watched, chosen: Watched) -> Curve:
         kinds.append(fit_error_curve)
     both = fitted + chosen
     if len(chosen.wrong) < 2:
-        return fit_line(both.confidence, both.wrong)
+        return ()
     curves = [kind(fitted.confidence, fitted.wrong) for kind in kinds]
     loss = [
         log_losses(expected_error(chosen.confidence, 1.0, curve), chosen.wrong) for curve in curves

@@ -2,7 +2,7 @@
 
 Objective (LLaDA supervised fine-tuning, arXiv 2502.09992): mask some answer tokens, predict them.
 The shipped model was trained with uniform weights, the mean cross-entropy over what was masked;
-``--weighting inverse`` is the published 1/t (`masked_loss`), of more variance. The answer is padded
+``--weighting inverse`` is the published 1/t (`masked_loss`). The answer is padded
 with EOS to its canvas and that filler counts, so the EOS marginal at position i is
 P(end <= i | what is visible). Rows of a batch are of three kinds:
 
@@ -67,44 +67,46 @@ def collate(
 def corrupt(
     ids: Tensor, answer: Tensor, kinds: list[str], eos: int, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """(masked [batch, n], rate t [batch]): answer positions by the kind of each row, and at least
-    one of them."""
+    """(masked [batch, n], inclusion [batch]): answer positions by the kind of each row, at least
+    one of them, and the chance of each that may be masked to be: t + (1 - t)^n / n of n, since
+    where none falls below t one is taken."""
     batch = len(ids)
     t = (torch.rand(1, generator=rng) + torch.randperm(batch, generator=rng) / batch) % 1
     t = torch.where(torch.tensor([kind == "whole" for kind in kinds]), 1.0, t)
     told = torch.tensor([kind == "told" for kind in kinds])
     free = answer & ~(told[:, None] & (ids == eos))
     u = torch.rand(ids.shape, generator=rng).masked_fill(~free, 2.0)
-    return (u < t[:, None]) | (u == u.min(dim=1, keepdim=True).values), t
+    n = free.sum(1)
+    masked = (u < t[:, None]) | (u == u.min(dim=1, keepdim=True).values)
+    return masked, t + (1 - t) ** n / n.clamp(min=1)
 
 
 def masked_loss(
-    logits: Tensor, ids: Tensor, chosen: Tensor, answer: Tensor, rate: Tensor | None = None
+    logits: Tensor, ids: Tensor, chosen: Tensor, answer: Tensor, inclusion: Tensor | None = None
 ) -> Tensor:
-    """Cross-entropy of masked tokens, nats a token: their mean, or with the rate t of each row
+    """Cross-entropy of masked tokens, nats a token: their mean, or weighted by the chance of each
 
-        1 / (batch answer tokens) sum_rows 1/t sum_masked -log p(token),
+        1 / (batch answer tokens) sum_rows 1/inclusion sum_masked -log p(token),
 
-    which for independent masks has the mean of the answers' whole cross-entropy at every t (LLaDA,
-    eq. 5). Rates below 1 / (answer tokens) count as that: a row always has one masked token.
+    which has the mean of the whole cross-entropy of what may be masked at every rate. Inclusion is
+    the published t (LLaDA, eq. 5) but for the token that `corrupt` masks where there is none.
 
     Args:
         logits: [batch, n, vocabulary]; ``ids``, ``chosen`` (masked), ``answer``: [batch, n].
-        rate: t, [batch]; uniform weights when None.
+        inclusion: of each row, [batch]; uniform weights when None.
     """
     loss = F.cross_entropy(logits[chosen], ids[chosen], reduction="none")
-    if rate is None:
+    if inclusion is None:
         return loss.mean()
-    weight = 1.0 / torch.maximum(rate, 1.0 / answer.sum(1))
     row = chosen.nonzero()[:, 0]
-    return (weight[row] * loss).sum() / answer.sum()
+    return (loss / inclusion[row]).sum() / answer.sum()
 
 
 def draw_batch(
     pools: dict[str, list[Example]], tokenizer: CharacterTokenizer, size: int, seed: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """ids, key mask, masked and answer positions, each [size, n], and the rate of each row [size],
-    of the batch that ``seed`` names."""
+    """ids, key mask, masked and answer positions, each [size, n], and the inclusion of each row
+    [size], of the batch that ``seed`` names."""
     rng = random.Random(seed)
     generator = torch.Generator().manual_seed(rng.getrandbits(63))
     examples = [rng.choice(pools[MIX[i % len(MIX)]]) for i in range(size)]
@@ -115,8 +117,8 @@ def draw_batch(
         for example, kind in zip(examples, kinds)
     ]
     ids, keys, answer = collate(examples, tokenizer, canvas)
-    chosen, rate = corrupt(ids, answer, kinds, tokenizer.eos_token_id, generator)
-    return ids, keys, chosen, answer, rate
+    chosen, inclusion = corrupt(ids, answer, kinds, tokenizer.eos_token_id, generator)
+    return ids, keys, chosen, answer, inclusion
 
 
 @torch.no_grad()
@@ -199,9 +201,11 @@ def train(
         for stepper in steppers:
             for group in stepper.param_groups:
                 group["lr"] = rate * min((step + 1) / 100, decay)
-        ids, keys, chosen, answer, t = draw_batch(pools, tokenizer, batch, f"{seed}-{step}")
+        ids, keys, chosen, answer, inclusion = draw_batch(pools, tokenizer, batch, f"{seed}-{step}")
         logits = model(ids.masked_fill(chosen, tokenizer.mask_token_id), keys)
-        loss = masked_loss(logits, ids, chosen, answer, t if weighting == "inverse" else None)
+        loss = masked_loss(
+            logits, ids, chosen, answer, inclusion if weighting == "inverse" else None
+        )
         model.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
