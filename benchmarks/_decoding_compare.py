@@ -339,7 +339,7 @@ def mark_front(rows: list[dict]) -> None:
 # Why another decoder is ahead, where one is: read off the columns beside quality and forwards.
 WHY = {
     "add": "a whole sum is sure in one forward: every rule that takes at once all that is sure "
-    "needs one; eb is one forward in 180 prompts ahead, on a fixed canvas, a quarter of it used",
+    "needs one, and single prompts of 180 are between them; on a fixed canvas a quarter is used",
     "json": "copying is sure in one forward for every rule: ours is level with fixed, which uses "
     "half of its canvas",
     "record": "nobody is as good in fewer forwards; those that are more often right commit the "
