@@ -20,7 +20,7 @@ def headline(said: "Advice") -> str:
 def details(said: "Advice") -> dict[str, str]:
     """Label to text, in the order of a report."""
     lines = {
-        "probability": _shares(said.probability),
+        "probability": f"{_shares(said.probability)} (the temperature)",
         "regime": _shares(said.regime),
         "present": ", ".join(f"{name} {value:g}" for name, value in said.at.items()),
         "best": f"{said.knob} {said.best:g} (90 %: {span(said.best_interval)})",

@@ -12,7 +12,15 @@ def test_the_printed_answer_names_what_to_do(spin_glass, capsys):
     _print(said, {"pilots": [1, 2], "stopped": "all 2 pilots were run", "runs": "runs.csv"})
     text = capsys.readouterr().out
     assert "lower the temperature: decrease temperature" in text
-    for label in ("probability", "regime", "best", "gain", "error now", "2 (all 2 pilots"):
+    for label in (
+        "probability",
+        "(the temperature)",
+        "regime",
+        "best",
+        "gain",
+        "error now",
+        "2 (all 2 pilots",
+    ):
         assert label in text
 
 
