@@ -118,7 +118,7 @@ def short_magnitude(epochs: int) -> str:
             seed=job.seed,
             epochs=epochs,
         )
-        keep = {axis.name: needed(axis, found.masks) for axis in job.units}
+        keep = {axis.name: needed(axis, found.masks, job.model) for axis in job.units}
         return Outcome(model=found.model, masks=found.masks, keep=keep)
 
     if name not in METHODS:

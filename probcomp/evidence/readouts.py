@@ -81,7 +81,7 @@ def _of_axis(model: nn.Module, axis: Axis) -> tuple[tuple[Readout, ...], str]:
         if isinstance(matrix, Matrix) and own and member.dim == matrix.input_dim:
             columns = matrix.columns(member.index)
             found.append(Readout(axis.name, member.parameter, matrix, columns))
-        elif not (own and _produces(module, member.dim)):
+        elif not (own and produces(module, member.dim)):
             known = isinstance(matrix, Matrix)
             return (), f"dimension {member.dim} of {member.parameter}" if known else str(matrix)
     if not found:
@@ -89,7 +89,7 @@ def _of_axis(model: nn.Module, axis: Axis) -> tuple[tuple[Readout, ...], str]:
     return tuple(found), ""
 
 
-def _produces(module: nn.Module, dim: int) -> bool:
+def produces(module: nn.Module, dim: int) -> bool:
     """Whether units along ``dim`` of this module's weight are what it gives out."""
     if isinstance(module, nn.Embedding):
         return dim == 1

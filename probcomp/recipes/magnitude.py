@@ -35,7 +35,7 @@ def run(job: Job) -> Outcome:
     return Outcome(
         model=result.model,
         masks=result.masks,
-        keep={axis.name: needed(axis, result.masks) for axis in job.units},
+        keep={axis.name: needed(axis, result.masks, job.model) for axis in job.units},
         history={
             "step": [float(i + 1) for i in range(len(result.refit_history))],
             "nll": result.refit_history,

@@ -1,38 +1,39 @@
 """Units that no kept weight reads any more: they can go without changing the function."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from probcomp.evidence.readouts import produces
 from probcomp.structure import Axis
 
-INPUTS = 1
-"""Dimension of the inputs of linear and convolution weights, where nothing else is said."""
 
+def needed(axis: Axis, masks: Mapping[str, Tensor], model: nn.Module) -> Tensor:
+    """Units of an axis that some weight reads, boolean [size]; at least ``min_keep``.
 
-def needed(
-    axis: Axis, masks: Mapping[str, Tensor], input_dims: Mapping[str, int] | None = None
-) -> Tensor:
-    """Units of an axis that some kept weight reads, boolean [size]; at least ``min_keep``.
-
-    Units of axes that no masked weight reads all stay.
+    A weight without a mask reads the units at which it is not zero. What neither is a mask's nor
+    known to give units out (a tensor that a module of another kind owns) is taken as reading them;
+    biases, norms and buffers only change units. Units of axes that no weight reads all stay.
 
     Args:
         axis: The axis.
         masks: Parameter name to what stays of it, boolean, in the parameter's shape.
-        input_dims: Parameter name to the dimension of its inputs, for weights that are not as
-            linear layers and convolutions have them; masks of other parameters are passed over.
+        model: The dense model.
     """
     read = torch.zeros(axis.size, dtype=torch.bool)
+    values = dict(model.named_parameters(remove_duplicate=False))
     readers = 0
     for member in axis.members:
-        mask = masks.get(member.parameter)
-        dims = INPUTS if input_dims is None else input_dims.get(member.parameter)
-        if mask is None or member.dim != dims:
+        value = values.get(member.parameter)
+        if value is None or value.dim() < 2:
+            continue
+        if all(_gives_out(m, own, member.dim) for m, own in _owners(model, value)):
             continue
         readers += 1
-        lines = mask.movedim(member.dim, 0).flatten(1).any(1)
+        mask = masks.get(member.parameter)
+        stays = value.detach() != 0 if mask is None else mask
+        lines = stays.cpu().movedim(member.dim, 0).flatten(1).any(1)
         read |= lines[member.index].flatten(1).any(1)
     if not readers:
         return torch.ones_like(read)
@@ -40,3 +41,18 @@ def needed(
     spare = torch.nonzero(~read).flatten()[: max(0, least - int(read.sum()))]
     read[spare] = True
     return read
+
+
+def _owners(model: nn.Module, parameter: nn.Parameter) -> Iterator[tuple[nn.Module, str]]:
+    """Every module that has the parameter, and its name there: a shared one may read and give."""
+    for module in model.modules():
+        for own, value in module.named_parameters(recurse=False, remove_duplicate=False):
+            if value is parameter:
+                yield module, own
+
+
+def _gives_out(module: nn.Module, own: str, dim: int) -> bool:
+    """Whether units along a dimension of a module's parameter are what the module gives out."""
+    if isinstance(module, nn.MultiheadAttention):  # its inner heads, from stacked projections
+        return dim == 0
+    return own == "weight" and produces(module, dim)

@@ -258,7 +258,6 @@ def run(job: Job) -> Outcome:
     step.done()
     shaped = {n: layers.matrices[n].back(m, m.new_empty(job.model.get_parameter(n).shape))
               for n, m in masks.items()}  # fmt: skip
-    inputs = {n: matrix.input_dim for n, matrix in layers.matrices.items()}
     if state.price < 0:
         notes.append(
             "At even odds the data would keep fewer weights than the budget allows; the rest were "
@@ -279,7 +278,7 @@ def run(job: Job) -> Outcome:
     return Outcome(
         model=model,
         masks=shaped,
-        keep={axis.name: needed(axis, shaped, inputs) for axis in job.units},
+        keep={axis.name: needed(axis, shaped, job.model) for axis in job.units},
         posterior=Posterior(weights=_weights(state), meta=meta),
         prior=METHOD.prior if job.prior is None else repr(job.prior),
         warnings=tuple(notes),
