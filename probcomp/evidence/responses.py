@@ -13,6 +13,7 @@ each output, so it is for few outputs. Where many units go together, what is los
 twice.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,10 +49,14 @@ class Responses:
             keep: Axis name to booleans, true where a unit stays; axes not named stay whole.
 
         Raises:
-            InputError: An axis that is not known, or another number of units.
+            InputError: An axis that is not known, another number of units, or no booleans.
         """
         found = self.dense
         for name, mask in keep.items():
+            if mask.dtype != torch.bool:
+                raise InputError(
+                    f"the units of {name!r} that stay must be booleans, not {mask.dtype}"
+                )
             if name not in self.axes or mask.shape != self.axes[name].shape[2:]:
                 raise InputError(f"no responses to {len(mask)} units of {name!r} are known")
             found = found - self.axes[name][:, :, ~mask].sum(2)
@@ -72,19 +77,24 @@ class Responses:
             without: ``without(axis, unit)`` runs the model without a unit, [samples, outputs].
 
         Raises:
-            InputError: Outputs of another shape.
+            InputError: A divergence that is NaN, or outputs of another shape or not finite.
         """
         axes = {}
         for name, old in self.axes.items():
             new = old.clone()
             for unit in range(old.shape[2]):
-                if float(divergence(self.dense - old[:, :, unit], self.dense)) > above:
+                cost = float(divergence(self.dense - old[:, :, unit], self.dense))
+                if math.isnan(cost):
+                    raise InputError(f"the divergence without unit {unit} of {name} is NaN")
+                if cost > above:
                     found = without(name, unit)
                     if found.shape != self.dense.shape:
                         raise InputError(
                             f"outputs without unit {unit} of {name} have the shape "
                             f"{tuple(found.shape)}, the dense ones {tuple(self.dense.shape)}"
                         )
+                    if not found.isfinite().all():
+                        raise InputError(f"outputs without unit {unit} of {name} are not finite")
                     new[:, :, unit] = self.dense - found.to(self.dense)
             axes[name] = new
         return replace(self, axes=axes)

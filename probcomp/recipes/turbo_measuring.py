@@ -1,15 +1,16 @@
 r"""The evidence of single weights by quadrature over the measured loss.
 
-Where a weight matters, the loss is no quadratic as far as the slab reaches: on a small classifier
-the quadratic's evidence is off by several nats for weights that promise two or more. There the loss
-itself is evaluated, at the nodes of adaptive Gauss-Hermite quadrature (Naylor and Smith 1982) about
-the quadratic's slab posterior :math:`N(m, 1/(\lambda + 1/v))` and once more about the moments found
-there, and at three about the spike:
+Where a weight matters, the loss is no quadratic as far as the slab reaches, and the quadratic's
+evidence may be far off. There the loss itself is evaluated, at the nodes of adaptive Gauss-Hermite
+quadrature (Naylor and Smith 1982) about the quadratic's slab posterior
+:math:`N(m, 1/(\lambda + 1/v))` and once more about the moments found there, and at three about the
+spike:
 
 .. math:: l = \ln\int N(w; 0, v)\,e^{L(w)}\,dw - \ln\int N(w; 0, \kappa v)\,e^{L(w)}\,dw
 
 with :math:`L(w)` the log-likelihood of all training data less that at zero, the other weights at
-their means. Some weights of each range are then checked against a dense grid.
+their means. Some weights of each range are then checked against a dense grid: of the same integral,
+so that it says nothing of what fixing the others does.
 """
 
 import math
@@ -21,8 +22,7 @@ from numpy.polynomial.hermite_e import hermegauss
 from probcomp.inference.training.evidence import Scale
 
 SLAB_NODES, SPIKE_NODES = 5, 3
-"""Nodes of the quadratures. With five in one pass the evidence is within 0.1 nats of a dense grid
-where the quadratic is off by 5, and within 0.001 elsewhere."""
+"""Nodes of the quadratures; exact where the loss is quadratic."""
 
 PASSES, NARROWEST = 2, 0.2
 """The second pass is about the moments that the first found, at least this much as wide."""
@@ -58,7 +58,7 @@ def measured_evidence(nats: Nats, curvature: float, linear: float, scale: Scale)
     return total - _spike(nats, scale)
 
 
-def dense_evidence(nats: Nats, curvature: float, linear: float, scale: Scale) -> float:
+def grid_evidence(nats: Nats, curvature: float, linear: float, scale: Scale) -> float:
     """The same on a grid over the slab and a finer one about the quadratic's posterior."""
     width = REACH * math.sqrt(scale.slab)
     sharp = max(curvature, 0.0) + 1 / scale.slab

@@ -13,7 +13,8 @@ from probcomp.errors import InputError
 from probcomp.inference.training import Info, TurboConfig, fit
 from probcomp.recipes.job import Job, Outcome
 from probcomp.recipes.methods import Method
-from probcomp.recipes.turbo_reading import AGREES, EDGES, MISFIT, RANGES, STEPS, Reader
+from probcomp.recipes.turbo_checking import AGREES, EDGES
+from probcomp.recipes.turbo_reading import FEWEST_CHECKED, MISFIT, RANGES, STEPS, Reader
 
 BATCH_SIZE = 64
 LARGEST_BATCH = 256
@@ -24,7 +25,11 @@ HONESTY = (
     "Inclusion numbers are scores, not probabilities: they were not validated against the loss "
     "when weights are taken away"
 )
-CHECKED = "Inclusion numbers of weights are probabilities under the prior"
+CHECKED = (
+    "Inclusion numbers of weights are conditional probabilities: right for one weight with all "
+    "others at their means, as checked against the loss in each range of evidence; where weights "
+    "can stand in for each other they are scores"
+)
 
 
 def run(job: Job) -> Outcome:
@@ -59,8 +64,8 @@ def run(job: Job) -> Outcome:
         on_step=lambda i: advance(f"nll {i.nll:.3f}  kept {i.keep:.1%}", i.round),
         reader=Reader(job.task, job.train, job.seed, on_step=advance),
     )
-    while done < total:  # a reading that passes early says fewer lines
-        advance("done")
+    if done < total:  # a reading that passes early says fewer lines
+        job.on_step(total, total, "done")
     warnings = [*honesty(result.posterior.meta), *starved(job, result.keep)]
     if not result.messages_converged:
         warnings.append(
@@ -104,7 +109,7 @@ def honesty(meta: Mapping[str, Any]) -> list[str]:
         f"temperature of {meta['temperature_of_removals']:.2g} from as many others; by the "
         f"evidence of a weight, {bins}"
     )
-    if not meta["calibrated"]:
+    if not meta["conditional"]:
         # Far from the quadratic the ratios are wild, and say no more than that it does not hold.
         low, high = AGREES
         failed = [
@@ -118,7 +123,7 @@ def honesty(meta: Mapping[str, Any]) -> list[str]:
             f"{', '.join(failed) or 'no range'} nats."
         ]
     return [
-        f"{CHECKED}: {found}. This is on training data, one weight at a time; the prior was not "
+        f"{CHECKED}. {found[0].upper()}{found[1:]}. This is on training data; the prior was not "
         "checked, nor any unit, whose numbers are scores."
     ]
 
@@ -126,18 +131,22 @@ def honesty(meta: Mapping[str, Any]) -> list[str]:
 def _measured(meta: Mapping[str, Any]) -> str:
     """The same where the evidence was measured."""
     errors = ", ".join(
-        f"{'none there' if error is None else format(error, '.2f')} from {low:g} nats"
-        for low, error in zip(RANGES, meta["misfit_of_ranges"], strict=False)
+        f"{'none there' if error is None else f'{error:.2f} on {tried}'} from {low:g} nats"
+        for low, error, tried in zip(
+            RANGES[:-1], meta["misfit_of_ranges"], meta["checked_of_ranges"], strict=True
+        )
     )
+    checked = sum(meta["checked_of_ranges"])
     found = (
         f"the evidence of {meta['measured']} weights is measured by quadrature over the loss; "
-        f"against dense grids log-odds are off (nats, or share of their size) by {errors}"
+        f"against dense grids log-odds of {checked} weights are off (nats, or share of their size) "
+        f"by {errors}"
     )
-    if not meta["calibrated"]:
-        return f"{HONESTY} within {MISFIT:g}: {found}."
+    if not meta["conditional"]:
+        return f"{HONESTY} within {MISFIT:g} on {FEWEST_CHECKED} weights or more: {found}."
     return (
-        f"{CHECKED}: {found}. This is on training data, one weight at a time with the others at "
-        "their means; the prior was not checked, nor any unit, whose numbers are scores."
+        f"{CHECKED}. {found[0].upper()}{found[1:]}. This is on training data; the prior was not "
+        "checked, nor any unit, whose numbers are scores."
     )
 
 

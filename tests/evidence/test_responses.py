@@ -1,5 +1,7 @@
 """Responses of outputs to units against networks in which they are known."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -87,6 +89,12 @@ def test_what_does_not_fit_is_refused() -> None:
         found.outputs({axes["c.weight"]: lacking(4, 1)})
     with pytest.raises(InputError, match="'nowhere'"):
         found.outputs({"nowhere": lacking(4, 1)})
+    with pytest.raises(InputError, match=r"must be booleans, not torch\.int64"):
+        found.outputs({axes["c.weight"]: lacking(6, 1).long()})
+    with pytest.raises(InputError, match=r"divergence without unit 0 of .* is NaN"):
+        found.measured(0.0, lambda a, b: torch.tensor(math.nan), lambda axis, unit: found.dense)
+    with pytest.raises(InputError, match="are not finite"):
+        found.measured(-1.0, divergence, lambda axis, unit: math.nan * found.dense)
     with pytest.raises(InputError, match="have the shape"):
         found.measured(-1.0, divergence, lambda axis, unit: torch.zeros(2, 3))
     with pytest.raises(InputError, match="no batch"):
@@ -96,7 +104,7 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 def test_a_sure_classifier_pays_in_proportion() -> None:
-    """Twice the way to a wrong class costs twice as much, once the other class has won."""
+    """Once the other class has won, each further nat between the outputs costs one nat."""
     dense = torch.tensor([[30.0, 0.0]], dtype=torch.float64)
     response = torch.tensor([[[60.0], [0.0]]], dtype=torch.float64).expand(1, 2, 2)
     found = Responses(dense, {"axis": response})

@@ -81,11 +81,13 @@ class Likelihood:
         curvature: ``lambda``, not negative.
         linear: ``eta``.
         measured: Evidence that was found otherwise, nats, in the place of the quadratic's.
+        scale: The scale that it was found under, and holds for alone.
     """
 
     curvature: Tensor
     linear: Tensor
     measured: Tensor | None = None
+    scale: Scale | None = None
 
     def __call__(self, weight: Tensor) -> Tensor:
         """Log-likelihood less that at zero, nats."""
@@ -96,8 +98,14 @@ class Likelihood:
         return self.linear / (self.curvature + 1 / scale.slab)
 
     def evidence(self, scale: Scale) -> Tensor:
-        """Evidence for the support, nats: a Gaussian slab against a Gaussian spike."""
+        """Evidence for the support, nats: a Gaussian slab against a Gaussian spike.
+
+        Raises:
+            InputError: It was measured, and under another scale.
+        """
         if self.measured is not None:
+            if scale != self.scale:
+                raise InputError(f"evidence was measured under {self.scale}, not under {scale}")
             return self.measured
         sharp = self.curvature.clamp_min(CAVITY_FLOOR)
         slab = scale.slab

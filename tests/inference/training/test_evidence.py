@@ -263,3 +263,12 @@ def test_evidence_of_a_quadratic_likelihood_is_its_integral() -> None:
         logs.append(torch.logsumexp(prior + likelihood, -1))
     found = Likelihood(curvature, linear).evidence(scale)
     torch.testing.assert_close(found, logs[0] - logs[1], rtol=1e-6, atol=1e-6)
+
+
+def test_measured_evidence_holds_for_its_own_scale_alone() -> None:
+    one = torch.ones(2, dtype=torch.double)
+    found = Likelihood(one, one, measured=3 * one, scale=DEMO)
+    assert torch.equal(found.evidence(DEMO), 3 * one)
+    for other in (Scale(DEMO.slab, 0.1), Scale(2.0, DEMO.kappa)):
+        with pytest.raises(InputError, match="measured under Scale"):
+            found.evidence(other)
