@@ -7,7 +7,8 @@ r"""What the EOS marginals say about the end, fitted: tail densities, Platt, tem
            best log score, sum log p_end(E true)
 ``noise``  how far the marginals are off: the least within a standard error of the best likelihood
            on wholly masked canvases
-``tilt``   nats per token against long answers, by likelihood on wholly masked canvases
+``tilt``   nats per token against long answers, by likelihood on wholly masked canvases, where it
+           gains a standard error
 ``share``  how much of the length prior to mix in, by EM, as a function of the entropy of p_end:
            w = E[chance that the prior, not the model, produced the end]
 """
@@ -147,14 +148,20 @@ def _with_noise(model: EndModel, full: States, prior: LengthPrior) -> EndModel:
 
 
 def _with_tilt(model: EndModel, full: States, prior: LengthPrior) -> EndModel:
-    """The model with the tilt of highest likelihood; a floor keeps one miss from ruling it."""
+    """The model with the tilt of highest likelihood, or none where that gains less than a paired
+    standard error over the answers: fitted to their luck, it would move every length that is drawn.
+    A floor keeps one miss from ruling it."""
 
-    def score(tilt: float) -> float:
+    def score(tilt: float) -> Tensor:
         p = tilted(base, tilt, full.length)
-        return float((p.gather(1, full.column[:, None])[:, 0] + TILT_FLOOR).log().mean())
+        return (p.gather(1, full.column[:, None])[:, 0] + TILT_FLOOR).log()
 
     base = posterior(model, full, prior)
-    return replace(model, end_tilt=max(TILTS, key=score))
+    best = max(TILTS, key=lambda tilt: float(score(tilt).mean()))
+    gain = score(best) - score(0.0)
+    answers = max(len(gain) / CANVASES, 1.0)
+    sure = float(gain.mean()) > float(gain.std(correction=0)) / answers**0.5
+    return replace(model, end_tilt=best if sure else 0.0)
 
 
 def _with_share(

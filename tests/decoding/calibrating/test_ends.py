@@ -112,6 +112,17 @@ def test_a_tilted_model_is_tilted_back():
     assert fit.end_tilt == pytest.approx(0.1, abs=0.03)
 
 
+def test_no_tilt_is_fitted_to_the_luck_of_the_answers():
+    """Exact marginals of one law: what the answers' mean length is off by chance tilts nothing."""
+    law = torch.full((150, 24), 1 / 24, dtype=torch.float64)
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        end = torch.multinomial(law, 1, generator=generator)[:, 0] + 1
+        full = states(law, end, torch.full((150,), 24))
+        means = float(end.double().mean())
+        assert fit_end(full, full, LengthPrior.constant(12.0), 4).end_tilt == 0.0, means
+
+
 def test_tilting_keeps_the_mass_beyond_and_moves_the_mean():
     p = torch.tensor([[0.2, 0.3, 0.1, 0.4]], dtype=torch.float64)
     found = tilted(p, 0.5, torch.tensor([3]))
