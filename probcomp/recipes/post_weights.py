@@ -30,7 +30,7 @@ from probcomp.recipes.needed import needed
 from probcomp.recipes.post_config import calibration_batches, parts_of
 from probcomp.recipes.post_evidence import Evidence, dense_evidence
 from probcomp.recipes.post_temper import Tempering, units_of
-from probcomp.recipes.post_weights_budget import allowed_cost
+from probcomp.recipes.post_weights_budget import allowed_cost, share_gone
 from probcomp.recipes.post_weights_config import WeightsConfig as WeightsConfig
 from probcomp.recipes.post_weights_decide import (
     Belief,
@@ -51,7 +51,7 @@ from probcomp.recipes.post_weights_refit import (
     settle_all,
     write,
 )
-from probcomp.recipes.post_weights_scale import evidence_scale, first_scale, least_costs
+from probcomp.recipes.post_weights_scale import evidence_scale, first_scale, single_costs
 
 SCORES = (
     "Weights were chosen by expectation propagation on each layer's quadratic loss, tempered by "
@@ -100,26 +100,25 @@ class _Run:
         if self.config.scale is not None:
             self.scale = self.config.scale
             return
+        names, widest = self.layers.matrices, self.config.widest
+        sizes = {n: self.job.model.get_parameter(n).numel() for n in names}
         self.scale = first_scale(
-            (least_costs(self.quadratic(n), self.rows[n]) for n in self.layers.matrices),
-            self.share_gone(),
+            (single_costs(self.quadratic(n), self.rows[n], widest=widest) for n in names),
+            share_gone(self.allowed, self.layers.costs, sizes),
         )
-
-    def share_gone(self) -> float:
-        """Share of the weights that a budget takes; half without one."""
-        sizes = {n: self.job.model.get_parameter(n).numel() for n in self.layers.matrices}
-        whole = sum(self.layers.costs[n] * size for n, size in sizes.items())
-        if self.allowed is None or not whole > 0:
-            return 0.5
-        return min(max(1 - self.allowed / whole, 1 / sum(sizes.values())), 1.0)
 
     def rescale(self, masks: Mapping[str, Tensor]) -> None:
         """The scale of the evidence, given masks that were decided with tempered losses."""
-        loss = sum(self.expected(n, self.removal(n, m)[0]) for n, m in masks.items())
-        new = evidence_scale(sum(int((~m).sum()) for m in masks.values()), loss * self.units)
+        lost = {n: self.expected(n, self.removal(n, m)[0]) for n, m in masks.items()}
+        new = self.scale_of(masks, lost)
         if new is not None:
             self.price *= new / self.scale
             self.scale = new
+
+    def scale_of(self, masks: Mapping[str, Tensor], lost: Mapping[str, float]) -> float | None:
+        """The scale that masks ask for, given what each costs, nats a unit of the loss."""
+        removed = sum(int((~m).sum()) for m in masks.values())
+        return evidence_scale(removed, sum(lost.values()) * self.units)
 
     def expected(self, name: str, predicted: float) -> float:
         """What a prediction for a layer is worth, nats a unit of the loss."""
@@ -246,6 +245,7 @@ def run(job: Job) -> Outcome:
             state.rescale(masks)
             masks = _judge(state, step)
         forecast, changes = _forecast(state, masks, joint, task.unit, step)
+        asked = state.scale_of(masks, forecast.by_axis)
         model = copy.deepcopy(job.model)
         if config.refit == "sequential":
             masks = settle_all(
@@ -272,6 +272,7 @@ def run(job: Job) -> Outcome:
         "calibration": f"{units} {task.unit}s",
         "price": state.price,
         "scale": state.scale,
+        "scale_of_masks": asked,
         "predicted_increase": forecast.increase,
         "temperatures": dict(forecast.temperatures),
     }

@@ -13,10 +13,13 @@ def allowed_cost(job: Job, layers: Layers, shapes: Mapping[str, tuple[int, int]]
     """What the masked weights may cost in all, in the unit of the budget; None without one.
 
     Raises:
-        BudgetError: It is below what is never masked, or below what a pattern keeps.
+        BudgetError: It is below what is never masked, or below what a pattern keeps, or counts what
+            the model has none of.
     """
     if job.budget is None:
         return None
+    if job.budget.unit == "macs" and not any(job.uses.values()):
+        raise BudgetError(f"{job.budget} is out of reach: no multiply-accumulates were counted")
     cost, share = cost_and_share(job)
     assert share is not None
     parameters = dict(job.model.named_parameters())
@@ -40,3 +43,19 @@ def allowed_cost(job: Job, layers: Layers, shapes: Mapping[str, tuple[int, int]]
     if is_pattern(job.prior):
         check_pattern(job.prior, shapes, layers.costs, allowed, say)
     return allowed
+
+
+def share_gone(
+    allowed: float | None, costs: Mapping[str, float], sizes: Mapping[str, int]
+) -> float:
+    """Share of the weights that a budget takes, in (0, 1]; one half, for want of a better, without.
+
+    Args:
+        allowed: What the weights may cost; None without a budget.
+        costs: Parameter name to what one weight costs.
+        sizes: Parameter name to how many it has.
+    """
+    whole = sum(costs[n] * size for n, size in sizes.items())
+    if allowed is None or not whole > 0:
+        return 0.5
+    return min(max(1 - allowed / whole, 1 / sum(sizes.values())), 1.0)

@@ -28,8 +28,11 @@ class WeightsConfig:
         residual: Whether a refit also makes up for what earlier blocks left undone.
         scale: What a nat of the calibration data counts for when weights are judged. They say next
             to nothing of a single weight (thousandths of a nat), while the network was trained on
-            far more; at 1 its prior decides. None finds it by the evidence, see
-            `probcomp.recipes.post_weights_scale`. Losses that are predicted are not scaled.
+            far more; at 1 its prior decides. None takes one step, by the evidence, from a first
+            guess, see `probcomp.recipes.post_weights_scale`; without a budget that guess is for
+            half of the weights gone, since nothing says how many. The masks that come of it ask
+            for another scale (``scale_of_masks`` in the posterior's ``meta``). Losses that are
+            predicted are not scaled.
         spike: Precision of a removed weight over that of a kept one. Removed weights are gone, so
             this is far above the default of `ep_shared`.
         iterations: Iterations, or sweeps, of each inference.

@@ -120,9 +120,11 @@ def believe(
 
 
 def continued(belief: Belief, quadratic: Quadratic, grown: float) -> WeightState:
-    """The state of a belief in the precision of a likelihood that counts ``grown`` times as much.
+    """A start for a likelihood that counts ``grown`` times as much, in its precision.
 
-    Sites stand for what a layer's data say about each weight given the others, and grow with it.
+    Where an inference begins, not where it ends: a site stands for a weight's prior between slab
+    and spike, so it moves with the data but by less than they do. A start that is grown upwards is
+    too far, and where few iterations follow, some of that is left.
     """
     state = belief.result.state
     kind = quadratic.weight.dtype

@@ -8,9 +8,15 @@ With masks held, and the ``n`` removed weights drawn around zero as widely as da
 with ``E`` the loss, in nats of the calibration data, that removing them costs after the others have
 adjusted (the quadratic form of the removed weights with the others integrated out). So the scale is
 that at which a removed weight costs half a nat on average, as a draw from its posterior would. It
-depends on the masks, and these on it: a scale that is too small makes masks whose loss seems to
-confirm it. So the search comes from above, from what each weight costs when all others are free to
-make up for it (Hassibi and Stork 1993), the least that it can.
+depends on the masks, and these on it, and this is no search for the point where both agree: there
+is a first guess, and one step from it, to the scale of the masks that the first one made and that
+were tempered since. What the last masks ask for is recorded beside it (``scale_of_masks``). With a
+budget the two are near, and more steps would settle; without one each step keeps more weights, and
+asks for a larger scale, without end.
+
+The guess sums what each weight alone costs when all others make up for it (Hassibi and Stork 1993).
+It is no bound: weights that make up for each other cost more together than the sum, and some cost
+less together than alone.
 """
 
 from collections.abc import Iterable
@@ -20,6 +26,9 @@ from torch import Tensor
 
 from probcomp.inference.quadratic import Quadratic
 from probcomp.inference.quadratic.likelihood import inverse
+
+OCTAVES, BINS = 256, 2**15
+"""Costs from 2^-256 to 2^256 nats, in bins of 1.1 %."""
 
 
 def evidence_scale(removed: int, loss: float) -> float | None:
@@ -32,29 +41,46 @@ def evidence_scale(removed: int, loss: float) -> float | None:
     return removed / (2 * loss) if removed > 0 and loss > 0 else None
 
 
-def least_costs(quadratic: Quadratic, rows: Tensor | None) -> Tensor:
-    r"""What each weight costs with all others free, :math:`g_r w_{rj}^2 / (2 [A^{-1}]_{jj})`.
+def single_costs(quadratic: Quadratic, rows: Tensor | None, *, widest: int) -> Tensor:
+    r"""What each weight costs alone, the others free, :math:`g_r w_{rj}^2 / (2 [A^{-1}]_{jj})`.
+
+    Layers with more inputs than ``widest`` are not inverted: there the others stay as they are,
+    :math:`g_r w_{rj}^2 A_{jj} / 2`, which is no less.
 
     Args:
         quadratic: The likelihood of a layer.
         rows: Weight of each row's loss, ``[do]``; None is all one.
+        widest: Most inputs of a layer whose precision is inverted.
 
     Returns:
         Nats of all the calibration data, ``[do, di]``.
     """
-    spread = inverse(quadratic.precision, torch.zeros_like(quadratic.weight[0])).diagonal()
+    if quadratic.size > widest:
+        spread = quadratic.precision.diagonal().reciprocal()
+    else:
+        nothing = torch.zeros_like(quadratic.weight[0])
+        spread = inverse(quadratic.precision, nothing).diagonal()
     costs = 0.5 * quadratic.weight.square() / spread
     return costs if rows is None else costs * rows.to(costs)[:, None]
 
 
 def first_scale(costs: Iterable[Tensor], share: float) -> float:
-    """The scale before any mask is known, from above.
+    """The scale before any mask is known, from the cheapest weights of all layers.
+
+    Costs are counted in bins, one layer after the other, so that no two are held at a time. Of the
+    last bin a part goes, at its mean; it is narrow enough for that not to matter.
 
     Args:
-        costs: What each weight of each layer costs at least, see `least_costs`.
+        costs: What each weight of each layer costs alone, see `single_costs`.
         share: Share of the weights that go, in (0, 1].
     """
-    every = torch.cat([c.flatten().double() for c in costs])
-    count = min(max(1, round(share * len(every))), len(every))
-    lost = float(every.sort().values[:count].sum())
+    counts, sums = torch.zeros(2, BINS, dtype=torch.float64)
+    for layer in costs:
+        flat = layer.flatten()
+        place = ((flat.log2() + OCTAVES) * (BINS / (2 * OCTAVES))).clamp(0, BINS - 1).long()
+        counts += torch.bincount(place, minlength=BINS)
+        sums += torch.bincount(place, flat.double(), minlength=BINS)
+    count = max(1, round(share * float(counts.sum())))
+    taken = (count - (counts.cumsum(0) - counts)).clamp(min=0).minimum(counts)
+    lost = float((sums * (taken / counts.clamp(min=1))).sum())
     return evidence_scale(count, lost) or 1.0
