@@ -207,7 +207,8 @@ def picture(records: list[Row], path: Path) -> None:
                     [min(r["coded_error"], worst) for r in rows],
                     marker=MARKERS[place % len(MARKERS)],
                     color=COLOURS[place % len(COLOURS)],
-                    linestyle="-" if len(rows) > 1 else "none",
+                    # A line joins points of one schedule only.
+                    linestyle="-" if len({row["epochs"] for row in rows}) == 1 else "none",
                     linewidth=1,
                     markersize=6,
                     label=method,
