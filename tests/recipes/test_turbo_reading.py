@@ -200,7 +200,7 @@ def test_one_state_is_read_alike_to_the_last_bit() -> None:
     threads = torch.get_num_threads()
     meta, evidence = read_convolution(*state)
     try:
-        for count in (1, 2, 5):
+        for count in (1, 2):
             torch.set_num_threads(count)
             torch.randn(7)
             again, same = read_convolution(*state)
@@ -218,19 +218,25 @@ def test_only_a_costly_reading_keeps_its_threads(
     _, x, y, student = teacher(6)
     seen: list[int] = []
 
+    class Stop(Exception):
+        pass
+
     def watched(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         seen.append(torch.get_num_threads())
+        if len(seen) == 2:  # the first counts the operations
+            raise Stop
         return 0.5 * (outputs - targets).square().sum(1).mean()
 
     threads = torch.get_num_threads()
     monkeypatch.setattr("probcomp.recipes.turbo_reading.MOST_OPERATIONS", most)
     try:
         torch.set_num_threads(3)
-        Reader(Task(criterion=watched), (x, y))(student.eval(), SCALE)
+        with pytest.raises(Stop):
+            Reader(Task(criterion=watched), (x, y))(student.eval(), SCALE)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(threads)
-    assert set(seen[1:]) == {expected}  # the first counts the operations
+    assert seen[1] == expected
 
 
 def test_a_weight_more_leaves_the_others_that_are_tried() -> None:
