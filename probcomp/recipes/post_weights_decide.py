@@ -123,8 +123,9 @@ def continued(belief: Belief, quadratic: Quadratic, grown: float) -> WeightState
     """A start for a likelihood that counts ``grown`` times as much, in its precision.
 
     Where an inference begins, not where it ends: a site stands for a weight's prior between slab
-    and spike, so it moves with the data but by less than they do. A start that is grown upwards is
-    too far, and where few iterations follow, some of that is left.
+    and spike. Sites of weights that stay for good fall to the slab as data count more, and those of
+    others rise, by less than the data. So a start that is grown upwards is too far, and where few
+    iterations follow, some of that is left.
     """
     state = belief.result.state
     kind = quadratic.weight.dtype

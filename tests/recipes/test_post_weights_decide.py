@@ -86,8 +86,9 @@ def test_a_state_goes_on_where_data_count_more_and_ends_where_a_new_start_does()
     warm = believe(more, None, None, field=-2.0, config=config, start=state)
     cold = believe(more, None, None, field=-2.0, config=config)
     torch.testing.assert_close(warm.evidence, cold.evidence, rtol=0.05, atol=0.1)
-    moved = cold.result.state.site.median() / first.result.state.site.median()
-    assert 1 < float(moved) < 50  # by less than the data: only a start
+    grew = cold.result.state.site / first.result.state.site
+    assert float(grew.max()) < 20  # not a hundredfold: grown sites are only a start
+    assert float(grew.min()) < 1
     assert continued(first, one, 1.0) is first.result.state
     assert continued(first, one.single(), 1.0).site.dtype == torch.float32
 
