@@ -45,12 +45,13 @@ CAVEATS = [
     "name a refit_teacher, the dense network's outputs enter the loss of its refit. Groups leave "
     "late in training: variational baselines by their own rule end here with more units than "
     "published, and with a lower error. Their published rows are the fair comparison of size.",
-    "Rows of 10 epochs are of an earlier schedule, before the teacher, with whole kernels that live "
-    "and die as one, and were not run again; seconds are those of a busy machine.",
+    "Rows of 10 epochs are of an earlier schedule, before the teacher, with whole kernels that "
+    "live and die as one, and were not run again; seconds are those of a busy machine.",
     "Thresholds of BC-GNJ and BC-GHS are read off the training loss: what goes may raise it by the "
     "tolerance in a run's settings, 0.03 nats a sample.",
     "Settings without a recorded choice on held-out data: the defaults of SBP, L0 and Sparse VD. "
-    "For VIBNet and spike-and-slab see baseline_choices.json; no warm-up of the latter met its rule.",
+    "For VIBNet and spike-and-slab see baseline_choices.json; no warm-up of the latter met its "
+    "rule.",
     "Rows of LeNet-300-100 are of one seed.",
     "Published rows were not run here; their 'architecture' ratio is recomputed from kept sizes: "
     "dense weights over the weights of the smaller dense network.",
