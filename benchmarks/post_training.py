@@ -226,7 +226,11 @@ def groups(rows: list[dict[str, Any]]) -> Iterator[tuple[str, float, dict[str, d
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each network and budget: mean loss increases, and ours less each other, by seed."""
+    """For each network and budget: mean loss increases, and what each other loses more than ours.
+
+    ``more_than_ours`` is the mean over seeds that both have, ``more_than_ours_least`` the least of
+    several such pairs.
+    """
     lines = []
     for network, removed, found in groups(rows):
         ours = found.get(OURS, {})
@@ -242,7 +246,8 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if name != OURS and both:
                 pairs = [by_seed[s] - ours[s] for s in both]
                 line["more_than_ours"] = statistics.mean(pairs)
-                line["more_than_ours_least"] = min(pairs)
+                if len(pairs) > 1:  # one pair has no spread
+                    line["more_than_ours_least"] = min(pairs)
             lines.append(line)
     return lines
 

@@ -41,6 +41,7 @@ def test_differences_are_taken_within_seeds(module):
     assert lines["OBS, uniform"]["more_than_ours"] == pytest.approx((0.05 + 0.01) / 2)
     assert lines["OBS, uniform"]["more_than_ours_least"] == pytest.approx(0.01)
     assert lines["OBS, relative"]["more_than_ours"] == pytest.approx(0.10)
+    assert "more_than_ours_least" not in lines["OBS, relative"]  # one seed
     assert "more_than_ours" not in lines["turbo-vbi-post"]
 
 
