@@ -29,6 +29,8 @@ from probcomp.inference.quadratic.likelihood import inverse
 
 OCTAVES, BINS = 256, 2**15
 """Costs from 2^-256 to 2^256 nats, in bins of 1.1 %."""
+SORTED = 2**20
+"""Most weights whose costs are all held."""
 
 
 def evidence_scale(removed: int, loss: float) -> float | None:
@@ -67,20 +69,27 @@ def single_costs(quadratic: Quadratic, rows: Tensor | None, *, widest: int) -> T
 def first_scale(costs: Iterable[Tensor], share: float) -> float:
     """The scale before any mask is known, from the cheapest weights of all layers.
 
-    Costs are counted in bins, one layer after the other, so that no two are held at a time. Of the
-    last bin a part goes, at its mean; it is narrow enough for that not to matter.
+    Few costs are sorted. Of many only bins are kept, one layer after the other; of the last bin a
+    part goes, at its mean, and the scale is right to some 1e-5 of it.
 
     Args:
         costs: What each weight of each layer costs alone, see `single_costs`.
         share: Share of the weights that go, in (0, 1].
     """
     counts, sums = torch.zeros(2, BINS, dtype=torch.float64)
+    held: list[Tensor] = []
+    size = 0
     for layer in costs:
-        flat = layer.flatten()
+        flat = layer.flatten().double()
+        size += len(flat)
+        held = [*held, flat] if size <= SORTED else []
         place = ((flat.log2() + OCTAVES) * (BINS / (2 * OCTAVES))).clamp(0, BINS - 1).long()
         counts += torch.bincount(place, minlength=BINS)
-        sums += torch.bincount(place, flat.double(), minlength=BINS)
-    count = max(1, round(share * float(counts.sum())))
-    taken = (count - (counts.cumsum(0) - counts)).clamp(min=0).minimum(counts)
-    lost = float((sums * (taken / counts.clamp(min=1))).sum())
+        sums += torch.bincount(place, flat, minlength=BINS)
+    count = max(1, round(share * size))
+    if held:
+        lost = float(torch.cat(held).sort().values[:count].sum())
+    else:
+        taken = (count - (counts.cumsum(0) - counts)).clamp(min=0).minimum(counts)
+        lost = float((sums * (taken / counts.clamp(min=1))).sum())
     return evidence_scale(count, lost) or 1.0

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from probcomp.inference.quadratic import Quadratic, refit
+from probcomp.recipes import post_weights_scale
 from probcomp.recipes.post_weights import WeightsConfig, run
 from probcomp.recipes.post_weights_scale import evidence_scale, first_scale, single_costs
 from tests.recipes.jobs import job
@@ -83,7 +84,9 @@ def test_the_first_scale_is_that_of_the_cheapest() -> None:
 
 
 @pytest.mark.parametrize("share", [0.003, 0.4, 0.77, 1.0])
-def test_costs_are_counted_layer_by_layer_as_if_they_were_sorted(share: float) -> None:
+def test_many_costs_are_counted_as_if_they_were_sorted(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator = torch.Generator().manual_seed(2)
     costs = [
         size * torch.randn(40, 50, generator=generator).exp().pow(4) for size in (1e-6, 1.0, 1e9)
@@ -92,7 +95,11 @@ def test_costs_are_counted_layer_by_layer_as_if_they_were_sorted(share: float) -
     every = torch.cat([c.flatten() for c in costs]).double().sort().values
     count = round(share * len(every))
     wanted = count / (2 * float(every[:count].sum()))
-    assert first_scale(iter(costs), share) == pytest.approx(wanted, rel=2e-3)
+    assert first_scale(iter(costs), share) == pytest.approx(wanted, rel=1e-12)
+    monkeypatch.setattr(post_weights_scale, "SORTED", 5000)  # the last layer goes beyond
+    counted = first_scale(iter(costs), share)
+    assert counted == pytest.approx(wanted, rel=2e-3)
+    assert counted == first_scale(iter(costs), share)
 
 
 @pytest.mark.parametrize("budget", ["params=0.2", "params=0.4", "params=0.7"])
