@@ -80,7 +80,10 @@ def digits(count: int, start: int, fits: Fits) -> dict[str, object]:
         of = np.array([int(float(row["dense_seed"])) for row in csv.DictReader(stream)])
     judges, loads, levels, errors = read_reference()
     if np.isnan(errors).any() or set(judges) & set(of):
-        raise InputError("the reference lacks cells, or shares dense seeds with the pilots.")
+        raise InputError(
+            "the reference lacks cells (run it again: seeds half there are made anew), or shares "
+            "dense seeds with the pilots."
+        )
     reference, names = Reference(errors), np.unique(of)
     cells = table.take(of == names[0])
     chosen: dict[str, Chosen] = {}

@@ -1,11 +1,13 @@
 """Fits of a benchmark, kept on disk so that a killed run goes on where it was."""
 
+import hashlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from probcomp.regime import sampler
 from probcomp.regime.coordinates import Coordinates
 from probcomp.regime.fit import RegimeModel
 from probcomp.regime.sampler import Convergence
@@ -14,15 +16,16 @@ from probcomp.regime.table import RunTable
 
 @dataclass(frozen=True)
 class Fits:
-    """Fits by name; read again from ``folder`` where an earlier run left them."""
+    """Fits by name; read again from ``folder`` where a run on the same table left them."""
 
     folder: Path | None = None
 
     def fit(self, table: RunTable, name: str, seed: int = 0) -> tuple[RegimeModel, float]:
         """A fit and the seconds of CPU it took."""
         path = None if self.folder is None else self.folder / f"{name}.npz"
-        if path is not None and path.is_file():
-            kept = np.load(path)
+        key = checksum(table, seed)
+        kept = np.load(path) if path is not None and path.is_file() else {}
+        if "of" in kept and str(kept["of"]) == key:
             coordinates = Coordinates.of(table)
             gates = Convergence(*(kept["gates"][:2]), *map(int, kept["gates"][2:]))
             saved = SavedDraws(kept["u"])
@@ -35,8 +38,17 @@ class Fits:
             gates = model.convergence
             numbers = [gates.rhat, gates.ess, gates.divergences, gates.draws]
             path.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(path, u=model.draws, gates=numbers, seconds=seconds)
+            np.savez(path, u=model.draws, gates=numbers, seconds=seconds, of=key)
         return model, seconds
+
+
+def checksum(table: RunTable, seed: int) -> str:
+    """Of all that a fit is made from: runs, knobs, seed, and the settings of the sampler."""
+    settings = (sampler.ROUNDS, sampler.DEPTH, sampler.CHAINS, sampler.MAX_RHAT, sampler.MIN_ESS)
+    digest = hashlib.sha256(repr((table.knobs, table.load_name, seed, settings)).encode())
+    for name in ("settings", "load", "error", "connectivity", "similarity", "measured"):
+        digest.update(np.ascontiguousarray(getattr(table, name), float).tobytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,15 @@
     PROBCOMP_DATA=/data python benchmarks/regime.py designs --count 20
     PROBCOMP_DATA=/data python benchmarks/regime.py loo
     PROBCOMP_DATA=/data python benchmarks/regime.py diagnosis
-    python benchmarks/regime.py sweep --store DIR --seeds 0 1 2
+    python benchmarks/regime.py sweep --store DIR --seeds 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16
     python benchmarks/regime.py reference --count 60
     python benchmarks/regime.py digits --count 10
 
 ``designs``: decisions at every cell of the published grid from nine pilots drawn one to each of 3 x
 3 strata. ``loo``: test error of each density from the runs at the others. ``diagnosis``: too cold
-or too hot, on widths and data sizes left out. ``sweep``: run every pilot of the digits task (80 s
-of CPU a dense seed). ``reference``: replicates of every cell with other seeds (14 s of CPU each).
+or too hot, on widths and data sizes left out. ``sweep``: run every pilot of the digits task, some
+minutes a dense seed; seeds may be added by several runs, each of which writes its own record.
+``reference``: replicates of every cell with other seeds, and the CPU time of each new one.
 ``digits``: advice from nine pilots, judged on the reference. Results go to ``benchmarks/results``.
 """
 

@@ -1,4 +1,8 @@
-"""What the regime model must beat: a process, a quadratic, a tree, and rules by hand."""
+"""What the regime model must beat: a process, a quadratic, a tree, and rules by hand.
+
+The first three predict the typical run, ``exp`` of the mean logarithm. Compare errors on tables
+without repeated runs: where runs repeat, the regime model predicts the mean over seeds instead.
+"""
 
 from dataclasses import dataclass
 from typing import Any, Protocol

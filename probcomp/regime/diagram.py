@@ -25,7 +25,8 @@ class PhaseDiagram:
         knob: Name of the knob; load_name: name of the load.
         values: The knob's values, [values]; loads: [loads].
         probability: Of I, II-A and II-B, [values, loads, 3].
-        error: Posterior mean of the test error (fraction), [values, loads].
+        error: Posterior mean of the test error (fraction) by the regimes alone, without the
+            processes; of the same mean over seeds as `Prediction.error`, [values, loads].
         boundary: 5, 50 and 95 % quantiles of the knob's value where the runs become connected
             (p_I = 1/2), [3, loads]; NaN where fewer than half of the draws have such a value.
         similar: The same quantiles where the outputs become similar (II-A | II-B), at loads above
@@ -89,7 +90,8 @@ def phase_diagram(
     # A band needs no more draws than this, and each one is interpolated at each load.
     surfaces = model.surfaces(co.load(columns), co.settings(settings), BAND_DRAWS)
     some = model.thinned(BAND_DRAWS)
-    error = co.error(surfaces["mean"][:, :, 0]).mean(0).reshape(size, size)
+    expected = surfaces["mean"][:, :, 0] + model.mean_over_seeds(some, len(some))
+    error = co.error(expected).mean(0).reshape(size, size)
     p = surfaces["p"].reshape(-1, size, size, 3)
     heat = surfaces["t"].reshape(-1, size, size)[:, :, 0]
     order = 1 if heat.mean(0)[-1] > heat.mean(0)[0] else -1

@@ -36,6 +36,9 @@ from probcomp.regime.table import RunTable, read_runs
 RESIDUAL_SCALE = 0.3
 """Prior scale of the residual process, in standard deviations of the log error."""
 
+LEAST_REPEATS = 3
+"""Runs beyond the first of their cell below which nothing is said of the spread over seeds."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -43,8 +46,8 @@ class Prediction:
 
     Attributes:
         error: Draws of the expected test error (fraction), [draws, settings]; those of the regime
-            model first, then those of the process it is stacked with. Where runs were repeated it
-            is the mean over seeds, which lies above the typical run.
+            model first, then those of the process it is stacked with. Where three runs or more
+            repeat another it is the mean over seeds, which lies above the typical run.
         observed: Draws of the error one run would show (with noise), [draws, settings].
         regime: Probability of I, II-A, II-B, [settings, 3].
         connectivity: Posterior mean of the mode connectivity (fraction, <= 0), [settings].
@@ -102,12 +105,18 @@ class RegimeModel:
     ) -> "RegimeModel":
         """Sample the posterior with NUTS, four chains of ``samples`` draws.
 
+        Chains that have not mixed go on, to four times ``samples`` at most; time and memory of
+        predictions grow with the draws.
+
         Args:
             table: Runs; see `read_runs` for what is read and refused.
             residual: False leaves both processes out: the bare regime model.
             barrier_floor: About twice the standard error of a measured barrier (a share of the
                 train set); more where the table has a column ``lmc_se`` that says more.
-            warmup: Steps of adaptation a chain; doubled once, with the draws, if a gate fails.
+            warmup: Steps of adaptation a chain; doubled once, with the draws, if more than 1 % of
+                the trajectories diverge.
+            samples: Draws a chain at the first look at R-hat and effective size; see
+                `sampler.sample_until_converged` for what follows where they fail.
         """
         runs = read_runs(table, knobs=knobs, load=load)
         coordinates = Coordinates.of(runs, barrier_floor)
@@ -199,7 +208,7 @@ class RegimeModel:
             noisy = np.concatenate([noisy[rows], other + spread])
         co = self.coordinates
         return Prediction(
-            co.error(error + self._mean_over_seeds(rows, len(error))),
+            co.error(error + self.mean_over_seeds(rows, len(error))),
             co.error(noisy),
             surfaces["p"].mean(0),
             co.barrier(z[:, :, 1]).mean(0),
@@ -208,14 +217,15 @@ class RegimeModel:
             rows,
         )
 
-    def _mean_over_seeds(self, rows: NDArray[np.int64], count: int) -> Array:
+    def mean_over_seeds(self, rows: NDArray[np.int64], count: int) -> Array:
         """What the mean of repeated runs adds to the mean of their logarithms, [count, 1].
 
         Runs that differ by seeds with a standard deviation s in ln(error) have the mean
-        ``exp(mu + s^2 / 2)``, not ``exp(mu)``. Zero where no run was repeated: a row is then taken
-        for the mean that is wanted. Draws beyond ``rows`` are the process's, with the mean of s^2.
+        ``exp(mu + s^2 / 2)``, not ``exp(mu)``. Zero where fewer than ``LEAST_REPEATS`` runs repeat
+        another: a row is then taken for the mean that is wanted, since s would be its prior's, with
+        a long tail. Draws beyond ``rows`` are the process's, with the mean of s^2.
         """
-        if len(self.table) <= self.table.cells.max() + 1:
+        if len(self.table) - (self.table.cells.max() + 1) < LEAST_REPEATS:
             return np.zeros((count, 1))
         square = self.parameters["seed_noise"][:, 0] ** 2
         out = np.full((count, 1), square.mean())

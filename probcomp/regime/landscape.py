@@ -78,9 +78,13 @@ def logit_cosine(x: Tensor, y: Tensor) -> float:
 
 
 def _same_logits(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Both, refused where they do not match."""
-    if x.shape != y.shape or x.ndim != 2 or len(x) == 0:
+    """Both, refused where they do not match, are empty or hold NaN."""
+    if x.shape != y.shape:
         raise InputError(f"got logits {tuple(x.shape)} and {tuple(y.shape)}; they must match.")
+    if x.ndim != 2 or x.numel() == 0:
+        raise InputError(f"got logits {tuple(x.shape)}; need [samples, classes], one each or more.")
+    if bool(x.isnan().any() or y.isnan().any()):
+        raise InputError("the logits hold NaN; the network has diverged, or its inputs hold NaN.")
     return x, y
 
 

@@ -42,9 +42,8 @@ BEND = 2.0
 """b: the boundary of II-B turns within 1 / b of t0, a sixth of the range of the runs.
 
 Set by hand, not learnt: it was chosen with the Sherrington-Kirkpatrick diagram in view, whose slope
-between II-A and II-B is known to be 1. With s_t in its place the slope came out as .90 [.80, 1.00],
-with 2 as 1.06 [1.00, 1.13]; no search over other values is on record. That slope is therefore no
-blind test of the model."""
+between II-A and II-B is known to be 1, and which came out too flat with s_t in its place; no search
+over other values is on record. That slope is therefore no blind test of the model."""
 
 Theta = Mapping[str, Any]
 Data = Mapping[str, Any]

@@ -17,16 +17,21 @@ MAX_RHAT, MIN_ESS = 1.02, 200.0
 CHAINS = 4
 
 ROUNDS = 4
-"""How many times their first length chains may reach."""
+"""Draws kept are at most this many times those asked for, also by chains that started anew."""
 
 DEPTH = (7, 8)
 """Doublings of a trajectory at most, while adapting and after. Of the first steps, made before the
-scales are known, nearly all reach the limit; at 8 they were half of the cost of a fit."""
+scales are known, nearly all reach the limit, and each further doubling doubles their cost."""
 
 
 @dataclass(frozen=True)
 class Convergence:
-    """Worst split R-hat and least effective sample size over all parameters of the model."""
+    """Worst split R-hat and least effective sample size over all parameters of the model.
+
+    Chains that go on are looked at up to ``ROUNDS`` times and stop at the first look that passes:
+    "converged" then means "passed at one of several looks", which luck does more often than a
+    single one. ``draws`` tells: more than were asked for were looked at more than once.
+    """
 
     rhat: float
     ess: float
@@ -154,10 +159,12 @@ def sample_until_converged(
     """Four chains of ``draws``, gone on with where a gate fails, at most ``ROUNDS`` times that.
 
     Where the boundary of a regime lies outside of the runs, its place moves along a ridge that
-    takes thousands of draws to walk; the draws made so far are good ones and are kept. Chains that
-    go on use the covariance of all of them in place of that of their own warm-up. Where more than
-    a hundredth of the trajectories diverges, going on would not help: the chains start anew, once,
-    with smaller steps and twice the length.
+    takes thousands of draws to walk. Chains that go on keep all draws made so far: those of a chain
+    that had not found the region yet, too, which later draws must outweigh before the gates pass.
+    Their metric leans on the draws (`pooled_metric`) in place of their own warm-up alone. Where
+    more than a hundredth of the trajectories diverges, going on would not help: the chains start
+    anew, once, with smaller steps and twice the length, and earlier draws are dropped. They may
+    then go on to the same total: ``ROUNDS * draws`` a chain are kept, twice that made, at most.
     """
     for attempt in range(2):
         longer = 1 + attempt
@@ -167,7 +174,7 @@ def sample_until_converged(
         )  # fmt: skip
         chains = Chains.of(mcmc)
         convergence = gates(chains)
-        for _ in range(ROUNDS - 1):
+        for _ in range(ROUNDS // longer - 1):
             if convergence.ok or convergence.diverge:
                 break
             go_on(mcmc, arguments, chains)
@@ -179,27 +186,54 @@ def sample_until_converged(
 
 
 def go_on(mcmc: Any, arguments: tuple[Any, ...], chains: Chains) -> None:
-    """As many draws again, from where the chains stand, with the covariance of all their draws."""
+    """As many draws again, from where the chains stand, in the metric that their draws suggest.
+
+    The step size stays that of the warm-up.
+    """
     import jax.numpy as jnp
 
     state = mcmc.last_state
-    (values,) = chains.get_samples().values()  # the programs sampled here have one site
-    cover = jnp.cov(jnp.asarray(values.reshape(len(values), -1)), rowvar=False)
-    root = jnp.linalg.cholesky(jnp.linalg.inv(cover))
+    (values,) = chains.sites.values()  # the programs sampled here have one site
     adapt = state.adapt_state
-
-    def for_all(old: Any, new: Any) -> Any:
-        """``new`` in the form that the sampler keeps it in, once a chain."""
-        return {key: jnp.broadcast_to(new, value.shape) for key, value in old.items()}
-
-    mcmc.post_warmup_state = state._replace(
-        adapt_state=adapt._replace(
-            inverse_mass_matrix=for_all(adapt.inverse_mass_matrix, cover),
-            mass_matrix_sqrt=for_all(adapt.mass_matrix_sqrt, root),
-            mass_matrix_sqrt_inv=for_all(adapt.mass_matrix_sqrt_inv, jnp.linalg.inv(root)),
+    ((key, old),) = adapt.inverse_mass_matrix.items()
+    cover = pooled_metric(values.reshape(*values.shape[:2], -1), np.asarray(old))
+    if cover is not None:
+        root = np.linalg.cholesky(np.linalg.inv(cover))
+        adapt = adapt._replace(
+            inverse_mass_matrix={key: jnp.asarray(cover)},
+            mass_matrix_sqrt={key: jnp.asarray(root)},
+            mass_matrix_sqrt_inv={key: jnp.asarray(np.linalg.inv(root))},
         )
-    )
+    mcmc.post_warmup_state = state._replace(adapt_state=adapt)
     mcmc.run(state.rng_key, *arguments, extra_fields=("diverging",))
+
+
+def pooled_metric(values: Array, old: Array) -> Array | None:
+    """A covariance for chains that go on, [chains, size, size]; None: keep the old one.
+
+    ``(n C + size old) / (n + size)``: C is the covariance of the draws within chains, averaged over
+    chains, so that chains which lie apart do not stretch it along their gap; n its effective
+    number of draws, the least over coordinates, so that few or slow draws move little. Shrunk is
+    toward the metric of the warm-up, with the weight of ``size`` draws: those of the last window
+    know the scales already.
+
+    Args:
+        values: Draws, [chains, draws, size].
+        old: Inverse mass matrix of each chain, [chains, size, size].
+    """
+    from numpyro.diagnostics import effective_sample_size
+
+    _, count, size = values.shape
+    with np.errstate(all="ignore"):
+        each = np.array([effective_sample_size(chain[None]) for chain in values])
+    # Draws that alternate have a size below zero or above their count; those that stand still none.
+    each = np.where((each <= 0) | (each > count), count, np.nan_to_num(each))
+    n = float(each.sum(0).min())
+    within = np.mean([np.cov(chain, rowvar=False).reshape(size, size) for chain in values], 0)
+    found = (n * within + size * old) / (n + size)
+    if not np.all(np.isfinite(found)) or np.linalg.eigvalsh(found).min() <= 0:
+        return None
+    return found
 
 
 def run_nuts(

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from probcomp.errors import InputError
 from probcomp.regime.checks import check_directions, check_enough
@@ -24,6 +25,32 @@ def table(**changed):
 def test_a_sound_table_passes():
     check_enough(table())
     assert check_directions(table()) == ()
+
+
+def test_a_known_knob_whose_barriers_grow_with_heat_is_not_doubted():
+    """Long training is cold: barriers of the short runs are no sign of a wrong direction."""
+    (note,) = check_directions(
+        table(lmc=-1.0 / table().settings[:, 0] - 1e-3 * np.arange(9) % 3e-3)
+    )
+    assert "epochs gets hotter" in note
+    assert "direction" not in note
+
+
+def test_repeated_runs_are_no_further_evidence_on_a_direction():
+    rank = np.array([6.0, 1, 5, 2, 9, 4, 8, 3, 7])  # of barriers; little to do with epochs
+    runs = table()
+    order = np.argsort(np.argsort(runs.settings[:, 0], kind="stable"), kind="stable")
+    lmc = -0.01 * (rank - 0.6 * order)
+    columns = {
+        "epochs": runs.settings[:, 0], "density": runs.load, "test_error": runs.error,
+        "lmc": lmc - lmc.max(), "cka": runs.similarity,
+    }  # fmt: skip
+    once = read_runs(columns, check=False)
+    often = read_runs({name: np.tile(v, 40) for name, v in columns.items()}, check=False)
+    assert check_directions(once) == check_directions(often) == ()
+    rho, chance = spearmanr(-often.settings[:, 0], often.connectivity)
+    assert rho < 0
+    assert chance < 1e-4  # by rows it would have been said
 
 
 def test_one_load_and_few_settings_are_refused():

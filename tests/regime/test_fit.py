@@ -1,5 +1,9 @@
 """The fit where the phases are known; a fit that fails must say so."""
 
+from dataclasses import replace
+from itertools import product
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy.stats import norm
@@ -44,12 +48,11 @@ class Draws:
         return {"u": self.u}
 
 
-@pytest.mark.parametrize("times", [1, 3])
-def test_the_expected_error_is_the_mean_over_seeds_not_that_of_the_logarithms(times):
+def of_the_prior(rows):
+    """A model of nine cells, ``rows`` of which were run."""
     from probcomp.regime.model import size
 
     epochs, density = np.meshgrid([10.0, 20, 40], [0.1, 0.2, 0.4])
-    rows = np.repeat(np.arange(9), times)
     columns = {
         "epochs": epochs.ravel()[rows],
         "density": density.ravel()[rows],
@@ -57,8 +60,12 @@ def test_the_expected_error_is_the_mean_over_seeds_not_that_of_the_logarithms(ti
         "lmc": -0.1 * np.ones(len(rows)),
         "cka": 0.9 + 0.01 * (rows % 3),
     }
-    gates = Convergence(1.0, 400, 0, 40)
-    model = RegimeModel.of_draws(columns, Draws(size(1)), gates)
+    return RegimeModel.of_draws(columns, Draws(size(1)), Convergence(1.0, 400, 0, 40))
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_the_expected_error_is_the_mean_over_seeds_not_that_of_the_logarithms(times):
+    model = of_the_prior(np.repeat(np.arange(9), times))
     found = model.predict({"epochs": 20.0}, 0.2).error[:, 0]
     co = model.coordinates
     z = model.surfaces(co.load([0.2]), co.settings([[20.0]]))["mean"][:, 0, 0]
@@ -71,6 +78,31 @@ def test_the_expected_error_is_the_mean_over_seeds_not_that_of_the_logarithms(ti
         expected = [np.exp(co.z_mean[0] + scale * v + s * runs).mean() for v, s in zip(z, seeds)]
         assert np.mean(expected / co.error(z)) > 1.03
     np.testing.assert_allclose(found, expected, rtol=0.01)
+
+
+def test_two_repeated_runs_do_not_tell_the_spread_over_seeds():
+    every = list(range(9))
+    assert not of_the_prior(np.r_[every, 0, 1]).mean_over_seeds(np.arange(40), 40).any()
+    assert of_the_prior(np.r_[every, 0, 1, 2]).mean_over_seeds(np.arange(40), 40).all()
+
+
+def test_draws_of_the_process_get_the_mean_spread_over_seeds():
+    model = of_the_prior(np.repeat(np.arange(9), 3))
+    process = SimpleNamespace(condition=lambda at: (np.zeros((1, 9)), np.zeros((1, 1))), noise=0.0)
+    found = replace(model, process=process, share=0.25).predict({"epochs": 20.0}, 0.2).error[:, 0]
+    co = model.coordinates
+    square = (co.z_scale[0] * model.parameters["seed_noise"][:, 0]) ** 2
+    assert len(found) == 40
+    np.testing.assert_allclose(found[10:], np.exp(co.z_mean[0] + square.mean() / 2))
+    assert np.ptp(square) > 0.1 * square.mean()  # the regime model's own draws have each theirs
+
+
+def test_the_diagram_shows_the_error_that_is_predicted():
+    model = of_the_prior(np.repeat(np.arange(9), 3))
+    diagram = model.phase_diagram(size=4)
+    for (i, value), (j, load) in product(enumerate(diagram.values), enumerate(diagram.loads)):
+        predicted = model.predict({"epochs": value}, load).error.mean()
+        assert diagram.error[i, j] == pytest.approx(predicted, rel=1e-6)
 
 
 def test_phase_diagram_has_the_known_corners(spin_glass):

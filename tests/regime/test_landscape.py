@@ -74,6 +74,13 @@ def test_cosine_of_logits_in_closed_form():
 def test_logits_that_do_not_match_are_refused(measure):
     with pytest.raises(InputError, match="must match"):
         measure(torch.ones(2, 3), torch.ones(2, 4))
+    for empty in (torch.ones(0, 3), torch.ones(2, 0), torch.ones(3)):
+        with pytest.raises(InputError, match=r"need \[samples, classes\]"):
+            measure(empty, empty)
+    lost = torch.tensor([[1.0, float("nan")]])
+    for pair in ((lost, torch.ones(1, 2)), (torch.ones(1, 2), lost)):
+        with pytest.raises(InputError, match="NaN"):
+            measure(*pair)
 
 
 def test_a_network_is_connected_to_itself(batches):

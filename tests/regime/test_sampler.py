@@ -8,7 +8,13 @@ import pytest
 from probcomp.regime import sampler
 from probcomp.regime.coordinates import Coordinates
 from probcomp.regime.sampler import Chains as Kept
-from probcomp.regime.sampler import gates, model_data, physical_knobs, schedule_ratios
+from probcomp.regime.sampler import (
+    gates,
+    model_data,
+    physical_knobs,
+    pooled_metric,
+    schedule_ratios,
+)
 from probcomp.regime.table import read_runs
 
 
@@ -118,7 +124,7 @@ def rounds(monkeypatch):
     """Runs the rounds on draws that are given, and tells what was done."""
     generator = np.random.default_rng(0)
     good = generator.normal(size=(4, 700, 2))
-    apart = good + np.array([0, 0, 0, 3.0])[:, None, None]
+    gap = np.array([0, 0, 0, 1.0])[:, None, None]
 
     def play(*script):
         given, done = iter(script), []
@@ -129,7 +135,10 @@ def rounds(monkeypatch):
         def go_on(mcmc, arguments, chains):
             done.append("on")
 
-        draws = {"good": kept(good), "apart": kept(apart), "diverging": kept(good, 0.1)}
+        draws = {
+            "good": kept(good), "near": kept(good + 0.5 * gap), "apart": kept(good + 3 * gap),
+            "diverging": kept(good, 0.1),
+        }  # fmt: skip
         monkeypatch.setattr(sampler, "run_nuts", start)
         monkeypatch.setattr(sampler, "go_on", go_on)
         monkeypatch.setattr(sampler.Chains, "of", staticmethod(lambda mcmc: draws[next(given)]))
@@ -151,6 +160,25 @@ def test_chains_that_have_not_mixed_go_on_and_keep_their_draws(rounds):
     assert not convergence.ok  # a fourth of the draws lies apart
 
 
+def test_chains_that_pass_at_a_later_look_stop_there(rounds):
+    done, convergence, length = rounds("near", "good")
+    assert (done, convergence.ok, length) == ([(5, 7, 0), "on"], True, 1400)
+    assert convergence.draws == 5600
+
+
+def test_chains_that_diverge_while_they_go_on_start_anew_without_the_earlier_draws(rounds):
+    done, convergence, length = rounds("apart", "diverging", "good")
+    assert done == [(5, 7, 0), "on", (10, 14, 1)]
+    assert (convergence.ok, convergence.divergences, length) == (True, 0, 700)
+
+
+def test_the_total_is_capped_also_for_chains_that_started_anew(rounds):
+    # Of a start with twice the length, one round more reaches four times the first length.
+    done, convergence, _ = rounds("diverging", "apart", "apart")
+    assert done == [(5, 7, 0), (10, 14, 1), "on"]
+    assert not convergence.ok
+
+
 def test_chains_that_diverge_start_anew_with_smaller_steps_once(rounds):
     done, convergence, length = rounds("diverging", "good")
     assert (done, convergence.ok, length) == ([(5, 7, 0), (10, 14, 1)], True, 700)
@@ -159,8 +187,54 @@ def test_chains_that_diverge_start_anew_with_smaller_steps_once(rounds):
     assert str(convergence).startswith("not converged")
 
 
+def metric(values):
+    """The metric of draws where that of the warm-up was the identity, checked for use."""
+    size = values.shape[-1]
+    found = pooled_metric(values, np.broadcast_to(np.eye(size), (len(values), size, size)))
+    assert found is not None
+    assert found.shape == (len(values), size, size)
+    assert np.isfinite(np.linalg.cholesky(np.linalg.inv(found))).all()
+    return found[0]
+
+
+def test_few_draws_in_many_dimensions_give_a_metric_that_is_finite_and_well_conditioned():
+    draws = np.random.default_rng(0).normal(size=(4, 8, 40))
+    assert np.linalg.eigvalsh(np.cov(draws.reshape(32, 40), rowvar=False)).min() < 1e-12
+    values = np.linalg.eigvalsh(metric(draws))
+    assert values[-1] / values[0] < 10
+
+
+def test_slow_chains_move_the_metric_by_their_effective_number_of_draws():
+    steps = np.random.default_rng(0).normal(size=(4, 700, 40))
+    slow = steps.copy()
+    for k in range(1, 700):
+        slow[:, k] = 0.97 * slow[:, k - 1] + np.sqrt(1 - 0.97**2) * steps[:, k]
+    values = np.linalg.eigvalsh(metric(slow))
+    assert values[-1] / values[0] < 5
+    plain = np.linalg.eigvalsh(np.cov(slow.reshape(-1, 40), rowvar=False))
+    assert plain[-1] / plain[0] > 8  # the law is N(0, I)
+    many = metric(3 * steps)
+    np.testing.assert_allclose(np.diag(many), 9, rtol=0.2)  # draws that count do tell
+
+
+def test_chains_that_lie_apart_do_not_stretch_the_metric_along_their_gap():
+    draws = np.random.default_rng(0).normal(size=(4, 700, 3))
+    draws[3, :, 0] += 20
+    np.testing.assert_allclose(np.diag(metric(draws)), 1, rtol=0.1)
+    assert np.cov(draws.reshape(-1, 3), rowvar=False)[0, 0] > 50
+
+
+def test_draws_that_say_nothing_leave_the_metric_of_the_warm_up():
+    np.testing.assert_allclose(metric(np.zeros((4, 50, 3))), np.eye(3))
+    lost = np.random.default_rng(0).normal(size=(4, 50, 3))
+    lost[1, 2, 0] = np.nan
+    assert pooled_metric(lost, np.broadcast_to(np.eye(3), (4, 3, 3))) is None
+    one = np.random.default_rng(0).normal(size=(4, 500, 1))  # a single coordinate
+    assert metric(one).shape == (1, 1)
+
+
 @pytest.mark.slow
-def test_chains_go_on_from_where_they_stand_with_the_covariance_of_all():
+def test_chains_go_on_from_where_they_stand_in_the_metric_of_their_draws():
     import numpyro
     import numpyro.distributions as dist
 
@@ -171,14 +245,38 @@ def test_chains_go_on_from_where_they_stand_with_the_covariance_of_all():
     mcmc = sampler.run_nuts(program, (scale,), seed=0, warmup=60, draws=200, attempt=0)
     first = Kept.of(mcmc)
     stood = np.asarray(mcmc.last_state.z["u"])
+    (old,) = mcmc.last_state.adapt_state.inverse_mass_matrix.values()
+    expected = pooled_metric(first.sites["u"], np.asarray(old))
     sampler.go_on(mcmc, (scale,), first)
     more = Kept.of(mcmc)
-    (used,) = mcmc.last_state.adapt_state.inverse_mass_matrix.values()
-    expected = np.cov(first.get_samples()["u"], rowvar=False)
-    np.testing.assert_allclose(np.asarray(used), np.broadcast_to(expected, (4, 2, 2)), rtol=1e-6)
+    adapted = mcmc.last_state.adapt_state
+    (used,), (root,), (inverse,) = (
+        map(np.asarray, getattr(adapted, name).values())
+        for name in ("inverse_mass_matrix", "mass_matrix_sqrt", "mass_matrix_sqrt_inv")
+    )
+    np.testing.assert_allclose(used, expected, rtol=1e-6)
+    np.testing.assert_allclose(root @ root.swapaxes(1, 2) @ used, [np.eye(2)] * 4, atol=1e-8)
+    np.testing.assert_allclose(root @ inverse, [np.eye(2)] * 4, atol=1e-8)
     # New draws, which begin at the old ones' end: a proposal that is refused stays there.
     assert not np.array_equal(more.sites["u"], first.sites["u"])
     np.testing.assert_array_equal(stood, first.sites["u"][:, -1])
     both = first.then(more)
     assert gates(both).draws == 1600
     np.testing.assert_allclose(both.get_samples()["u"].std(0), scale, rtol=0.15)
+
+
+@pytest.mark.slow
+def test_chains_whose_draws_are_lost_go_on_in_the_metric_they_have():
+    import numpyro
+    import numpyro.distributions as dist
+
+    def program(scale):
+        numpyro.sample("u", dist.Normal(0, scale).to_event(1))
+
+    scale = np.array([1.0, 2.0])
+    mcmc = sampler.run_nuts(program, (scale,), seed=0, warmup=60, draws=50, attempt=0)
+    (old,) = map(np.asarray, mcmc.last_state.adapt_state.inverse_mass_matrix.values())
+    sampler.go_on(mcmc, (scale,), kept(np.full((4, 50, 2), np.nan)))
+    (used,) = map(np.asarray, mcmc.last_state.adapt_state.inverse_mass_matrix.values())
+    np.testing.assert_array_equal(used, old)
+    assert np.isfinite(Kept.of(mcmc).sites["u"]).all()
