@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from probcomp.errors import InputError, unknown
 from probcomp.regime.coordinates import Coordinates
@@ -50,17 +51,18 @@ PER_CELL = ("x", "c", "z", "floored", "measured", "valid", "replicates")
 
 @dataclass(frozen=True)
 class TaskDraws:
-    """The draws of one task, as `RegimeModel` reads them."""
+    """The draws of one task, [chains, draws, size], as `RegimeModel` reads them."""
 
     u: Array
+    diverging: NDArray[np.bool_]
 
     def get_samples(self, group_by_chain: bool = False) -> dict[str, Array]:
         """Draws by site, [draws, size] or [chains, draws, size]."""
         return {"u": self.u if group_by_chain else self.u.reshape(-1, self.u.shape[-1])}
 
-    def get_extra_fields(self) -> dict[str, Array]:
-        """No field of the sampler is kept for single tasks."""
-        return {"diverging": np.zeros(self.u.shape[0] * self.u.shape[1], bool)}
+    def get_extra_fields(self) -> dict[str, NDArray[np.bool_]]:
+        """``diverging``, [chains draws]; a trajectory is one of all tasks."""
+        return {"diverging": self.diverging.reshape(-1)}
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class Hierarchy:
         each = np.einsum("pij,cdjp->cdip", roots, drawn)
         models = {}
         for k, (name, table) in enumerate(runs.items()):
-            draws = TaskDraws(each[:, :, k])
+            draws = TaskDraws(each[:, :, k], chains.diverging)
             model = RegimeModel(table, places[name], draws, convergence, None, seed)
             models[name] = model.with_processes()
         return cls(models, chosen, convergence)

@@ -30,7 +30,7 @@ class Convergence:
 
     Chains that go on are looked at up to ``ROUNDS`` times and stop at the first look that passes:
     "converged" then means "passed at one of several looks", which luck does more often than a
-    single one. ``draws`` tells: more than were asked for were looked at more than once.
+    single one. More ``draws`` than were asked for tell of more than one look or start.
     """
 
     rhat: float

@@ -52,10 +52,13 @@ def test_one_task_or_several_knobs_are_refused():
 
 
 def test_draws_read_as_a_model_reads_them():
-    draws = TaskDraws(np.arange(24.0).reshape(2, 3, 4))
+    marks = np.array([[False, True, False], [True, True, False]])
+    draws = TaskDraws(np.arange(24.0).reshape(2, 3, 4), marks)
     assert draws.get_samples()["u"].shape == (6, 4)
     assert draws.get_samples(group_by_chain=True)["u"].shape == (2, 3, 4)
-    assert not draws.get_extra_fields()["diverging"].any()
+    np.testing.assert_array_equal(
+        draws.get_extra_fields()["diverging"], [False, True, False, True, True, False]
+    )
 
 
 def test_padding_rows_count_for_nothing():
