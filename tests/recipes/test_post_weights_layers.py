@@ -1,10 +1,20 @@
 """Which layers may be masked, and orders of units."""
 
+import copy
+from dataclasses import replace
+
 import torch
 from torch import nn
 
+from probcomp.recipes.job import Job
 from probcomp.recipes.post_weights_layers import layers_of, ordered
 from tests.recipes.jobs import job
+
+
+def own() -> Job:
+    """A job on a copy of the network, to be changed."""
+    given = job("params=0.5")
+    return replace(given, model=copy.deepcopy(given.model))
 
 
 def test_linear_layers_and_what_a_weight_costs() -> None:
@@ -17,7 +27,7 @@ def test_linear_layers_and_what_a_weight_costs() -> None:
 
 
 def test_weights_that_another_module_has_too_stay_and_it_is_said() -> None:
-    given = job("params=0.5")
+    given = own()
 
     class Tied(nn.Module):
         def __init__(self) -> None:
@@ -32,13 +42,13 @@ def test_weights_that_another_module_has_too_stay_and_it_is_said() -> None:
 
 
 def test_layers_that_are_not_run_as_modules_are_left_out() -> None:
-    given = job("params=0.5")
+    given = own()
     given.model.idle = nn.Linear(3, 3)
     assert "idle.weight" not in layers_of(given).matrices
 
 
 def test_similar_units_come_side_by_side_and_outputs_stay() -> None:
-    given = job("params=0.5")
+    given = own()
     first = given.model.get_parameter("one.weight")
     with torch.no_grad():  # units alternate between two kinds
         first[::2] = first[0] * torch.linspace(1.0, 1.1, len(first[::2]))[:, None]
