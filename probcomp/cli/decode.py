@@ -1,5 +1,6 @@
 """``probcomp decode``: flexible-length generation with a masked diffusion model."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,8 @@ from probcomp.cli.options import Json, OutFile, Seed, print_json, quiet_stdout, 
 from probcomp.errors import InputError
 
 EXAMPLES = ("+385+267", "{k=12;b=x", "?c")
+KNOWN = re.compile(r"\+\d{1,3}\+\d{1,3}|\{[a-z]=\w{1,2}(;[a-z]=\w{1,2}){0,2}|\?[a-z]")
+"""Prompts of the three tasks that the embedded model was trained on."""
 
 
 def decode(
@@ -90,6 +93,13 @@ def decode(
         if plot is not None:
             text = (output.texts or [""])[0]
             save_plot(output, plot, tokens=list(text) if "_" not in prompts[0] else None)
+    for text in prompts if model is None else ():
+        if "_" not in text and not KNOWN.fullmatch(text):
+            typer.echo(
+                f"note: the embedded model knows prompts like {', '.join(EXAMPLES)} only; "
+                f"{text!r} is none of them",
+                err=True,
+            )
     result = {"prompts": prompts, "seed": seed, **output.to_dict()}
     save_json(result, out)
     if json:

@@ -29,6 +29,14 @@ def test_without_arguments_it_answers_its_own_examples():
     assert '{"k":12,"b":"x"}' in out
 
 
+def test_a_prompt_that_the_embedded_model_does_not_know_is_named():
+    status, _, err = call("-p", "37+85=", "-p", "+37+85")
+    assert status == 0
+    assert err.startswith("note: the embedded model knows prompts like +385+267")
+    assert "'37+85=' is none of them" in err
+    assert len(err.splitlines()) == 1
+
+
 def test_json_and_files(tmp_path):
     where, picture = tmp_path / "result.json", tmp_path / "one.png"
     status, out, _ = call("-p", "+385+267", "--json", "--out", where, "--plot", picture)
