@@ -1,21 +1,46 @@
 """``probcomp methods``: the table of methods, generated from their records."""
 
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from probcomp.cli.options import Json, NoSeed, OutFile, print_json, quiet_stdout, save_json
 
 
-def methods(json: Json = False, out: OutFile = None, seed: NoSeed = 0) -> None:
+def methods(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="These alone; default: all.")
+    ] = None,
+    brief: Annotated[bool, typer.Option("--brief", help="A line for each method.")] = False,
+    json: Json = False,
+    out: OutFile = None,
+    seed: NoSeed = 0,
+) -> None:
     """List the methods that --method takes, with the choices that each is made of."""
     with quiet_stdout():
         from probcomp.recipes import METHODS
 
-        records = [METHODS[name].record() for name in METHODS]
+        records = [METHODS[name].record() for name in names or METHODS]
     save_json(records, out)
     if json:
         print_json(records)
+    elif brief:
+        _print_brief(records)
     else:
         _print(records)
+
+
+def _print_brief(records: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("method", no_wrap=True)
+    table.add_column("when")
+    table.add_column("what it does", overflow="fold")
+    for record in records:
+        table.add_row(record["name"], f"{record['when']} training", record["title"])
+    Console().print(table)
 
 
 def _print(records: list[dict[str, Any]]) -> None:
