@@ -21,7 +21,10 @@ from probcomp.regime.pruning import density_of, make_masks
 from probcomp.regime.recipe import Recipe
 from probcomp.regime.store import Record, Store, content_key
 from probcomp.regime.tasks import PilotTask, load_task
-from probcomp.regime.training import TrainState, train
+from probcomp.regime.training import TrainState, mix, train
+
+RETRAINING = 1
+"""Sets the random numbers of retrainings apart from those of dense runs."""
 
 MEASURE_BATCH = 512
 LMC_POINTS = 11
@@ -67,15 +70,25 @@ class PilotConfig:
     def _dense(self) -> dict[str, Any]:
         return self.recipe.to_json()
 
+    def randomness(self, seed: int) -> int:
+        """What seeds the batches and the noise of one retraining.
+
+        It depends on the dense seed too: were seed 0 the same batches for every dense network, the
+        luck of that order would be common to all pilots, and their spread would not show it. It
+        does not depend on knob and density, which are so compared under equal batches.
+        """
+        return mix(RETRAINING, self.dense_seed, seed)
+
     def run_key(self, seed: int) -> str:
         """Of one retrained model."""
-        return content_key({"dense": self.dense_key, "seed": seed, **self._pruned()})
+        drawn = self.randomness(seed)
+        return content_key({"dense": self.dense_key, "randomness": drawn, **self._pruned()})
 
     @property
     def key(self) -> str:
         """Of the whole pilot."""
-        seeds = sorted(self.retrain_seeds)
-        return content_key({"dense": self.dense_key, "seeds": seeds, **self._pruned()})
+        drawn = sorted(map(self.randomness, self.retrain_seeds))
+        return content_key({"dense": self.dense_key, "randomness": drawn, **self._pruned()})
 
     def _pruned(self) -> dict[str, Any]:
         retrain = self.retrain.to_json()
@@ -237,10 +250,8 @@ def _retrained(
         for name, mask in masks.items():
             model.get_parameter(name).mul_(mask)
     pruned = error_of(model, task.test)
-    # Retraining must not repeat the batches of the dense run: its seeds are a range of their own.
-    train(
-        model, task.train, config.retrain, seed=1_000_003 + seed, masks=masks, augment=task.augment
-    )
+    drawn = config.randomness(seed)
+    train(model, task.train, config.retrain, seed=drawn, masks=masks, augment=task.augment)
     realised = density_of(model, masks, task)
     record = {
         "run": key,

@@ -80,6 +80,9 @@ class PilotTask:
             wrong.append("retrain_seeds: at least two; connectivity is measured between them")
         if not self.dense_seeds:
             wrong.append("dense_seeds: at least one is needed")
+        for part, seeds in (("dense", self.dense_seeds), ("retrain", self.retrain_seeds)):
+            if len(set(seeds)) < len(seeds) or any(seed < 0 for seed in seeds):
+                wrong.append(f"{part}_seeds: numbers from 0 on, each once; got {seeds}")
         if wrong:
             raise InputError(f"task {self.name!r}: " + "; ".join(wrong))
         for level in self.levels:

@@ -70,7 +70,7 @@ def train(
     with torch.random.fork_rng(devices=[]):
         for step in range(state.step, last):
             # Not torch.manual_seed: it formats the stack at each call, a tenth of a small step.
-            torch.default_generator.manual_seed(_mix(seed, 1, step))
+            torch.default_generator.manual_seed(mix(seed, 1, step))
             optimiser.param_groups[0]["lr"] = recipe.rate(step / max(horizon, 1))
             rows = order(step)
             x, y = inputs[rows], targets[rows]
@@ -166,11 +166,11 @@ class _Order:
         per_pass = self.samples // self.batch
         number, place = divmod(step, per_pass)
         if number != self.passed:
-            generator = torch.Generator().manual_seed(_mix(self.seed, 0, number))
+            generator = torch.Generator().manual_seed(mix(self.seed, 0, number))
             self.order, self.passed = torch.randperm(self.samples, generator=generator), number
         return self.order[place * self.batch : (place + 1) * self.batch]
 
 
-def _mix(*parts: int) -> int:
+def mix(*parts: int) -> int:
     """One seed from several numbers; near inputs give unrelated seeds."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -64,6 +64,33 @@ def test_it_is_a_function_of_its_configuration(config, tmp_path):
     assert about["continued_from"] == 120 // 16
 
 
+def test_two_dense_seeds_are_retrained_with_batches_of_their_own(config, monkeypatch):
+    import probcomp.regime.pilots as pilots
+
+    real, trained = pilots.train, []
+
+    def watch(*arguments, **options):
+        trained.append((options["seed"], options["masks"] is not None if "masks" in options else 0))
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(pilots, "train", watch)
+    for dense_seed in (0, 1):
+        run_pilot(dataclasses.replace(config, dense_seed=dense_seed))
+    retrained = [seed for seed, masked in trained if masked]
+    assert len(set(retrained)) == 4  # two dense seeds, two retrain seeds
+    assert not set(retrained) & {seed for seed, masked in trained if not masked}
+    # Settings and densities of one dense seed are compared under the same batches.
+    for other in (pilot_configs(SOURCE, 1, 0.3)[0], pilot_configs(SOURCE, 2, 0.8)[0]):
+        assert other.randomness(1) == config.randomness(1) == retrained[1]
+
+
+def test_a_record_is_kept_under_what_its_retraining_drew(config, monkeypatch):
+    before = config.key, config.run_key(0)
+    monkeypatch.setattr(PilotConfig, "randomness", lambda self, seed: 1_000_003 + seed)
+    assert config.key != before[0]
+    assert config.run_key(0) != before[1]
+
+
 def test_densities_share_the_dense_network_and_settings_do_not(tmp_path):
     store = Store(tmp_path)
     first, second = (pilot_configs(SOURCE, 2, d)[0] for d in (0.1, 0.8))
