@@ -46,6 +46,10 @@ def advise(
         float | None,
         typer.Option(help="Present value of the knob; the coldest by default.", show_default=False),
     ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="With --runs: only rows with COLUMN=VALUE; may be repeated."),
+    ] = None,
     gain: Annotated[float, typer.Option(help="Least gain worth a move, in points.")] = 0.3,
     confidence: Annotated[float, typer.Option(help="Least probability of an action.")] = 0.8,
     strict: Annotated[bool, typer.Option("--strict", help="Exit status 3 if undecided.")] = False,
@@ -101,6 +105,8 @@ def advise(
     name = None if knob is None else knob.partition(":")[0]
     if at is not None and name is None and task is None:
         raise InputError("--at is the value of a knob: name it with --knob")
+    if where and task is not None:
+        raise InputError("--where chooses rows of --runs; a task has none")
     if knob is not None and task is not None:
         raise InputError("the task names its knob; leave --knob out")
     extra: dict[str, Any] = {}
@@ -120,6 +126,7 @@ def advise(
                 density=density,
                 knobs=None if knob is None else [knob],
                 at=None if at is None or name is None else {name: at},
+                where=_rows(where or []),
                 gain=gain / 100,
                 confidence=confidence,
                 seed=seed,
@@ -137,6 +144,14 @@ def advise(
     if strict and said.action == "undecided":
         raise typer.Exit(UNDECIDED)
     return None
+
+
+def _rows(where: list[str]) -> dict[str, str]:
+    """Columns and values of ``COLUMN=VALUE``."""
+    for text in where:
+        if "=" not in text:
+            raise InputError(f"--where {text}: write COLUMN=VALUE")
+    return {name.strip(): value for name, _, value in (text.partition("=") for text in where)}
 
 
 def _rule(prune: str | None) -> str | None:

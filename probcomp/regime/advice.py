@@ -84,6 +84,7 @@ def advise(
     levels: Sequence[float] | None = None,
     knobs: Sequence[str | Knob] | None = None,
     load: str | None = None,
+    where: Mapping[str, Any] | None = None,
     gain: float = GAIN,
     confidence: float = 0.8,
     candidates: Sequence[tuple[float, float]] | None = None,
@@ -101,6 +102,7 @@ def advise(
         at: Present setting by knob. By default the coldest value of the knob among the runs (a
             full training), and the median of the others.
         levels: Values the knob may take; by default 25 between the least and the largest run.
+        where: Values of columns, in a table of several tasks: rows with others are left out.
         gain: Least fall in test error worth a move, as a fraction.
         confidence: Least probability of an action that is recommended.
         candidates: (knob value, load) of the pilots that might be run next, with their ``costs``;
@@ -119,7 +121,7 @@ def advise(
         model = runs
     else:
         length: dict[str, Any] = {} if draws is None else {"warmup": draws, "samples": draws}
-        model = RegimeModel.fit(runs, knobs=knobs, load=load, seed=seed, **length)
+        model = RegimeModel.fit(runs, knobs=knobs, load=load, where=where, seed=seed, **length)
     table = model.table
     position = table.knob(knob)
     chosen = table.knobs[position]

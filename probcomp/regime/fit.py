@@ -97,6 +97,7 @@ class RegimeModel:
         *,
         knobs: Sequence[str | Knob] | None = None,
         load: str | None = None,
+        where: Mapping[str, Any] | None = None,
         residual: bool = True,
         barrier_floor: float = BARRIER_FLOOR,
         seed: int = 0,
@@ -109,7 +110,8 @@ class RegimeModel:
         predictions grow with the draws.
 
         Args:
-            table: Runs; see `read_runs` for what is read and refused.
+            table: Runs; see `read_runs` for what is read and refused, for ``knobs``, ``load`` and
+                ``where``.
             residual: False leaves both processes out: the bare regime model.
             barrier_floor: About twice the standard error of a measured barrier (a share of the
                 train set); more where the table has a column ``lmc_se`` that says more.
@@ -118,7 +120,7 @@ class RegimeModel:
             samples: Draws a chain at the first look at R-hat and effective size; see
                 `sampler.sample_until_converged` for what follows where they fail.
         """
-        runs = read_runs(table, knobs=knobs, load=load)
+        runs = read_runs(table, knobs=knobs, load=load, where=where)
         coordinates = Coordinates.of(runs, barrier_floor)
         data, _ = model_data(runs, coordinates)
         mcmc, convergence = sample(

@@ -6,23 +6,39 @@ import lzma
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import shorten
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from probcomp.errors import InputError
+from probcomp.errors import InputError, unknown
 from probcomp.regime.checks import check_directions, check_enough
 from probcomp.regime.knobs import KNOWN, Array, Knob, known_name, parse_knob
 
-LOADS = ("density", "sparsity", "load", "width", "params", "para_amount")
-ERRORS = ("test_error", "test_error_refined", "retrain_test_err", "error", "err")
-ACCURACIES = ("test_acc", "test_accuracy", "accuracy", "acc")
+REMOVED = ("sparsity", "p_ratio", "prune_ratio", "pruning_ratio")
+LOADS = ("density", *REMOVED, "load", "width", "params", "para_amount")
+ERRORS = (
+    *("test_error", "test_error_refined", "test_err", "retrain_test_err"),
+    *("val_error", "val_err", "error", "err"),
+)
+ACCURACIES = (*("test_acc", "test_accuracy", "val_acc", "val_accuracy", "accuracy", "acc", "top1"),)
 CONNECTIVITIES = (
     *("lmc", "lmc_barrier", "lmc_trerr", "connectivity"),
     *("mode_connectivity", "mode_conn_train", "mc"),
 )
 SIMILARITIES = ("cka", "cka_softmax", "cka_last", "similarity")
+TASKS = (
+    *("task", "dataset", "data", "data_amount", "data_share", "label_noise"),
+    *("arch", "architecture", "network", "model", "method", "prune"),
+)
+"""Columns that tell tasks apart: runs that differ in one of them are no repeats of each other."""
+
+PER_CENT = 2.0
+"""A density or sparsity above this is one in per cent; one between 1 and this is a mistake."""
+
+ROUNDED = 1e-3
+"""By how much a similarity may exceed 1."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +100,7 @@ def read_runs(
     *,
     knobs: Sequence[str | Knob] | None = None,
     load: str | None = None,
+    where: Mapping[str, Any] | None = None,
     check: bool = True,
 ) -> RunTable:
     """Read and check runs.
@@ -94,10 +111,11 @@ def read_runs(
         knobs: Columns that act as temperature, ``"name"`` ``"name:up"`` or ``"name:down"``.
             Without it, every known knob whose value varies.
         load: The load column: density, sparsity, width or number of weights.
+        where: Values of columns; rows with others are left out. For a table of several tasks.
         check: False to skip the test that there are enough runs for a fit.
 
-    Errors and connectivities above 1 in size are read as per cent, otherwise as fractions, and
-    ``notes`` says which.
+    Errors, connectivities, densities and sparsities above 1 in size are read as per cent, otherwise
+    as fractions, and ``notes`` says which.
 
     Raises:
         InputError: one line naming what is missing or wrong, and the least that is needed.
@@ -109,11 +127,48 @@ def read_runs(
             columns: Mapping[str, Any] = _read_csv(Path(source))
         else:
             columns = source
-        table = _from_columns(columns, knobs, load)
+        table = _from_columns(_rows_where(columns, where or {}), knobs, load)
     if check:
         check_enough(table)
         table = replace(table, notes=table.notes + check_directions(table))
     return table
+
+
+def _rows_where(columns: Mapping[str, Any], where: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The rows in which every named column has its value, compared as numbers where both are."""
+    for name, value in where.items():
+        if name not in columns:
+            raise unknown("column", name, map(str, columns))
+        keep = [_same(entry, value) for entry in columns[name]]
+        if not any(keep):
+            seen = ", ".join(dict.fromkeys(map(str, columns[name])))
+            raise InputError(f"no run has {name} {value}; there are: {shorten(seen, 80)}.")
+        columns = {
+            str(column): [entry for entry, kept in zip(columns[column], keep) if kept]
+            for column in columns
+        }
+    return columns
+
+
+def _same(entry: Any, value: Any) -> bool:
+    try:
+        return float(entry) == float(value)
+    except (TypeError, ValueError):
+        return str(entry).strip() == str(value).strip()
+
+
+def _refuse_tasks(columns: Mapping[str, Any], used: Sequence[str]) -> None:
+    """Refuse runs of several tasks: taken together they would pass for repeats of each other."""
+    for name in columns:
+        if str(name).lower() not in TASKS or name in used:
+            continue
+        values = list(dict.fromkeys(map(str, columns[name])))
+        if len(values) > 1:
+            raise InputError(
+                f"column {name!r} has {len(values)} values ({shorten(', '.join(values), 40)}): "
+                f"runs of several tasks; choose one, as in {name}={values[0]} (where=, or --where "
+                "of the command), or fit them side by side with probcomp.regime.Hierarchy."
+            )
 
 
 def _from_columns(
@@ -140,30 +195,25 @@ def _from_columns(
     if missing:
         raise InputError(
             f"missing column{'s' * (len(missing) > 1)}: {'; '.join(missing)}. Least needed: one "
-            f"knob ({', '.join(sorted(KNOWN))}), one load (density, sparsity, width, params), "
-            f"test_error, lmc, cka. The table has: {', '.join(names) or 'no columns'}."
+            f"knob ({', '.join(sorted(KNOWN))}, or another named as NAME:up or NAME:down), one "
+            f"load (density, sparsity, width, params), test_error, lmc, cka. The table has: "
+            f"{', '.join(names) or 'no columns'}."
         )
-    chosen = [parse_knob(knob, names) for knob in (knobs or auto)]
+    chosen = [parse_knob(knob, names) for knob in (knobs or _once(auto, columns))]
+    _refuse_tasks(columns, [knob.name for knob in chosen] + [str(v) for v in found.values()])
     values = {knob.name: _numbers(columns[knob.name], knob.name) for knob in chosen}
     for knob in chosen:
         knob.check(values[knob.name])
     chosen = _varying(chosen, values, named=bool(knobs))
     load_column, error_column, lmc_column, cka_column = (str(column) for column in found.values())
     notes: list[str] = []
-    loads, load_name = _numbers(columns[load_column], load_column), load_column
-    if load_column.lower() == "sparsity":
-        loads, load_name = 1 - loads, "density"
-        notes.append("sparsity was turned into density = 1 - sparsity.")
-    ceiling = 1.0 if load_name.lower() == "density" else np.inf
-    if not np.all((loads > 0) & (loads <= ceiling)):
-        raise InputError(
-            f"{load_column} must lie in (0, {ceiling:g}]; got {loads.min():g} to {loads.max():g}."
-        )
+    loads, load_name = _load(columns, load_column, notes)
     error = _fraction(columns, error_column, notes)
     if error_column.lower() in ACCURACIES:
         error = 1 - error
     lmc = _fraction(columns, lmc_column, notes)
     cka = _numbers(columns[cka_column], cka_column)
+    cka = np.where((cka > 1) & (cka <= 1 + ROUNDED), 1.0, cka)
     for name, v, low in (
         (error_column, error, 0.0),
         (lmc_column, lmc, -1.0),
@@ -179,6 +229,33 @@ def _from_columns(
     return RunTable(
         tuple(chosen), settings, loads, load_name, error, lmc, cka, cost, measured, tuple(notes)
     )
+
+
+def _once(auto: Sequence[str], columns: Mapping[str, Any]) -> list[str]:
+    """Knobs found by name, without a second spelling of one that is there with the same values."""
+    out: list[str] = []
+    for name in auto:
+        same = [kept for kept in out if known_name(kept) == known_name(name)]
+        if not any(list(columns[kept]) == list(columns[name]) for kept in same):
+            out.append(name)
+    return out
+
+
+def _load(columns: Mapping[str, Any], name: str, notes: list[str]) -> tuple[Array, str]:
+    """Loads, and what they are called; a share that was removed is turned into one kept."""
+    values, kind = _numbers(columns[name], name), name.lower()
+    removed = kind in REMOVED
+    share = removed or kind == "density"
+    if share and PER_CENT < values.max() <= 100:
+        notes.append(f"{name} was read as per cent.")
+        values = values / 100
+    kept = 1 - values if removed else values
+    if not np.all((kept > 0) & (kept <= (1 if share else np.inf))):
+        ends = "[0, 1)" if removed else "(0, 1]" if share else "(0, inf]"
+        raise InputError(f"{name} must lie in {ends}; got {values.min():g} to {values.max():g}.")
+    if removed:
+        notes.append(f"{name} was turned into density = 1 - {name}.")
+    return kept, "density" if removed else name
 
 
 def _standard_errors(columns: Mapping[str, Any], names: Sequence[str]) -> Array:

@@ -29,6 +29,8 @@ TASK = str(Path(__file__).parents[1] / "regime" / "tiny_task.py")
         (["--task", TASK, "--density", "0.3", "--pilots", "3"], "at least 5"),
         (["--task", TASK, "--density", "0.01"], "outside the task's"),
         (["--task", TASK, "--density", "0.3", "--knob", "lr"], "leave --knob out"),
+        (["--task", TASK, "--density", "0.3", "--where", "a=b"], "--where chooses rows"),
+        (["--runs", "nowhere.csv", "--density", "0.3", "--where", "a"], "write COLUMN=VALUE"),
         (["--task", TASK, "--density", "0.3", "--engine", "rey"], "Did you mean 'ray'"),
         (["--plan", "p.jsonl"], "--task T --plan FILE"),
         (["--line", "3"], "--task T --plan FILE"),
@@ -73,6 +75,17 @@ def test_missing_columns_and_mislabelled_directions_are_named(tmp_path, capsys):
     command = ["advise", "--runs", str(path), "--density", "0.1", "--knob", "epochs:up"]
     assert run(command) == 2
     assert "the direction is 'down'" in capsys.readouterr().err
+
+
+def test_a_table_of_several_tasks_asks_for_one_of_them(tmp_path, capsys):
+    path = tmp_path / "runs.csv"
+    rows = [f"{e},{d},0.1,0,0.9,{t}" for t in "ab" for e in (5, 10) for d in (0.1, 0.4)]
+    path.write_text("epochs,density,test_error,lmc,cka,task\n" + "\n".join(rows) + "\n")
+    command = ["advise", "--runs", str(path), "--density", "0.1"]
+    assert run(command) == 2
+    assert "choose one, as in task=a" in capsys.readouterr().err
+    assert run([*command, "--where", "task=b"]) == 2  # four runs of it
+    assert "4 distinct pilots" in capsys.readouterr().err
 
 
 def test_a_task_list_is_written_and_run_line_by_line(tmp_path, capsys, monkeypatch):

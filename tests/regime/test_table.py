@@ -57,6 +57,49 @@ def test_constant_known_columns_are_dropped_when_another_knob_moves():
     assert [knob.name for knob in table.knobs] == ["epochs"]
 
 
+def test_shares_in_per_cent_and_of_what_was_removed_are_the_same_loads():
+    plain, base = read_runs(runs()), runs()
+    for name, values in (
+        ("density", 100 * base["density"]),
+        ("sparsity", 100 * (1 - base["density"])),
+        ("p_ratio", 1 - base["density"]),
+        ("Pruning_Ratio", 100 - 100 * base["density"]),
+    ):
+        table = read_runs(runs(density=None) | {name: values})
+        np.testing.assert_allclose(table.load, plain.load, atol=1e-12)
+        assert table.load_name == "density"
+        assert any(name in note for note in table.notes)
+    table = read_runs(runs(width=np.tile([8.0, 16, 64], 3)), load="width")
+    assert table.load.tolist() == [8, 16, 64] * 3
+
+
+def test_a_similarity_that_was_rounded_up_is_one():
+    cka = np.where(np.arange(9) == 8, 1.0005, runs()["cka"])
+    assert read_runs(runs(cka=cka)).similarity[8] == 1
+
+
+def test_rows_of_one_task_are_chosen_by_text_or_by_number():
+    both = {k: np.concatenate([v, v]) for k, v in runs().items()}
+    both["test_error"] = both["test_error"] + 0.1 * (np.arange(18) > 8)
+    for column, values, chosen in (
+        ("arch", ["mlp"] * 9 + ["cnn"] * 9, "cnn"),
+        ("data", [5000.0] * 9 + [2500] * 9, "2500"),
+    ):
+        table = read_runs(both | {column: values}, where={column: chosen})
+        assert len(table) == 9
+        np.testing.assert_allclose(table.error, runs()["test_error"] + 0.1)
+    # Any column will do; and one of `TASKS` that is the knob or the load tells no tasks apart.
+    assert len(read_runs(both | {"note": ["x"] * 9 + ["y"] * 9}, where={"note": "y"})) == 9
+    data = runs(density=None, data=runs()["density"])
+    assert read_runs(data, load="data").load_name == "data"
+
+
+def test_two_spellings_of_one_knob_are_one_knob():
+    rate = np.repeat([0.4, 0.1, 0.02], 3)
+    table = read_runs(runs(epochs=None, learning_rate=rate, lr=rate))
+    assert [knob.name for knob in table.knobs] == ["learning_rate"]
+
+
 def test_replicates_share_a_cell():
     columns = {name: np.concatenate([value, value[:2]]) for name, value in runs().items()}
     cells = read_runs(columns).cells
@@ -97,7 +140,25 @@ BAD = {
     "barrier sign": (lambda: runs(lmc=-runs()["lmc"]), {}, "must be negative"),
     "text": (lambda: runs(cka=["high"] * 9), {}, "'high' is not a number"),
     "range": (lambda: runs(cka=np.full(9, 3.0)), {}, "expected 0 to 1"),
-    "density above one": (lambda: runs(density=runs()["density"] * 100), {}, "must lie in"),
+    "density above one": (lambda: runs(density=runs()["density"] * 1.5), {}, "must lie in"),
+    "density of 400 %": (lambda: runs(density=runs()["density"] * 500), {}, "must lie in"),
+    "all was removed": (
+        lambda: runs(density=None, sparsity=np.tile([0.5, 0.9, 1.0], 3)),
+        {},
+        r"sparsity must lie in \[0, 1\); got 0.5 to 1",
+    ),
+    "two tasks": (lambda: runs(Dataset=["a", "b", "b"] * 3), {}, "choose one, as in Dataset=a"),
+    "absent task": (
+        lambda: runs(task=["a", "b", "b"] * 3),
+        {"where": {"task": "c"}},
+        "no run has task c; there are: a, b",
+    ),
+    "absent column": (lambda: runs(), {"where": {"taks": "c"}}, "unknown column 'taks'"),
+    "a task with too few": (
+        lambda: runs(task=["a", "b", "b"] * 3),
+        {"where": {"task": "a"}},
+        "one density only",
+    ),
     "negative batch": (lambda: runs(bs=np.arange(-1.0, 8.0)), {}, "logarithm"),
     "empty": (lambda: {k: [] for k in runs()}, {}, "no rows"),
     "absent load": (lambda: runs(), {"load": "depth"}, "no load column"),
