@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from probcomp.errors import DivergenceError, InputError
 from probcomp.regime.landscape import agreement, cka, linear_connectivity, outputs_of
+from probcomp.regime.measures import dense_measures
 from probcomp.regime.pruning import density_of, make_masks
 from probcomp.regime.recipe import Recipe
 from probcomp.regime.store import Record, Store, content_key
@@ -195,6 +196,7 @@ def dense_network(
     about = {
         "train_error": error_of(model, task.train),
         "test_error": error_of(model, task.test),
+        **dense_measures(model, task),
         "epochs": recipe.epochs,
         "trajectory": trajectory,
         "steps": state.step,
@@ -260,10 +262,12 @@ def _retrained(
         "density": config.density,
         "density_realised": realised,
         "sparsity_realised": 1 - realised,
+        "kept_by_layer": {name: float(mask.float().mean()) for name, mask in masks.items()},
         "pruned_test_error": pruned,
         "train_error": error_of(model, task.train),
         "test_error": error_of(model, task.test),
         "wall_s": time.perf_counter() - began,
+        "device": str(next(model.parameters()).device),
         "versions": {"torch": torch.__version__, "numpy": version("numpy")},
     }
     if store is not None:

@@ -38,6 +38,11 @@ def test_a_pilot_has_one_record_a_model_and_one_a_pair(config):
     assert [pair["retrain_seeds"] for pair in record["pairs"]] == [[0, 1], [0, 2], [1, 2]]
     kept, weights = 0.3, 6 * 12 + 12 * 12
     assert record["runs"][0]["density_realised"] == pytest.approx(kept, abs=1 / weights)
+    layers = record["runs"][0]["kept_by_layer"]
+    assert set(layers) == {"0.weight", "4.weight"}
+    assert all(share == pytest.approx(kept, abs=1 / 72) for share in layers.values())
+    assert record["runs"][0]["device"] == "cpu"
+    assert record["dense"]["ln_trace"] > record["dense"]["ln_top"] > -10
     for pair in record["pairs"]:
         assert -1 <= pair["lmc"] <= 1
         assert 0 <= pair["cka_softmax"] <= 1
