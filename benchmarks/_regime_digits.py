@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from _regime_fits import Fits, clear  # beside this file
+from _regime_bound import Surface, least_regret  # these lie beside this file
+from _regime_fits import Fits, clear
 from _regime_grid import strata
 from _regime_reference import FIRST, read_reference
 from _regime_regret import Reference
@@ -18,7 +19,7 @@ from probcomp.regime.fit import RegimeModel
 from probcomp.regime.records import write_table
 from probcomp.regime.store import Store
 from probcomp.regime.sweep import grid_configs, run_pilots
-from probcomp.regime.table import read_runs
+from probcomp.regime.table import RunTable, read_runs
 
 RESULTS = Path(__file__).parent / "results"
 DIGITS = RESULTS / "regime_digits_runs.csv"
@@ -28,6 +29,9 @@ Chosen = list[tuple[int, int, int]]
 
 OWN = 2
 """Dense seeds of a pilot of the digits task (its default)."""
+
+MANY = 5
+"""Dense seeds of a larger sweep."""
 
 
 def sweep(store: Path, jobs: int | None, seeds: Sequence[int]) -> dict[str, object]:
@@ -63,17 +67,17 @@ def sweep(store: Path, jobs: int | None, seeds: Sequence[int]) -> dict[str, obje
 
 
 def digits(count: int, start: int, fits: Fits) -> dict[str, object]:
-    """Advice from the sweep, judged on a reference grid: from nine pilots, 42, and all of them.
+    """Advice from the sweep, judged on a reference grid: from nine pilots up to all of them.
 
     Estimated is the mean, over designs and densities, of the error at the advised level less that
     at the best level, both averaged over dense and retraining seeds. The reference has seeds of its
-    own, which no pilot shares. The rule of the advice: the level of least expected error. All
-    pilots have the same two retraining seeds, the task's, so what those do in common is not in
-    their spread, and no number of dense seeds averages it out.
+    own, which no pilot shares. The rule of the advice: the level of least expected error.
 
-    ``nine``: nine cells of ``OWN`` dense seeds, ``count`` designs. ``grid``: every cell of ``OWN``
-    dense seeds, each pair of seeds once. ``sweep``: every cell and seed, one design. ``own_grid``
-    takes the least measured error of the seeds that a design has, with no model.
+    ``nine``: nine cells of ``OWN`` dense seeds, ``count`` designs. ``grid`` and ``five``: every
+    cell of ``OWN`` or ``MANY`` dense seeds, each seed once. ``sweep``: every cell and seed, one
+    design. ``own_grid`` takes the least measured error of the seeds that a grid has, with no model.
+    ``bound``: what an adviser who is told the noise and the smoothness of the task gets from as
+    many pilots (`least_regret`), and from pilots of more seeds.
     """
     table = read_runs(DIGITS)
     with DIGITS.open(newline="") as stream:
@@ -117,6 +121,8 @@ def digits(count: int, start: int, fits: Fits) -> dict[str, object]:
         some = np.array([pair in pairs for pair in zip(table.settings[:, 0], table.load)])
         run("nine", design, some, own)
     everything = np.ones(len(table), bool)
+    for design in range(len(names) // MANY):
+        run("five", design, everything, names[MANY * design + np.arange(MANY)])
     for design in range(len(names) // OWN):
         own = names[OWN * design + np.arange(OWN)]
         run("grid", design, everything, own)
@@ -138,6 +144,7 @@ def digits(count: int, start: int, fits: Fits) -> dict[str, object]:
             what: reference.summary(some) | calibration(checks.get(what, []), None)
             for what, some in chosen.items()
         },
+        "bound": bounds(reference, cells, loads, levels, len(names)),
         "regret_by_density": {
             what: {
                 str(float(load)): reference.summary(here) | calibration(checks[what], float(load))
@@ -159,6 +166,30 @@ def digits(count: int, start: int, fits: Fits) -> dict[str, object]:
             for k, load in enumerate(loads)
         },
         "each": rows,
+    }
+
+
+def bounds(
+    reference: Reference, cells: RunTable, loads: np.ndarray, levels: np.ndarray, most: int
+) -> dict[str, dict[str, float]]:
+    """`least_regret` of nine cells and of all, by dense seeds a pilot; ``most``: of the sweep."""
+    surface = Surface.fit(reference.errors, loads, levels)
+    number = loads.searchsorted(cells.load) * len(levels)
+    number += levels.searchsorted(cells.settings[:, 0])
+
+    def nine(generator: np.random.Generator) -> np.ndarray:
+        return number[strata(cells, int(generator.integers(2**31)))]
+
+    def every(generator: np.random.Generator) -> np.ndarray:
+        return number
+
+    return {
+        f"{name}_of_{seeds}_seeds": least_regret(reference, surface, design, seeds)
+        for name, design, several in (
+            ("nine", nine, (OWN, MANY, most, len(reference.errors[0, 0]))),
+            ("grid", every, (OWN, MANY, most)),
+        )
+        for seeds in several
     }
 
 
