@@ -5,7 +5,7 @@ from probcomp.errors import BudgetError, InputError
 from probcomp.inference.baselines.magnitude import magnitude, magnitude_masks
 from probcomp.recipes.job import Job, Outcome
 from probcomp.recipes.methods import Method
-from probcomp.recipes.needed import needed
+from probcomp.recipes.needed import all_needed
 from probcomp.recipes.turbo_vbi import batch_size, cost_and_share
 
 
@@ -31,16 +31,17 @@ def run(job: Job) -> Outcome:
         names=names,
         seed=job.seed,
     )
+    keep, notes = all_needed(job, result.model, result.masks)
     job.on_step(1, 1, "done")
     return Outcome(
         model=result.model,
         masks=result.masks,
-        keep={axis.name: needed(axis, result.masks, job.model) for axis in job.units},
+        keep=keep,
         history={
             "step": [float(i + 1) for i in range(len(result.refit_history))],
             "nll": result.refit_history,
         },
-        warnings=("Magnitude pruning gives a decision and no probabilities.",),
+        warnings=("Magnitude pruning gives a decision and no probabilities.", *notes),
     )
 
 

@@ -1,12 +1,60 @@
-"""Units that no kept weight reads any more: they can go without changing the function."""
+"""Units that no kept weight reads any more: they can go without changing the function.
+
+Weights are looked at first; then the model is run without the units that none of them reads, since
+a model may also read units without a weight (``h.sum()`` beside a layer).
+"""
 
 from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from probcomp.data.batches import Batches
+from probcomp.evidence.collect import evaluating
 from probcomp.evidence.readouts import produces
-from probcomp.structure import Axis
+from probcomp.recipes.job import Job
+from probcomp.structure import Axis, silence
+
+SAMPLES = 8
+"""Training samples that the model is run on without the units that nothing seems to read."""
+SAME = 1e-5
+"""Share of the largest output by which outputs may differ: products with zero add nothing."""
+
+
+def all_needed(
+    job: Job, model: nn.Module, masks: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Units of each axis that stay, and notes on axes that are read by more than weights.
+
+    Args:
+        job: The job.
+        model: The dense-shaped model, zero where the masks are off.
+        masks: Parameter name to what stays of it, boolean, in the parameter's shape.
+    """
+    keep = {axis.name: needed(axis, masks, model) for axis in job.units}
+    batch = Batches(job.train, shuffle=False).example(SAMPLES)
+    notes = []
+
+    def outputs(candidate: nn.Module) -> Tensor:
+        with evaluating(candidate), torch.no_grad():
+            return job.task.logits(candidate, batch).double()
+
+    wanted = outputs(model)
+
+    def harmless(chosen: Mapping[str, Tensor]) -> bool:
+        found = outputs(silence(job.structure, model, chosen))
+        return float((found - wanted).abs().max()) <= SAME * float(wanted.abs().max())
+
+    cut = [name for name, stays in keep.items() if not bool(stays.all())]
+    if cut and not harmless(keep):
+        # One that does no harm by itself may still do some together with others.
+        for name in [n for n in cut if not harmless({n: keep[n]})] or cut:
+            keep[name] = torch.ones_like(keep[name])
+            notes.append(
+                f"The units of {name} all stay: without those that no weight reads the outputs "
+                "change, so something other than a weight reads them."
+            )
+    return keep, notes
 
 
 def needed(axis: Axis, masks: Mapping[str, Tensor], model: nn.Module) -> Tensor:
@@ -19,7 +67,7 @@ def needed(axis: Axis, masks: Mapping[str, Tensor], model: nn.Module) -> Tensor:
     Args:
         axis: The axis.
         masks: Parameter name to what stays of it, boolean, in the parameter's shape.
-        model: The dense model.
+        model: The model, dense or with its masks at zero.
     """
     read = torch.zeros(axis.size, dtype=torch.bool)
     values = dict(model.named_parameters(remove_duplicate=False))

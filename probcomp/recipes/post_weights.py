@@ -26,7 +26,7 @@ from probcomp.priors.base import SupportPrior
 from probcomp.recipes.job import Forecast, Job, Outcome
 from probcomp.recipes.likelihoods import likelihood_of
 from probcomp.recipes.methods import Method
-from probcomp.recipes.needed import needed
+from probcomp.recipes.needed import all_needed
 from probcomp.recipes.post_config import calibration_batches, parts_of
 from probcomp.recipes.post_evidence import Evidence, dense_evidence
 from probcomp.recipes.post_temper import Tempering, units_of
@@ -263,7 +263,8 @@ def run(job: Job) -> Outcome:
             "At even odds the data would keep fewer weights than the budget allows; the rest were "
             "kept because the budget allows them."
         )
-    notes.append(SCORES)
+    keep, read = all_needed(job, model, shaped)
+    notes += [*read, SCORES]
     meta = {
         "method": METHOD.name,
         "budget": str(job.budget),
@@ -279,7 +280,7 @@ def run(job: Job) -> Outcome:
     return Outcome(
         model=model,
         masks=shaped,
-        keep={axis.name: needed(axis, shaped, job.model) for axis in job.units},
+        keep=keep,
         posterior=Posterior(weights=_weights(state), meta=meta),
         prior=METHOD.prior if job.prior is None else repr(job.prior),
         warnings=tuple(notes),

@@ -36,13 +36,18 @@ def test_units_nobody_reads_go() -> None:
 
 
 class Two(nn.Module):
-    """Units that two layers read, the second at most once more under another name."""
+    """Units that two layers read, the second at most once more under another name.
 
-    def __init__(self, inputs: int, units: int, *, shared: bool) -> None:
+    With ``plain`` their sum is an output too, which no weight reads.
+    """
+
+    def __init__(
+        self, inputs: int, units: int, *, shared: bool = False, plain: bool = False
+    ) -> None:
         super().__init__()
         self.a = nn.Linear(inputs, units)
         self.b, self.c, self.d = (nn.Linear(units, 3) for _ in range(3))
-        self.shared = shared
+        self.shared, self.plain = shared, plain
         if shared:
             self.d.weight = self.c.weight
         else:
@@ -51,6 +56,8 @@ class Two(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = torch.relu(self.a(x))
         out = self.b(h) + 0.3 * self.c(h)
+        if self.plain:
+            return out + 0.01 * h.sum(-1, keepdim=True) * torch.tensor([1.0, 0.0, 0.0])
         return out - 0.1 * self.d(h) if self.shared else out
 
 
@@ -76,11 +83,12 @@ def test_units_that_a_weight_without_a_mask_reads_stay(shared: bool) -> None:
 
 
 @pytest.mark.parametrize("method", ["magnitude", "turbo-vbi-post-weights"])
-@pytest.mark.parametrize("shared", [False, True])
-def test_a_shrunk_model_equals_the_masked_one(method: str, shared: bool) -> None:
+@pytest.mark.parametrize("reader", ["masked", "shared", "plain"])
+def test_a_shrunk_model_equals_the_masked_one(method: str, reader: str) -> None:
+    shared = reader == "shared"
     data = clouds()
     torch.manual_seed(0)
-    model = Two(data[0].shape[1], 40, shared=shared)
+    model = Two(data[0].shape[1], 40, shared=shared, plain=reader == "plain")
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     for _ in range(100):
         optimizer.zero_grad()
@@ -107,6 +115,8 @@ def test_a_shrunk_model_equals_the_masked_one(method: str, shared: bool) -> None
     if method != "magnitude" and shared:  # else nothing would have gone before
         assert "c.weight" not in found.masks
         assert not found.masks["b.weight"].any(0).all()
+    told = [note for note in found.warnings if "other than a weight" in note]
+    assert len(told) == (reader == "plain")
     with torch.no_grad():
         small = shrink(found.model, structure, found.keep)
         torch.testing.assert_close(small(data[0]), found.model(data[0]), rtol=1e-4, atol=1e-5)
