@@ -14,7 +14,7 @@ def headline(said: "Advice") -> str:
         what = f"keep {said.knob} at {said.at[said.knob]:g}"
     else:
         what = f"{said.action} the temperature: {said.turn} {said.knob}"
-    return f"{what}  (at {said.load_name} {said.load:g})"
+    return f"{what}  (at {_load(said)})"
 
 
 def details(said: "Advice") -> dict[str, str]:
@@ -35,6 +35,12 @@ def details(said: "Advice") -> dict[str, str]:
             f"cost {said.next.cost:g}"
         )
     return lines
+
+
+def _load(said: "Advice") -> str:
+    """The load; a density also as the sparsity it leaves, since one is often taken for the other."""
+    text = f"{said.load_name} {said.load:g}"
+    return f"{text}, sparsity {1 - said.load:g}" if said.load_name.lower() == "density" else text
 
 
 def span(interval: tuple[float, float]) -> str:

@@ -49,6 +49,29 @@ def test_sk_boundaries_meet_at_one_and_reach_the_zero_temperature_limit():
     ]
 
 
+@pytest.mark.parametrize("temperature", [0.3, 0.6, 0.9, 1.3])
+def test_the_state_becomes_magnetised_at_the_boundary(temperature):
+    edge = toys.sk_bias_boundary(temperature)
+    if temperature < 1:  # T / (1 - q) of the spin glass, by an iteration and integrals of its own
+        z, weight = np.polynomial.hermite_e.hermegauss(150)
+        q = 0.5
+        for _ in range(1000):
+            q = weight @ np.tanh(np.sqrt(q) * z / temperature) ** 2 / np.sqrt(2 * np.pi)
+        assert edge == pytest.approx(temperature / (1 - q), abs=2e-3)
+    assert toys.sk_state(0.97 * edge, temperature, tolerance=1e-7).m < 1e-3
+    assert toys.sk_state(1.03 * edge, temperature, tolerance=1e-7).m > 0.05
+
+
+def test_observables_of_a_state_follow_their_definitions():
+    columns, _ = toys.sk_table([0.6, 1.5], [0.7, 1.2], noise=0.0)
+    for row, (temperature, bias) in enumerate(((0.7, 0.6), (0.7, 1.5), (1.2, 0.6), (1.2, 1.5))):
+        state = toys.sk_state(bias, temperature, tolerance=1e-7)
+        assert (columns["load"][row], columns["temperature"][row]) == (bias, temperature)
+        assert columns["test_error"][row] == pytest.approx((1 - state.m) / 2, abs=1e-4)
+        assert columns["lmc"][row] == pytest.approx(-max(0, -state.stability), abs=1e-4)
+        assert columns["cka"][row] == pytest.approx(state.m**2, abs=1e-4)
+
+
 def test_sk_table_has_the_columns_of_a_run_table():
     columns, regimes = toys.sk_table([0.6, 2.0], [0.6, 1.4], noise=0.0)
     assert regimes == ["I", "II-B", "II-A", "II-B"]
