@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from probcomp.errors import InputError
+from probcomp.regime import engines
 from probcomp.regime.engines import held_open, open_engine
 
 
@@ -31,6 +32,17 @@ def test_an_error_of_a_job_is_that_of_its_future_and_leaves_the_engine_open(tmp_
             job = {"do": "pilot", "config": {}, "store": str(tmp_path)}
             with pytest.raises(InputError, match="configuration of a pilot"):
                 submit(job).result()
+
+
+def test_a_worker_is_started_with_one_thread(monkeypatch):
+    """Several threads on shared cores make small networks many times slower."""
+    started = {}
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    monkeypatch.setattr(
+        engines.subprocess, "Popen", lambda command, **options: started.update(options)
+    )
+    engines._start()
+    assert {started["env"][f"{name}_NUM_THREADS"] for name in ("OMP", "MKL", "OPENBLAS")} == {"1"}
 
 
 class FakeRay:

@@ -21,6 +21,19 @@ def test_a_dense_job_leaves_its_checkpoint(tmp_path):
     assert store.weights("dense", config.trajectory_key, config.dense_key).is_file()
 
 
+def test_a_job_runs_on_one_thread(tmp_path):
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        config = pilot_configs(SOURCE, 1, 0.3)[0]
+        worker.do_job({"do": "dense", "config": config.to_json(), "store": str(tmp_path)})
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_jobs_that_fail_are_answered_and_the_next_is_read(tmp_path, monkeypatch):
     bad = {"do": "pilot", "config": {}, "store": str(tmp_path)}
     lines = f"{json.dumps(bad)}\nno JSON\n"
