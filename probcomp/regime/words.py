@@ -38,7 +38,7 @@ def details(said: "Advice") -> dict[str, str]:
 
 
 def _load(said: "Advice") -> str:
-    """The load; a density also as the sparsity it leaves, since one is often taken for the other."""
+    """The load; a density also as the sparsity, since one is often taken for the other."""
     text = f"{said.load_name} {said.load:g}"
     return f"{text}, sparsity {1 - said.load:g}" if said.load_name.lower() == "density" else text
 
