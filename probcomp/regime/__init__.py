@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from probcomp.regime.hierarchy import Hierarchy as Hierarchy
     from probcomp.regime.pilots import PilotConfig as PilotConfig
     from probcomp.regime.pilots import run_pilot as run_pilot
+    from probcomp.regime.planner import Planner as Planner
     from probcomp.regime.planner import run_campaign as run_campaign
     from probcomp.regime.recipe import Recipe as Recipe
     from probcomp.regime.store import Store as Store
@@ -35,6 +36,7 @@ _LATER = {
     "Hierarchy": "hierarchy",
     "PilotConfig": "pilots",
     "PilotTask": "tasks",
+    "Planner": "planner",
     "Recipe": "recipe",
     "StackedDiagnosis": "diagnosis",
     "Store": "store",
@@ -54,6 +56,7 @@ __all__ = [
     "PhaseDiagram",
     "PilotConfig",
     "PilotTask",
+    "Planner",
     "Prediction",
     "Recipe",
     "RegimeModel",

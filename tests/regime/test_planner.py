@@ -8,7 +8,7 @@ import pytest
 
 from probcomp.errors import InputError
 from probcomp.regime.pilots import pilot_configs, run_pilot
-from probcomp.regime.planner import LIGHT, pilot_costs, run_campaign, start_design
+from probcomp.regime.planner import LIGHT, Planner, pilot_costs, run_campaign, start_design
 from probcomp.regime.store import Store
 from tests.regime import tiny_task
 
@@ -109,3 +109,44 @@ def test_a_campaign_runs_what_is_proposed_and_nothing_twice(tmp_path, monkeypatc
     monkeypatch.setattr("probcomp.regime.pilots.train", None)
     again = run_campaign(SOURCE, density=0.1, pilots=6, store=store, engine="serial")
     assert again.records == first.records
+
+
+def test_a_plan_is_asked_and_told_without_any_engine(monkeypatch):
+    """What another engine does: run what is proposed, in any order, and tell."""
+
+    def proposing(columns, **more):
+        value, load = more["candidates"][-1]
+        pilot = SimpleNamespace(settings={"epochs": value}, load=load)
+        return SimpleNamespace(next_batch=(pilot,), next=pilot)
+
+    monkeypatch.setattr("probcomp.regime.planner.advise", proposing)
+    planner = Planner(SOURCE, density=0.1, pilots=6, batch=1)
+    first = planner.propose()
+    assert [(c.recipe.epochs, c.density) for c in first[::2]] == start_design(tiny_task.task())
+    records = [{**done_record(config), "key": config.key} for config in first]
+    planner.tell(records[1:][::-1])
+    with pytest.raises(InputError, match="1 proposed pilots have not been told"):
+        planner.propose()
+    planner.tell(records[:1])
+    with pytest.raises(InputError, match="was not proposed, or is told already"):
+        planner.tell(records[:1])
+    (one, two) = planner.propose()
+    assert one.dense_seed != two.dense_seed
+    assert (one.recipe.epochs, one.density) == planner.cells[-1]
+    planner.tell([{**done_record(config), "key": config.key} for config in (one, two)])
+    assert planner.propose() == []
+    assert planner.stopped == "all 6 pilots were run"
+    assert len(planner.records) == 12
+
+
+def done_record(config):
+    run = {
+        "density_realised": config.density, "test_error": 0.1, "train_error": 0.0,
+        "pruned_test_error": 0.5, "wall_s": 2.0,
+    }  # fmt: skip
+    pair = {"lmc": -0.1, "cka_softmax": 0.9, "agreement": 0.9, "wall_s": 1.0}
+    dense = {"test_error": 0.1, "wall_s": 1.0, "steps": 7, "continued_from": 0}
+    return {
+        "status": "done", "runs": [run], "pairs": [pair], "dense": dense,
+        "config": config.to_json(),
+    }  # fmt: skip
