@@ -12,6 +12,7 @@ from probcomp.kernels import cpp
 from probcomp.kernels.activations import activation_function
 from probcomp.kernels.derived import derived
 from probcomp.kernels.fast_dense import frozen_linear
+from probcomp.kernels.watching import unwatched
 
 # Up to this size one call for both layers is ahead of two at every batch; beyond, weights of more
 # than 8 MiB each leave the cache between rows, and oneDNN streams them better.
@@ -37,7 +38,7 @@ class CompactMLP(NamedTuple):
         """
         held = (x, self.up, self.up_bias, self.down, self.down_bias, self.gate)
         learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in held)
-        product = _linear if learns or self._watched(x) else frozen_linear
+        product = frozen_linear if unwatched(x) and not learns else _linear
         flat = x.reshape(-1, x.shape[-1])
         if product is frozen_linear and self.gate is None and self._fits(flat):
             y = cpp.run_chain(flat, self._chain())
@@ -48,9 +49,6 @@ class CompactMLP(NamedTuple):
                 hidden = product(flat, self.gate, self.gate_bias, self.activation) * hidden
             y = product(hidden, self.down, self.down_bias)
         return y.view(*x.shape[:-1], self.down.shape[0])
-
-    def _watched(self, x: Tensor) -> bool:
-        return torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type)
 
     def _fits(self, x: Tensor) -> bool:
         fits = x.shape[0] > 0 and 0 < self.up.numel() <= CHAIN_SIZE and x.dtype == self.up.dtype

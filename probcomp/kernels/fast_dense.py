@@ -11,19 +11,22 @@ from probcomp.kernels.activations import activation_function
 from probcomp.kernels.derived import derived
 from probcomp.kernels.ready import Run
 
-# Measured on one and two threads, for square weights of 128 to 768 and 1 to 256 rows. A call of
-# oneDNN costs 12 microseconds more than MKL's, one of ours 3; a faster product pays that back from
-# some number of multiplications on, for weights of some size: MKL is good at small ones.
+# Measured for square weights of 128 to 768 and, on one thread, for 460 odd shapes of 16 to 4500 and
+# 1 to 1024 rows. A call of oneDNN costs 12 microseconds more than MKL's, one of ours 3; a faster
+# product pays that back from some number of multiplications on. MKL is good at small weights, but
+# not in bfloat16, which it hands to oneDNN to be ordered anew in each call.
 ONEDNN_SIZE, ONEDNN_WORK = 2**17, 2**18 + 1
-ONEDNN_WORK_SMALL = 2**23  # of a smaller weight
-OWN_LEAST, OWN_WORK = 2**16, 2**17
+ONEDNN_WORK_SMALL = 2**22 + 1  # of a smaller weight
+OWN_LEAST, OWN_WORK, OWN_WORK_ONE = 2**15, 2**17, 2**18  # the last for one row
 # Weights are reordered for this many rows. Measured from 1 to 512: the order for one row leaves
 # them as they are, and is up to 2.7 times slower for more; the others are one and the same, and for
 # one row as fast or faster. So one copy serves every batch size.
 ONEDNN_ROWS = 16
 # Up to here the C++ kernel, whose call costs a third of that, is ahead of both on one and two
-# threads: 1.02 to 1.8 times at one row, 0.99 to 1.09 at 16, behind at 32. Larger was not measured.
+# threads: 1.02 to 2.5 times up to 8 rows, 0.99 to 1.09 at 16 (0.85 of a larger weight), behind at
+# 32. Larger was not measured.
 OWN_ROWS, OWN_SIZE = 16, 2**25
+OWN_FEW_ROWS, OWN_SIZE_MORE = 8, 3 * 2**20  # a weight's size for more than a few rows
 # The epilogues of oneDNN: its name and algorithm of an activation.
 _EPILOGUES = {
     "none": ("none", ""), "relu": ("relu", ""), "gelu": ("gelu", "none"),
@@ -43,7 +46,9 @@ def onednn_usable(dtype: torch.dtype, device: torch.device) -> bool:
 
 def own_usable(rows: int, size: int, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether the C++ kernel is built, runs ``size`` weights and is likely to be the fastest."""
-    fits = rows <= OWN_ROWS and OWN_LEAST <= size <= OWN_SIZE and rows * size >= OWN_WORK
+    largest = OWN_SIZE if rows <= OWN_FEW_ROWS else OWN_SIZE_MORE
+    work = OWN_WORK_ONE if rows <= 1 else OWN_WORK
+    fits = rows <= OWN_ROWS and OWN_LEAST <= size <= largest and rows * size >= work
     return fits and cpp.usable((cpp.PANEL, 1), dtype, device)
 
 
@@ -86,6 +91,7 @@ def dense_product(
         whole = cpp.chain([layer], [bias], [activation])
         return lambda x: cpp.run_chain(x, whole)
     least = ONEDNN_WORK if size >= ONEDNN_SIZE else ONEDNN_WORK_SMALL
+    least = 1 if dtype == torch.bfloat16 else least
     if rows * size >= least and onednn_usable(dtype, kept.device):
         return onednn_product(kept, weight, bias, activation, stamp)
     copy = derived(kept, ("plain", stamp), lambda: _copy(kept, weight()))

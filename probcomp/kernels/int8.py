@@ -55,8 +55,10 @@ def quantise(packed: BlockWeight) -> Int8Weight:
         packed: Floating blocks from ``pack(..., format="blocks")``.
 
     Raises:
-        InputError: A value is not finite.
+        InputError: No blocks, or a value is not finite.
     """
+    if type(packed) is not BlockWeight:
+        raise InputError(f"quantise takes floating blocks, got {type(packed).__name__}")
     if not bool(torch.isfinite(packed.val).all()):
         raise InputError("int8 blocks: the weight has values that are not finite")
     peak = packed.val.abs().amax(-1)

@@ -22,7 +22,8 @@ from probcomp.kernels.panels import panel_forward
 from probcomp.kernels.ready import Run
 
 
-def _values(val: Tensor, scale: Tensor | None) -> Tensor:
+def block_values(val: Tensor, scale: Tensor | None) -> Tensor:
+    """The floating values of blocks."""
     return val if scale is None else val.to(scale.dtype) * scale.unsqueeze(-1)
 
 
@@ -33,7 +34,7 @@ def _expanded(
 
     def build() -> Tensor:
         with torch.no_grad():
-            return from_blocks(_values(val, scale), at.erow, at.col, shape)
+            return from_blocks(block_values(val, scale), at.erow, at.col, shape)
 
     return derived(val, ("dense", shape), build) if keep else build()
 
@@ -103,7 +104,7 @@ def block_run(
         if backend == "panels":
             y = panel_forward(x, val, at, n)
         else:
-            y = gather.block_forward(x, _values(val, scale), at, n)
+            y = gather.block_forward(x, block_values(val, scale), at, n)
         return act(y if bias is None else y.add_(bias))
 
     return run
@@ -137,7 +138,7 @@ def block_backward_input(
         return launch(grad, val, at, k)
     if name == "dense":
         return grad @ _expanded(val, scale, at, shape, frozen)
-    return gather.block_backward_input(grad, _values(val, scale), at, k)
+    return gather.block_backward_input(grad, block_values(val, scale), at, k)
 
 
 @block_backward_input.register_fake

@@ -10,60 +10,111 @@ from probcomp.kernels import gather
 from probcomp.kernels.activations import activation_function
 from probcomp.kernels.derived import derived
 from probcomp.kernels.dispatch import Problem, choose
-from probcomp.kernels.fast_dense import frozen_linear
+from probcomp.kernels.fast_dense import dense_product
 from probcomp.kernels.nm import GroupWeight
+from probcomp.kernels.ready import Run
 from probcomp.kernels.runs import RunWeight
 
 
 def _run_dense(val: Tensor, ptr: Tensor, seg: Tensor, inverse: Tensor, k: int) -> Tensor:
-    def build() -> Tensor:
-        n = inverse.shape[0]
-        return RunWeight(
-            shape=(n, k), bias=None, live=0, val=val.detach(), ptr=ptr, seg=seg,
-            order=torch.argsort(inverse), inverse=inverse,
-        ).dense()  # fmt: skip
-
-    return derived(val, ("dense", k), build)
+    """The dense weight of clustered runs ``[N, k]``."""
+    shape = (inverse.shape[0], k)
+    return RunWeight(
+        shape=shape, bias=None, live=0, val=val.detach(), ptr=ptr, seg=seg,
+        order=torch.argsort(inverse), inverse=inverse,
+    ).dense()  # fmt: skip
 
 
-def _group_dense(val: Tensor, code: Tensor, kept: int, group: int) -> Tensor:
-    def build() -> Tensor:
+def group_dense(val: Tensor, code: Tensor, kept: int, group: int) -> Tensor:
+    """The dense weight of N:M groups ``[N, K]``."""
+    shape = (val.shape[0], val.shape[1] // kept * group)
+    weight = GroupWeight(
+        shape=shape, bias=None, live=0, val=val.detach(), code=code, n=kept, m=group
+    )
+    return weight.dense()
+
+
+def run_backend(x: Tensor, val: Tensor, n: int, ask: str) -> str:
+    """The backend of a product of x ``[M, K]`` with clustered runs ``val``."""
+    shape, block = (n, x.shape[1]), (val.shape[2], val.shape[1])
+    density = val.numel() / (shape[0] * shape[1])
+    return choose(
+        Problem("runs", x.device, x.dtype, shape, block, density, x.shape[0], True), ask
+    ).backend
+
+
+def run_product(
+    backend: str, val: Tensor, ptr: Tensor, seg: Tensor, inverse: Tensor, bias: Tensor | None,
+    k: int, rows: int, activation: str,
+) -> Run:  # fmt: skip
+    """act(x W^T + b) with W in clustered runs, as a function of x ``[M, k]``, M > 0.
+
+    ``rows`` is the largest M that it will see often.
+    """
+    if backend == "dense":
+        shape = (inverse.shape[0], k)
+        return dense_product(
+            val, lambda: _run_dense(val, ptr, seg, inverse, k), shape, rows, val.dtype, bias,
+            activation,
+        )  # fmt: skip
+    act = activation_function(activation)
+
+    def run(x: Tensor) -> Tensor:
+        if backend == "triton":
+            from probcomp.kernels.gpu.launch import run_linear as launch
+
+            y = launch(x, val, ptr, seg).index_select(1, inverse)
+        else:
+            y = gather.run_forward(x, val, ptr, seg, inverse)
+        return act(y if bias is None else y + bias)
+
+    return run
+
+
+def group_backend(x: Tensor, val: Tensor, kept: int, group: int, ask: str) -> str:
+    """The backend of a product of x ``[M, K]`` with N:M groups ``val``."""
+    shape = (val.shape[0], x.shape[1])
+    return choose(
+        Problem(
+            "nm", x.device, x.dtype, shape, (kept, group), kept / group, x.shape[0], True
+        ),
+        ask,
+    ).backend  # fmt: skip
+
+
+def group_product(
+    backend: str, val: Tensor, code: Tensor, bias: Tensor | None, kept: int, group: int,
+    rows: int, activation: str,
+) -> Run:  # fmt: skip
+    """act(x W^T + b) with W in N:M groups, as `run_product`."""
+    if backend == "dense":
         shape = (val.shape[0], val.shape[1] // kept * group)
-        return GroupWeight(
-            shape=shape, bias=None, live=0, val=val.detach(), code=code, n=kept, m=group
-        ).dense()
+        return dense_product(
+            val, lambda: group_dense(val, code, kept, group), shape, rows, val.dtype, bias,
+            activation,
+        )  # fmt: skip
+    act = activation_function(activation)
 
-    return derived(val, ("dense", group), build)
+    def run(x: Tensor) -> Tensor:
+        from probcomp.kernels.gpu.groups import launch
+
+        y = launch(x, val, code, kept, group)
+        return act(y if bias is None else y + bias)
+
+    return run
 
 
 @custom_op("probcomp::run_linear", mutates_args=())
 def run_linear(
-    x: Tensor,
-    val: Tensor,
-    ptr: Tensor,
-    seg: Tensor,
-    inverse: Tensor,
-    bias: Tensor | None,
-    activation: str,
-    backend: str,
-) -> Tensor:
+    x: Tensor, val: Tensor, ptr: Tensor, seg: Tensor, inverse: Tensor, bias: Tensor | None,
+    activation: str, backend: str,
+) -> Tensor:  # fmt: skip
     """act(x W^T + b) with W in clustered runs (`probcomp.kernels.RunWeight`); ``[M, N]``."""
-    n = inverse.shape[0]
-    if x.shape[0] == 0:
+    n, (m, k) = inverse.shape[0], x.shape
+    if m == 0:
         return x.new_empty(0, n)
-    shape, block = (n, x.shape[1]), (val.shape[2], val.shape[1])
-    density = val.numel() / (shape[0] * shape[1])
-    problem = Problem("runs", x.device, x.dtype, shape, block, density, x.shape[0], True)
-    name = choose(problem, backend).backend
-    if name == "dense":
-        return frozen_linear(x, _run_dense(val, ptr, seg, inverse, x.shape[1]), bias, activation)
-    if name == "triton":
-        from probcomp.kernels.gpu.launch import run_linear as launch
-
-        y = launch(x, val, ptr, seg).index_select(1, inverse)
-    else:
-        y = gather.run_forward(x, val, ptr, seg, inverse)
-    return activation_function(activation)(y if bias is None else y + bias)
+    name = run_backend(x, val, n, backend)
+    return run_product(name, val, ptr, seg, inverse, bias, k, m, activation)(x)
 
 
 @run_linear.register_fake
@@ -73,28 +124,14 @@ def _(x: Tensor, val: Tensor, ptr: Tensor, seg: Tensor, inverse: Tensor, *args: 
 
 @custom_op("probcomp::group_linear", mutates_args=())
 def group_linear(
-    x: Tensor,
-    val: Tensor,
-    code: Tensor,
-    bias: Tensor | None,
-    kept: int,
-    group: int,
-    activation: str,
-    backend: str,
-) -> Tensor:
+    x: Tensor, val: Tensor, code: Tensor, bias: Tensor | None, kept: int, group: int,
+    activation: str, backend: str,
+) -> Tensor:  # fmt: skip
     """act(x W^T + b) with W in N:M groups (`probcomp.kernels.GroupWeight`); ``[M, N]``."""
-    n = val.shape[0]
     if x.shape[0] == 0:
-        return x.new_empty(0, n)
-    problem = Problem(
-        "nm", x.device, x.dtype, (n, x.shape[1]), (kept, group), kept / group, x.shape[0], True
-    )
-    if choose(problem, backend).backend == "triton":
-        from probcomp.kernels.gpu.groups import launch
-
-        y = launch(x, val, code, kept, group)
-        return activation_function(activation)(y if bias is None else y + bias)
-    return frozen_linear(x, _group_dense(val, code, kept, group), bias, activation)
+        return x.new_empty(0, val.shape[0])
+    name = group_backend(x, val, kept, group, backend)
+    return group_product(name, val, code, bias, kept, group, x.shape[0], activation)(x)
 
 
 @group_linear.register_fake
@@ -107,7 +144,7 @@ def run_backward_input(
     grad: Tensor, val: Tensor, ptr: Tensor, seg: Tensor, inverse: Tensor, k: int
 ) -> Tensor:
     """dx = dy W for clustered runs, by the expanded weight; ``[M, k]``."""
-    return grad @ _run_dense(val, ptr, seg, inverse, k)
+    return grad @ derived(val, ("dense", k), lambda: _run_dense(val, ptr, seg, inverse, k))
 
 
 @run_backward_input.register_fake
@@ -118,7 +155,7 @@ def _(grad: Tensor, val: Tensor, ptr: Tensor, seg: Tensor, inverse: Tensor, k: i
 @custom_op("probcomp::group_backward_input", mutates_args=())
 def group_backward_input(grad: Tensor, val: Tensor, code: Tensor, kept: int, group: int) -> Tensor:
     """dx = dy W for N:M groups, by the expanded weight; ``[M, K]``."""
-    return grad @ _group_dense(val, code, kept, group)
+    return grad @ derived(val, ("dense", group), lambda: group_dense(val, code, kept, group))
 
 
 @group_backward_input.register_fake

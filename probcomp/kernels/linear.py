@@ -5,17 +5,27 @@ from torch import Tensor
 from torch.nn import functional
 
 from probcomp.errors import InputError
+from probcomp.kernels import gather
 from probcomp.kernels.activations import activation_function
 from probcomp.kernels.blocks import BlockIndex, BlockWeight
 from probcomp.kernels.compact import CompactWeight, compact_run
+from probcomp.kernels.derived import derived
 from probcomp.kernels.flops import note_counter
-from probcomp.kernels.library import block_backend, block_linear, block_run
-from probcomp.kernels.library_packed import group_linear, run_linear
+from probcomp.kernels.library import block_backend, block_linear, block_run, block_values
+from probcomp.kernels.library_packed import (
+    group_backend,
+    group_dense,
+    group_linear,
+    group_product,
+    run_backend,
+    run_linear,
+    run_product,
+)
 from probcomp.kernels.nm import GroupWeight
 from probcomp.kernels.packed import PackedWeight
 from probcomp.kernels.ready import Calls, Run, call_again, learns, remember, shared_rows
 from probcomp.kernels.runs import RunWeight
-from probcomp.kernels.watching import unwatched
+from probcomp.kernels.watching import transformed, unwatched
 
 
 def masked_linear(
@@ -45,8 +55,13 @@ def masked_linear(
         through ``.data``, or to an inference tensor. Write under `torch.no_grad` instead. The
         environment's choice of a backend is read when a batch size is first seen.
     """
-    value = getattr(packed, packed.value_name)
-    y = call_again(packed.calls, x, value, packed.bias, activation, backend, packed.shape)
+    if not isinstance(packed, PackedWeight) or not isinstance(x, Tensor):
+        raise InputError(
+            "masked_linear takes a tensor and a packed weight from pack(), "
+            f"got {type(x).__name__} and {type(packed).__name__}"
+        )
+    value, scale = getattr(packed, packed.value_name), getattr(packed, "scale", None)
+    y = call_again(packed.calls, x, value, packed.bias, scale, activation, backend, packed.shape)
     if y is not None:
         return y
     sizes, calls = sizes_of(packed), packed.calls
@@ -80,15 +95,18 @@ def apply_packed(
     _check(x, k, value if scale is None else scale)
     note_counter()
     act = activation_function(activation)
+    if _autocast(x):
+        return _cast(x, kind, t, scalars, activation, backend)
     flat = x.reshape(-1, k)
+    if not torch.compiler.is_compiling() and transformed():
+        return act(_composed(flat, kind, t, scalars)).view(*x.shape[:-1], n)
     learnt = learns(flat, value, bias)
     # Copies derived from the weight are kept only where it can not be about to change.
-    frozen = not (torch.is_grad_enabled() and value.requires_grad) and not _autocast(x)
+    frozen = not (torch.is_grad_enabled() and value.requires_grad)
     if frozen and not learnt and flat.shape[0] and unwatched(x):
-        run = _decide(flat, kind, t, n, activation, backend)
+        run = _decide(flat, kind, t, scalars, activation, backend)
         if run is not None:
-            if scale is None:  # a call looks at one tensor of values
-                remember(calls, run, flat, value, bias, activation, backend)
+            remember(calls, run, flat, value, bias, scale, activation, backend)
             return run(flat).view(*x.shape[:-1], n)
     # The operators have no gradient through an activation, so it is applied outside where needed.
     inside = "none" if learnt else activation
@@ -108,21 +126,77 @@ def apply_packed(
 
 
 def _decide(
-    x: Tensor, kind: type[PackedWeight], t: dict[str, Tensor], n: int, activation: str, backend: str
-) -> Run | None:
+    x: Tensor, kind: type[PackedWeight], t: dict[str, Tensor], scalars: dict[str, int],
+    activation: str, backend: str,
+) -> Run | None:  # fmt: skip
     """What a frozen weight runs for inputs like x ``[M, K]``, M > 0; None: its operator does."""
-    rows, bias = shared_rows(x.shape[0]), t.get("bias")
+    rows, bias, n = shared_rows(x.shape[0]), t.get("bias"), scalars["N"]
     if issubclass(kind, CompactWeight):
         places = t.get("in_index"), t.get("out_index")
         return compact_run(t["weight"], *places, bias, n, rows, activation)
-    if not issubclass(kind, BlockWeight) or not x.is_cpu:
+    if not x.is_cpu:
         return None
     val, scale, shape = t["val"], t.get("scale"), (n, x.shape[1])
+    if issubclass(kind, RunWeight):
+        where = t["ptr"], t["seg"], t["inverse"]
+        name = run_backend(x, val, n, backend)
+        return run_product(name, val, *where, bias, shape[1], rows, activation)
+    if issubclass(kind, GroupWeight):
+        pattern = scalars["n"], scalars["m"]
+        name = group_backend(x, val, *pattern, backend)
+        return group_product(name, val, t["code"], bias, *pattern, rows, activation)
     name = block_backend(x, val, shape, "blocks" if scale is None else "int8", True, backend)
     if name == "triton":
         return None
     at = BlockIndex(*(t[field] for field in BlockIndex._fields))
     return block_run(name, val, at, scale, bias, shape, rows, activation)
+
+
+def _cast(
+    x: Tensor, kind: type[PackedWeight], t: dict[str, Tensor], scalars: dict[str, int],
+    activation: str, backend: str,
+) -> Tensor:  # fmt: skip
+    """The product in autocast's dtype. Of what does not learn, one cast copy is kept."""
+    device, value = x.device.type, t[kind.value_name]
+    dtype = torch.get_autocast_dtype(device)
+    with torch.autocast(device, enabled=False):
+        keeps = unwatched(x)
+
+        def cast(tensor: Tensor) -> Tensor:
+            if not tensor.is_floating_point() or tensor.dtype == torch.float64:
+                return tensor  # as autocast leaves them
+            if not keeps or (torch.is_grad_enabled() and tensor.requires_grad):
+                return tensor.to(dtype)
+            return derived(tensor, ("cast", dtype), lambda: _lower(tensor, dtype))
+
+        inside = {name: cast(tensor) for name, tensor in t.items()}
+        calls = derived(value, ("calls", dtype), Calls) if keeps else Calls()
+        low = x if x.dtype == torch.float64 else x.to(dtype)
+        return apply_packed(low, kind, inside, scalars, activation, backend, calls)
+
+
+def _lower(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):  # it may take part in a backward pass later
+        return tensor.detach().to(dtype)
+
+
+def _composed(
+    x: Tensor, kind: type[PackedWeight], t: dict[str, Tensor], scalars: dict[str, int]
+) -> Tensor:
+    """The product of operators that PyTorch can transform: `torch.func`, forward mode."""
+    bias, n = t.get("bias"), scalars["N"]
+    if issubclass(kind, CompactWeight):
+        return _compact(x, t["weight"], t.get("in_index"), t.get("out_index"), bias, n)
+    if issubclass(kind, BlockWeight):
+        bits, val = t.get("bitmap"), block_values(t["val"], t.get("scale"))
+        live = val if bits is None else torch.where(bits.bool(), val, torch.zeros_like(val))
+        at = BlockIndex(*(t[field] for field in BlockIndex._fields))
+        y = gather.block_forward(x, live, at, n)
+    elif issubclass(kind, RunWeight):
+        y = gather.run_forward(x, t["val"], t["ptr"], t["seg"], t["inverse"])
+    else:
+        y = functional.linear(x, group_dense(t["val"], t["code"], scalars["n"], scalars["m"]))
+    return y if bias is None else y + bias
 
 
 def _compact(

@@ -4,9 +4,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from probcomp.errors import InputError
+from probcomp.errors import InputError, unknown
+from probcomp.kernels.activations import activation_function
 from probcomp.kernels.blocks import BlockWeight
 from probcomp.kernels.compact import CompactWeight
+from probcomp.kernels.dispatch import BACKENDS
 from probcomp.kernels.linear import apply_packed, sizes_of
 from probcomp.kernels.packed import PackedWeight
 from probcomp.kernels.packing import pack
@@ -24,12 +26,20 @@ class MaskedLinear(nn.Module):
         packed: From `pack`.
         activation: Applied to the output.
         backend: As in `masked_linear`.
+
+    Raises:
+        InputError: Not a packed weight, or an unknown activation or backend.
     """
 
     def __init__(
         self, packed: PackedWeight, *, activation: str = "none", backend: str = "auto"
     ) -> None:
         super().__init__()
+        if not isinstance(packed, PackedWeight):
+            raise InputError(f"MaskedLinear takes a packed weight, got {type(packed).__name__}")
+        activation_function(activation)
+        if backend not in BACKENDS:
+            raise unknown("kernel backend", backend, BACKENDS)
         self.out_features, self.in_features = packed.shape
         self.activation, self.backend = activation, backend
         self.live = packed.live
@@ -67,20 +77,40 @@ class MaskedLinear(nn.Module):
             **options: ``activation`` and ``backend``.
 
         Raises:
-            InputError: Not a linear layer, or probabilities that do not fit it.
+            InputError: Not a linear layer, or no probabilities that fit it.
         """
         if not isinstance(layer, nn.Linear):
             raise InputError(f"from_posterior takes an nn.Linear, got {type(layer).__name__}")
         probability = getattr(posterior, "probability", posterior)
         if not isinstance(probability, Tensor) or probability.shape != layer.weight.shape:
             raise InputError(
-                f"the posterior must hold probabilities of shape {list(layer.weight.shape)}"
+                "the posterior must hold a tensor of probabilities of shape "
+                f"{list(layer.weight.shape)}"
+            )
+        if not bool(((probability >= 0) & (probability <= 1)).all()):  # a NaN is not, either
+            raise InputError(
+                "the posterior holds numbers outside 0 to 1: these are no probabilities"
             )
         if not 0.0 <= threshold <= 1.0:
             raise InputError(f"threshold must be a probability, got {threshold}")
         support = probability.to(layer.weight.device) >= threshold
         packed = pack(layer.weight, support, block=block, format=format, bias=layer.bias)
         return cls(packed, **options)
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, local_metadata: Any, strict: bool, missing_keys: Any,
+        unexpected_keys: Any, error_msgs: list[str],
+    ) -> None:  # fmt: skip
+        """Indices that are loaded are checked, since no product checks them."""
+        before = {name: b.clone() for name, b in self._buffers.items() if b is not None}
+        rest = (local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        try:
+            if not any(getattr(self, name).is_meta for name in self._names):
+                self.packed()
+        except InputError as error:
+            error_msgs.append(f"{prefix.rstrip('.') or 'MaskedLinear'}: {error}")
+            self._buffers.update(before)
 
     @property
     def kind(self) -> type[PackedWeight]:
@@ -101,7 +131,8 @@ class MaskedLinear(nn.Module):
         held, calls = getattr(self, self._owner), self._calls
         value, bias = held.get(self._kind.value_name), self._parameters.get("bias")
         if value is not None:
-            y = call_again(calls, x, value, bias, self.activation, self.backend, shape)
+            scale = self._buffers.get("scale")
+            y = call_again(calls, x, value, bias, scale, self.activation, self.backend, shape)
             if y is not None:
                 return y
         tensors = {name: getattr(self, name) for name in self._names}

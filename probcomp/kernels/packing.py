@@ -1,5 +1,7 @@
 """`pack`: from a weight and its support to the format that should run fastest."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -102,13 +104,16 @@ def _choose(support: Tensor, block: tuple[int, int] | None) -> tuple[str, tuple[
 def _check_block(block: tuple[int, int] | str) -> tuple[int, int] | None:
     if block == "auto":
         return None
-    good = not isinstance(block, str) and len(block) == 2 and all(int(side) > 0 for side in block)
-    if not good:
+    pair = isinstance(block, Sequence) and not isinstance(block, str) and len(block) == 2
+    if not pair or not all(isinstance(side, int) and side > 0 for side in block):
         raise InputError(f"block must be 'auto' or two positive sizes (BN, BK), got {block!r}")
     return int(block[0]), int(block[1])
 
 
 def _expand(weight: Tensor, support: Tensor, block: tuple[int, int] | None) -> Tensor:
+    for name, given in (("weight", weight), ("support", support)):
+        if not isinstance(given, Tensor):
+            raise InputError(f"{name} must be a tensor, got {type(given).__name__}")
     if weight.dim() != 2 or 0 in weight.shape:
         raise InputError(f"weight must be a non-empty matrix [N, K], got {list(weight.shape)}")
     if support.dtype != torch.bool:

@@ -69,11 +69,14 @@ def plan(
             `masked_linear` changes only through `probcomp.kernels.tuning.tune`.
 
     Raises:
-        InputError: ``M`` is empty or not positive, or ``measure`` for another device.
+        InputError: ``M`` is empty or not positive, no such device, or ``measure`` for another one.
     """
-    where = packed.device if device is None else torch.device(device)
-    if not M or min(M) < 1:
-        raise InputError(f"M must be positive batch sizes, got {list(M)}")
+    try:
+        where = packed.device if device is None else torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"unknown device {device!r}") from error
+    if not isinstance(M, Sequence) or not M or not all(isinstance(m, int) and m > 0 for m in M):
+        raise InputError(f"M must be positive batch sizes in a list, got {M!r}")
     if measure and where.type != packed.device.type:
         raise InputError(f"cannot measure on {where}: the weight is on {packed.device}")
     found = []

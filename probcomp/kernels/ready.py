@@ -25,7 +25,8 @@ class Call(NamedTuple):
     run: Run
     value: Tensor
     bias: Tensor | None
-    state: tuple[int, int, int]
+    scale: Tensor | None
+    state: tuple[int, ...]
     memory: tuple[Tensor, ...]  # held, so that no other tensor is given its address meanwhile
 
 
@@ -53,21 +54,22 @@ def learns(x: Tensor, value: Tensor, bias: Tensor | None) -> bool:
 
 
 def remember(
-    calls: Calls, run: Run, x: Tensor, value: Tensor, bias: Tensor | None,
+    calls: Calls, run: Run, x: Tensor, value: Tensor, bias: Tensor | None, scale: Tensor | None,
     activation: str, backend: str,
 ) -> None:  # fmt: skip
     """Keep ``run`` as what a call with an input ``[M, K]`` of this kind does."""
-    state = _state(value, bias)
+    state = _state(value, bias, scale)
     # A weight that was written to leaves its old copies here: they go with the first new call.
     if any(call.state != state for call in list(calls.values())):  # threads may add
         calls.clear()
-    memory = tuple(t.detach() for t in (value, bias) if t is not None)
-    calls[_key(x.shape[0], x.dtype, activation, backend)] = Call(run, value, bias, state, memory)
+    memory = tuple(t.detach() for t in (value, bias, scale) if t is not None)
+    key = _key(x.shape[0], x.dtype, activation, backend)
+    calls[key] = Call(run, value, bias, scale, state, memory)
 
 
 def call_again(
-    calls: Calls, x: Tensor, value: Tensor, bias: Tensor | None, activation: str, backend: str,
-    shape: tuple[int, int],
+    calls: Calls, x: Tensor, value: Tensor, bias: Tensor | None, scale: Tensor | None,
+    activation: str, backend: str, shape: tuple[int, int],
 ) -> Tensor | None:  # fmt: skip
     """The product as it was decided for such an input before; None where that does not hold.
 
@@ -78,6 +80,7 @@ def call_again(
         x: ``[..., K]``.
         value: The tensor of the weight's values.
         bias: Its bias.
+        scale: Its scales, of int8 blocks.
         activation, backend: As asked for.
         shape: ``(N, K)``.
     """
@@ -91,7 +94,9 @@ def call_again(
     call = calls.get(_key(rows, x.dtype, activation, backend))
     if call is None or call.value is not value or call.bias is not bias:
         return None
-    if call.state != _state(value, bias) or learns(x, value, bias):
+    if call.scale is not scale or call.state != _state(value, bias, scale):
+        return None
+    if learns(x, value, bias):
         return None
     return call.run(x) if flat else call.run(x.reshape(-1, shape[1])).view(*sizes[:-1], shape[0])
 
@@ -107,10 +112,12 @@ def _key(rows: int, dtype: torch.dtype, activation: str, backend: str) -> tuple[
     return shared, dtype, activation, backend, torch.get_num_threads(), deterministic
 
 
-def _state(value: Tensor, bias: Tensor | None) -> tuple[int, int, int]:
+def _state(value: Tensor, bias: Tensor | None, scale: Tensor | None) -> tuple[int, ...]:
     """How often tensors were written to or choices forgotten, in all, and where the tensors lie."""
     changes = _forgotten if value.is_inference() else _forgotten + value._version
-    if bias is None:
-        return changes, value.data_ptr(), 0
-    changes += 0 if bias.is_inference() else bias._version
-    return changes, value.data_ptr(), bias.data_ptr()
+    state: tuple[int, ...] = (value.data_ptr(),)
+    for other in (bias, scale):
+        if other is not None:
+            changes += 0 if other.is_inference() else other._version
+            state = (*state, other.data_ptr())
+    return (changes, *state)

@@ -31,7 +31,7 @@ def decode_stats(
     logits: Tensor | tuple[Tensor, ...],
     *,
     rows: Tensor | None = None,
-    eos_ids: Sequence[int] = (),
+    eos_ids: Sequence[int] | int = (),
     temperature: float = 1.0,
     backend: str = "auto",
 ) -> DecodeStats:
@@ -47,7 +47,7 @@ def decode_stats(
             a time, and the logits of all positions never exist.
         rows: Which positions: a boolean tensor of the leading shape, or flat indices ``[R]``.
             All by default.
-        eos_ids: Vocabulary ids whose probabilities are summed.
+        eos_ids: Vocabulary ids whose probabilities are summed, or one id.
         temperature: Positive divisor of the logits.
         backend: ``"auto"``, ``"torch"`` or ``"triton"`` (a GPU).
 
@@ -63,19 +63,28 @@ def decode_stats(
         nothing but minus infinity, has argmax -1 and NaN elsewhere.
     """
     parts = logits if isinstance(logits, tuple) else (logits,)
-    if len(parts) not in (1, 2, 3):
+    tensors = all(isinstance(part, Tensor) for part in parts)
+    if len(parts) not in (1, 2, 3) or not tensors or parts[0].dim() < 1:
         raise InputError("logits must be a tensor, (hidden, head) or (hidden, head, bias)")
     if backend not in ("auto", "torch", "triton"):
         raise unknown("decode_stats backend", backend, ("auto", "torch", "triton"))
     if not 0.0 < temperature < float("inf"):
         raise InputError(f"temperature must be positive and finite, got {temperature}")
     body, *head = parts
-    vocabulary = head[0].shape[0] if head else body.shape[-1]
     if head and (head[0].dim() != 2 or head[0].shape[1] != body.shape[-1]):
         raise InputError(
             f"head has shape {list(head[0].shape)}, expected [V, {body.shape[-1]}] as hidden needs"
         )
-    ids = sorted(set(eos_ids))
+    vocabulary = head[0].shape[0] if head else body.shape[-1]
+    if vocabulary == 0:
+        raise InputError("logits must have at least one entry of the vocabulary")
+    if len(head) == 2 and tuple(head[1].shape) != (vocabulary,):
+        raise InputError(
+            f"the head's bias has shape {list(head[1].shape)}, expected [{vocabulary}]"
+        )
+    if len({part.dtype for part in parts}) > 1 and not torch.is_autocast_enabled(body.device.type):
+        raise InputError(f"hidden and head differ in dtype: {[str(part.dtype) for part in parts]}")
+    ids = sorted({int(token) for token in ([eos_ids] if isinstance(eos_ids, int) else eos_ids)})
     if ids and not (ids[0] >= 0 and ids[-1] < vocabulary):
         raise InputError(f"eos_ids must lie in [0, {vocabulary}), got {ids}")
     leading = body.shape[:-1]
@@ -96,6 +105,8 @@ def decode_stats(
 
 
 def _flat_rows(rows: Tensor, leading: torch.Size) -> Tensor:
+    if not isinstance(rows, Tensor):
+        raise InputError(f"rows must be a tensor, got {type(rows).__name__}")
     if rows.dtype == torch.bool:
         if rows.shape != leading:
             raise InputError(f"rows has shape {list(rows.shape)}, expected {list(leading)}")

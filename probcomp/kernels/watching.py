@@ -4,6 +4,15 @@ import torch
 from torch import Tensor
 
 
+def transformed() -> bool:
+    """Whether a `torch.func` transform or forward-mode differentiation looks on.
+
+    Our operators have no rules for them, and without one a tangent would be dropped unseen.
+    """
+    dual = torch.autograd.forward_ad._current_level >= 0
+    return dual or torch._C._are_functorch_transforms_active()
+
+
 def unwatched(x: Tensor) -> bool:
     """A plain tensor in eager mode: no compiler, tracer, transform, mode or autocast looks on.
 
@@ -14,7 +23,7 @@ def unwatched(x: Tensor) -> bool:
         type(x) is Tensor
         and not torch.compiler.is_compiling()
         and not torch._C._is_tracing()
-        and not torch._C._are_functorch_transforms_active()
+        and not transformed()
         and not torch._C._len_torch_dispatch_stack()
         and not torch._C._len_torch_function_stack()
         and not x.is_meta  # a device without autocast, and without values

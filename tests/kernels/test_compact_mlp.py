@@ -103,6 +103,20 @@ def test_both_layers_are_one_call_where_the_kernel_is_built(rows, biased, monkey
     assert len(calls) == (2 if rows else 0)
 
 
+def test_a_transform_does_not_enter_the_one_call() -> None:
+    parts = {k: v.float() if v.is_floating_point() else v for k, v in network(0, False).items()}
+    small = compact_mlp(**parts, activation="gelu")
+    x, t = torch.randn(2, 5, 10, generator=generator(1))
+    small(x)  # the copies are there
+    value, slope = torch.func.jvp(small, (x,), (t,))
+    step = 1e-2
+    assert torch.allclose(value, small(x), atol=1e-5)
+    assert torch.allclose(
+        slope, (small(x + step * t) - small(x - step * t)) / (2 * step), atol=1e-2
+    )
+    assert torch.allclose(torch.func.vmap(small)(x), small(x), atol=1e-5)
+
+
 def test_a_compact_network_compiles_and_exports() -> None:
     small = compact_mlp(**network(0, gated=True), activation="silu")
 

@@ -90,10 +90,15 @@ def test_our_own_kernel_is_for_few_rows_that_pay_its_call(monkeypatch) -> None:
     monkeypatch.setattr(cpp, "available", lambda: True)
     assert own_usable(16, 2**18, torch.float32, CPU)
     assert own_usable(1, 2**25, torch.float32, CPU)  # as far as it was measured
-    assert not own_usable(16, 2**25 + 1, torch.float32, CPU)
+    assert not own_usable(8, 2**25 + 1, torch.float32, CPU)
+    assert own_usable(8, 2**22, torch.float32, CPU)
+    assert not own_usable(16, 2**22, torch.float32, CPU)  # oneDNN is ahead there
     assert not own_usable(17, 2**18, torch.float32, CPU)
-    assert not own_usable(1, 2**16, torch.float32, CPU)
-    assert not own_usable(16, 2**15, torch.float32, CPU)
+    assert own_usable(1, 2**18, torch.float32, CPU)
+    assert not own_usable(1, 2**18 - 1, torch.float32, CPU)
+    assert own_usable(4, 2**15, torch.float32, CPU)
+    assert not own_usable(2, 2**15, torch.float32, CPU)
+    assert not own_usable(16, 2**15 - 1, torch.float32, CPU)
     assert not own_usable(0, 2**25, torch.float32, CPU)
     assert not own_usable(16, 2**18, torch.float64, CPU)
 
@@ -114,3 +119,6 @@ def test_onednn_is_for_what_pays_its_call(monkeypatch) -> None:
     calls.clear()
     frozen_linear(torch.ones(4096, 128), torch.ones(0, 128), None)
     assert not calls
+    low = torch.bfloat16  # the vendor's call would order the weight anew each time
+    frozen_linear(torch.ones(1, 16, dtype=low), torch.ones(16, 16, dtype=low), None)
+    assert calls == [1]

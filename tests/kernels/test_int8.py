@@ -39,6 +39,12 @@ def test_values_that_are_not_finite_are_refused() -> None:
         quantise(dataclasses.replace(packed, val=packed.val * float("inf")))
 
 
+def test_only_floating_blocks_are_rounded() -> None:
+    for other in (pack(torch.ones(4, 4), torch.ones(4, 4) > 0), quantise(example())):
+        with pytest.raises(InputError, match="takes floating blocks"):
+            quantise(other)  # type: ignore[arg-type]
+
+
 def test_a_wrong_scale_is_refused() -> None:
     small = quantise(example())
     with pytest.raises(InputError, match="scale must have shape"):

@@ -1,14 +1,17 @@
 """`masked_linear` on every CPU backend against the float64 masked product."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probcomp.errors import InputError
-from probcomp.kernels import cpp, masked_linear, pack
+from probcomp.kernels import MaskedLinear, cpp, linear, masked_linear, pack
 from probcomp.kernels.activations import ACTIVATIONS
 from tests.kernels.supports import block_support, folded, generator, relative_error
+from tests.kernels.test_nm import nm_support
 
 FLOAT32 = 2e-6  # sums of a few hundred terms in another order
 FLOAT64 = 1e-13
@@ -54,6 +57,47 @@ def test_every_format_and_backend_is_the_masked_product(
     assert y.shape == (m, n)
     assert y.dtype == torch.float32
     assert (y.double() - expected).norm() <= FLOAT32 * (1 + expected.norm()) * 4
+
+
+LAYOUTS = {
+    "plain": lambda x: x.contiguous(),
+    "slice": lambda x: torch.cat([x, x], -1)[..., : x.shape[-1]],
+    "stride": lambda x: torch.stack([x, -x], -1).flatten(-2)[..., ::2],
+    "transposed": lambda x: x.t().contiguous().t(),
+    "one row": lambda x: x[:1].expand(x.shape),
+    "offset": lambda x: torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape),
+    "batched": lambda x: x[:, None],
+}
+
+
+@settings(max_examples=120)
+@given(
+    format=st.sampled_from(["auto", "dense", "compact", "blocks", "int8", "runs"]),
+    n=st.sampled_from([1, 3, 17, 64, 131, 320]), k=st.sampled_from([1, 5, 33, 64, 127, 512]),
+    m=st.sampled_from([0, 1, 2, 3, 9, 17, 65, 129]),
+    block=st.sampled_from([(16, 16), (8, 32), (64, 64), (24, 40), (512, 512)]),
+    density=st.sampled_from([0.0, 0.1, 0.5, 1.0]), layout=st.sampled_from(sorted(LAYOUTS)),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]), compiled=st.booleans(),
+    activation=st.sampled_from(sorted(ACTIVATIONS)), seed=st.integers(0, 10**6),
+)  # fmt: skip
+def test_whatever_is_chosen_is_the_masked_product(
+    format, n, k, m, block, density, layout, dtype, compiled, activation, seed
+) -> None:
+    """The dispatcher's own choice, first and again, beside shapes and layouts no table has."""
+    rng = generator(seed)
+    weight, bias = torch.randn(n, k, generator=rng), torch.randn(n, generator=rng)
+    support = block_support((n, k), block, density, seed + 1)
+    packed = pack(weight, support, block=block, format=format, bias=bias, dtype=dtype)
+    x = torch.randn(m, k, generator=rng).to(dtype)
+    x = LAYOUTS[layout](x) if m else x
+    want = reference(x, packed, activation)
+    bound = 4 * (FLOAT32 if dtype == torch.float32 else BFLOAT16) * (1 + want.norm())
+    with nullcontext() if compiled else cpp.hidden():
+        first, again = (masked_linear(x, packed, activation=activation) for _ in range(2))
+    assert first.shape == want.shape
+    assert first.dtype == dtype
+    assert (first.double() - want).norm() <= bound
+    assert torch.equal(first, again)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -164,6 +208,89 @@ def test_nm_weights_multiply() -> None:
     assert relative_error(masked_linear(x, packed), expected) < FLOAT32
 
 
+FORMATS = ["dense", "compact", "blocks", "int8", "runs", "nm"]
+
+
+def of_format(format, dtype=torch.float32):
+    support = block_support((48, 64), (16, 16), 0.5, 1)
+    support[5, ::3] = False  # dead entries inside live blocks
+    if format == "nm":
+        support = nm_support(48, 64, 2, 4, seed=1)
+    weight, bias = torch.randn(48, 64, generator=generator(0)), torch.randn(48)
+    return pack(weight, support, block=(16, 16), format=format, bias=bias, dtype=dtype)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_transforms_and_forward_mode_see_the_product(format: str) -> None:
+    """An operator without a rule for them would give zero tangents, or none."""
+    packed = of_format(format, torch.float64)
+    dense, bias = packed.dense(), packed.bias
+    x, t = torch.randn(2, 5, 64, generator=generator(2), dtype=torch.float64)
+
+    def ours(x):
+        return masked_linear(x, packed, activation="gelu")
+
+    def theirs(x):
+        return ACTIVATIONS["gelu"](x @ dense.T + bias)
+
+    pairs = list(zip(torch.func.jvp(ours, (x,), (t,)), torch.func.jvp(theirs, (x,), (t,))))
+    pairs.append((torch.func.vmap(ours)(x), theirs(x)))
+    pairs += [
+        tuple(run(lambda x, f=f: f(x).square().sum())(x[:1]) for f in (ours, theirs))
+        for run in (torch.func.jacrev, torch.func.jacfwd, torch.func.hessian)
+    ]
+    with torch.autograd.forward_ad.dual_level():
+        y = masked_linear(torch.autograd.forward_ad.make_dual(x, t), packed)
+        pairs.append((torch.autograd.forward_ad.unpack_dual(y).tangent, t @ dense.T))
+    for got, want in pairs:
+        assert relative_error(got, want) < FLOAT64
+
+
+def test_gradients_of_single_samples() -> None:
+    layer = MaskedLinear(of_format("blocks", torch.float64))
+    x = torch.randn(4, 64, generator=generator(2), dtype=torch.float64)
+    parameters = dict(layer.named_parameters())
+
+    def loss(parameters, x):
+        return torch.func.functional_call(layer, parameters, (x,)).square().sum()
+
+    found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x)
+    for i, row in enumerate(x):
+        want = torch.autograd.grad(layer(row).square().sum(), list(parameters.values()))
+        for name, gradient in zip(parameters, want):
+            assert relative_error(found[name][i], gradient) < FLOAT64
+
+
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("format", FORMATS)
+def test_autocast_runs_in_its_own_dtype_and_casts_a_frozen_weight_once(
+    format, low, monkeypatch
+) -> None:
+    packed = of_format(format)
+    x = torch.randn(5, 64, generator=generator(2))
+    cast, real = [], linear._lower
+    monkeypatch.setattr(linear, "_lower", lambda t, dtype: cast.append(t) or real(t, dtype))
+
+    def run():
+        with torch.autocast("cpu", low):
+            return masked_linear(x, packed)
+
+    first = run()
+    with torch.autocast("cpu", low):
+        want = torch.nn.functional.linear(x, packed.dense(), packed.bias)
+    assert first.dtype == want.dtype == low
+    assert relative_error(first, want) < BFLOAT16
+    assert len(cast) == 2  # the values and the bias
+    assert torch.equal(run(), first)
+    with torch.inference_mode():
+        assert torch.equal(run(), first)
+    assert len(cast) == 2
+    with torch.no_grad():
+        (packed.scale if format == "int8" else getattr(packed, packed.value_name)).mul_(2)
+    assert relative_error(run() - packed.bias, 2 * (first - packed.bias)) < 3 * BFLOAT16
+    assert len(cast) == 3
+
+
 @pytest.mark.parametrize(
     ("x", "options", "message"),
     [
@@ -180,6 +307,13 @@ def test_bad_input_is_refused(x, options, message) -> None:
     )
     with pytest.raises(InputError, match=message):
         masked_linear(x, packed, **options)
+
+
+def test_what_is_no_packed_weight_is_refused() -> None:
+    packed = of_format("blocks")
+    for x, weight in ((torch.ones(2, 64), MaskedLinear(packed)), ([[1.0] * 64], packed)):
+        with pytest.raises(InputError, match="takes a tensor and a packed weight"):
+            masked_linear(x, weight)
 
 
 def test_cpp_is_refused_for_what_it_cannot_run() -> None:

@@ -76,8 +76,39 @@ def test_a_module_compiles_and_moves_to_another_dtype(format: str) -> None:
     assert all(parameter.grad is not None for parameter in masked.parameters())
 
 
+def test_a_state_whose_places_are_wrong_is_refused_and_leaves_the_old_ones() -> None:
+    """The products check no index, so one that points outside must not come in by a file."""
+    layer, probability = layer_and_probability()
+    masked = MaskedLinear.from_posterior(layer, probability, block=(16, 16), format="blocks")
+    x = torch.randn(5, 64)
+    before = masked(x)
+    state = {name: value.clone() for name, value in masked.state_dict().items()}
+    for name, value in (("col", 4), ("crow", -1), ("row_order", 0), ("perm", 0)):
+        wrong = {**state, name: torch.full_like(state[name], value)}
+        for assign in (False, True):
+            with pytest.raises(RuntimeError, match="MaskedLinear: packed blocks"):
+                masked.load_state_dict(wrong, assign=assign)
+            assert torch.equal(masked(x), before)
+    model = nn.Sequential(masked)
+    wrong = {f"0.{name}": value for name, value in {**state, "col": state["col"] + 9}.items()}
+    with pytest.raises(RuntimeError, match=r"0: packed blocks: col must lie in"):
+        model.load_state_dict(wrong)
+    masked.load_state_dict(state)
+    assert torch.equal(masked(x), before)
+
+
 def test_bad_input_is_refused() -> None:
     layer, probability = layer_and_probability()
+    packed = pack(layer.weight, probability > 0.5)
+    with pytest.raises(InputError, match="takes a packed weight, got Linear"):
+        MaskedLinear(layer)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="unknown activation 'swish'"):
+        MaskedLinear(packed, activation="swish")
+    with pytest.raises(InputError, match="unknown kernel backend 'cuda'"):
+        MaskedLinear(packed, backend="cuda")
+    for wrong in (float("nan"), -0.1, 1.1):
+        with pytest.raises(InputError, match="are no probabilities"):
+            MaskedLinear.from_posterior(layer, torch.full_like(probability, wrong))
     with pytest.raises(InputError, match=r"takes an nn\.Linear"):
         MaskedLinear.from_posterior(nn.Conv2d(1, 1, 1), probability)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="probabilities of shape"):

@@ -59,7 +59,12 @@ def test_measuring_times_every_candidate() -> None:
     assert row.speedup is not None
 
 
-@pytest.mark.parametrize("sizes", [[], [0], [4, -1]])
+@pytest.mark.parametrize("sizes", [[], [0], [4, -1], 4, ["4"], [1.5]])
 def test_bad_batches_are_refused(sizes) -> None:
     with pytest.raises(InputError, match="M must be positive"):
         example().plan(M=sizes)
+
+
+def test_a_device_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(InputError, match="unknown device 'gpu'"):
+        example().plan(device="gpu")

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from probcomp.errors import InputError
 from probcomp.kernels import MaskedLinear, dispatch, linear, masked_linear, pack, quantise, ready
 from tests.kernels.supports import block_support, generator, relative_error
+from tests.kernels.test_nm import nm_support
 
 FLOAT32 = 2e-6
 
@@ -19,6 +20,8 @@ def packed_of(format: str, bias: bool = True, density: float = 0.4):
     weight = torch.randn(48, 64, generator=generator(0))
     support = block_support((48, 64), (16, 16), density, 1)
     support[:16] = False  # a dead block row, for the compact format to leave out
+    if format == "nm":
+        support = nm_support(48, 64, 2, 4, seed=1)
     added = torch.randn(48, generator=generator(2)) if bias else None
     kind = "blocks" if format == "int8" else format
     packed = pack(weight, support, block=(16, 16), format=kind, bias=added)
@@ -39,7 +42,7 @@ def expected(x, packed, activation=torch.nn.functional.gelu):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("format", ["dense", "compact", "blocks"])
+@pytest.mark.parametrize("format", ["dense", "compact", "blocks", "int8", "runs", "nm"])
 def test_a_second_call_is_not_decided_again_and_is_the_same(format, bias, decisions) -> None:
     packed = packed_of(format, bias)
     for shape in ((5, 64), (2, 3, 64), (64,)):
@@ -138,6 +141,25 @@ def test_what_looks_on_and_what_learns_takes_the_operator(decisions) -> None:
     made = len(decisions)
     assert torch.equal(masked_linear(x, packed), want)
     assert len(decisions) == made
+
+
+def test_autocast_decides_once_and_apart_from_the_rest(decisions) -> None:
+    packed, x = packed_of("blocks"), torch.randn(5, 64, generator=generator(3))
+    for _ in range(2):
+        masked_linear(x, packed)
+        with torch.autocast("cpu", torch.bfloat16):
+            masked_linear(x, packed)
+    assert len(decisions) == 2
+
+
+def test_a_cast_copy_that_inference_made_takes_part_in_a_backward_pass() -> None:
+    packed, x = packed_of("blocks"), torch.randn(5, 64, generator=generator(3))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        masked_linear(x, packed)
+    x.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        masked_linear(x, packed).sum().backward()
+    assert relative_error(x.grad, packed.dense().double().sum(0).expand(5, 64)) < 2e-2
 
 
 def test_a_layer_that_trains_after_inference_gets_its_gradient() -> None:

@@ -103,6 +103,12 @@ def test_chunks_change_nothing(monkeypatch) -> None:
             assert torch.allclose(a, b, atol=1e-5)
 
 
+def test_one_end_token_may_be_given_by_itself() -> None:
+    x = torch.randn(3, 11, generator=generator(0))
+    for a, b in zip(decode_stats(x, eos_ids=4), decode_stats(x, eos_ids=[4])):
+        assert torch.equal(a, b)
+
+
 def test_opcheck() -> None:
     x = torch.randn(3, 11)
     torch.library.opcheck(statistics.decode_statistics, (x, torch.tensor([1, 2]), 0.5, "torch"))
@@ -119,6 +125,12 @@ def test_opcheck() -> None:
         (torch.zeros(2, 5), {"backend": "cuda"}, "unknown decode_stats backend"),
         ((torch.zeros(2, 5), torch.zeros(7, 4)), {}, r"expected \[V, 5\]"),
         ((torch.zeros(2, 5),) * 4, {}, r"\(hidden, head, bias\)"),
+        ((torch.zeros(2, 5), torch.zeros(7, 5), torch.zeros(3)), {}, r"bias has shape \[3\]"),
+        ((torch.zeros(2, 5), torch.zeros(7, 5).half()), {}, "hidden and head differ in dtype"),
+        ([[0.0, 1.0]], {}, "must be a tensor"),
+        (torch.tensor(1.0), {}, "must be a tensor"),
+        (torch.zeros(2, 0), {}, "at least one entry"),
+        (torch.zeros(2, 5), {"rows": [0]}, "rows must be a tensor, got list"),
         (torch.zeros(2, 5), {"backend": "triton"}, "needs a GPU tensor"),
     ],
 )

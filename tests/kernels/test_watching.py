@@ -4,7 +4,7 @@ import torch
 from torch.overrides import BaseTorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from probcomp.kernels.watching import unwatched
+from probcomp.kernels.watching import transformed, unwatched
 
 
 class Other(torch.Tensor):
@@ -36,5 +36,18 @@ def test_subclasses_modes_transforms_and_tracers_watch() -> None:
     torch.vmap(look)(x)
     torch.func.grad(lambda x: look(x).sum())(x)
     torch.jit.trace(look, x, check_trace=False)
+    with torch.autograd.forward_ad.dual_level():
+        look(x)
     assert seen == [False] * len(seen)
-    assert len(seen) == 6
+    assert len(seen) == 7
+
+
+def test_transforms_and_forward_mode_are_told_from_the_rest() -> None:
+    x, seen = torch.ones(2), []
+    assert not transformed()
+    with FlopCounterMode(display=False), torch.autocast("cpu", torch.bfloat16):
+        assert not transformed()
+    torch.vmap(lambda x: (seen.append(transformed()), x)[1])(x)
+    with torch.autograd.forward_ad.dual_level():
+        seen.append(transformed())
+    assert seen == [True, True]
