@@ -172,7 +172,10 @@ def _cast(
         inside = {name: cast(tensor) for name, tensor in t.items()}
         calls = derived(value, ("calls", dtype), Calls) if keeps else Calls()
         low = x if x.dtype == torch.float64 else x.to(dtype)
-        return apply_packed(low, kind, inside, scalars, activation, backend, calls)
+        held = inside[kind.value_name], inside.get("bias"), inside.get("scale")
+        how, shape = (activation, backend), (scalars["N"], scalars["K"])
+        y = call_again(calls, low, *held, *how, shape)
+        return apply_packed(low, kind, inside, scalars, *how, calls) if y is None else y
 
 
 def _lower(tensor: Tensor, dtype: torch.dtype) -> Tensor:
