@@ -5,6 +5,8 @@ from probcomp.inference.quadratic.conditioned import Conditioned, ep_conditioned
 from probcomp.inference.quadratic.exchange import exchange
 from probcomp.inference.quadratic.gibbs import gibbs
 from probcomp.inference.quadratic.group import GroupFactor, GroupResult, ep_group
+from probcomp.inference.quadratic.group_evidence import log_evidence
+from probcomp.inference.quadratic.layers import ep_layers
 from probcomp.inference.quadratic.likelihood import Quadratic
 from probcomp.inference.quadratic.refit import refit
 from probcomp.inference.quadratic.reorder import Order, reorder
@@ -23,10 +25,12 @@ __all__ = [
     "column_evidence",
     "ep_conditioned",
     "ep_group",
+    "ep_layers",
     "ep_shared",
     "exchange",
     "gibbs",
     "joint_cavi",
+    "log_evidence",
     "refit",
     "reorder",
 ]

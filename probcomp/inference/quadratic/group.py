@@ -161,6 +161,8 @@ def ep_group(
             0.8 where probabilities keep swinging. Below 0.1 units that stand in for each other
             may leave together.
         learn: Learn the prior's parameters as well; needs a prior, and a field and price of 0.
+            Fewer than some two hundred units leave density and slab open: `ep_layers` then sums
+            over both, and learns them from all layers at once.
         options: Passed to `probcomp.inference.marginals`, as in ``on_unreliable="ignore"``.
 
     Raises:

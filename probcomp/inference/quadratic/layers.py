@@ -1,0 +1,216 @@
+r"""Density and slab of several layers that inform each other, summed over.
+
+A layer of a few dozen units says little about how many of its units are needed and how large kept
+weights are: a high density with small weights explains it nearly as well as a low one with large
+weights. A point estimate is then sure of what the data leave open. Here inclusion probabilities
+average over both,
+
+.. math:: P(s_g = 1 \mid D) = \sum_h q_l(h)\, P(s_g = 1 \mid D_l, h)
+
+with ``h = (density, slab)`` on a grid that is searched from the estimate outwards as long as the
+evidence is within `DROP` nats of the best (the exploration of Rue, Martino and Chopin 2009,
+"Approximate Bayesian inference for latent Gaussian models by using integrated nested Laplace
+approximations", section 3.1, with expectation propagation for Laplace's approximation).
+
+Layers may share their values: they follow a Dirichlet process, in which a layer takes the value of
+an earlier one with chance ``1 / (c + l - 1)`` each and else draws its own from :math:`p_0`. Which
+layers share is sampled with the values summed out (Neal 2000, "Markov chain sampling methods for
+Dirichlet process mixture models", Algorithm 3), and :math:`q_l` averages the posterior
+:math:`\propto p_0(h) \prod_{l' \in C(l)} p(D_{l'} \mid h)` of the cluster it is in. Layers that are
+alike are thus learnt as one; layers that are not stay apart.
+
+:math:`p_0` is even in the density and in the logarithm of the slab's precision, between a kept
+weight of 20 times the dense weights' mean square and one too small to tell: with ``n`` weights a
+unit and data precision :math:`\lambda` the squares of noise alone vary by
+:math:`\sqrt{2n}/\lambda`, and a slab must add at least half of that, so
+:math:`\alpha \le \lambda\sqrt{2n}`.
+
+Notes:
+    One layer alone has :math:`p_0` for its prior, and that decides where its data do not: with
+    another :math:`p_0` the numbers are others. Hyper-parameters that vary little over layers are
+    what makes them calibrated.
+"""
+
+import dataclasses
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from probcomp.errors import InputError
+from probcomp.inference.quadratic.group import GroupFactor, GroupResult, check_axis, ep_group
+from probcomp.inference.quadratic.group_evidence import log_evidence
+from probcomp.inference.quadratic.likelihood import inverse
+from probcomp.inference.quadratic.sharing import share_values
+from probcomp.priors.independent import Independent
+
+DENSITY_STEP = 1 / 3
+"""Grid of the density's log-odds."""
+SLAB_STEP = 0.25
+"""Grid of the logarithm of the slab, relative to one over the dense weights' mean square."""
+DENSEST = 15
+"""Densities within this many steps of one half: 0.7 to 99.3 per cent."""
+WIDEST = 12
+"""Slab variances of at most this many steps, ``e^3``, over the dense weights' mean square."""
+DROP = 8.0
+NEGLIGIBLE = 1e-4
+"""A value of less probability need not have converged."""
+
+Node = tuple[int, int]
+"""Steps of the density's log-odds and of the slab's logarithm."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Explored:
+    """What one layer says of each value on its part of the grid."""
+
+    results: dict[Node, GroupResult]
+    evidence: dict[Node, float]
+    slabs: int
+
+
+def ep_layers(
+    layers: Sequence[Sequence[GroupFactor]],
+    *,
+    concentration: float = 1.0,
+    seed: int = 0,
+    iterations: int = 60,
+    tolerance: float = 1e-3,
+    damping: float = 0.2,
+) -> list[GroupResult]:
+    """Inclusion probabilities of the units of several layers whose density and slabs are unknown.
+
+    Some eighty inferences a layer, each from its neighbour's result: a second for 64 units. Meant
+    for layers of up to a few hundred units; larger ones determine both, and ``ep_group(...,
+    learn=True)`` estimates them.
+
+    Args:
+        layers: The consumers of each layer's units, as `ep_group` takes them. Slabs that a factor
+            names stay; a free one is the grid's, relative to that consumer's dense weights.
+        concentration: ``c``: how many layers a value of a layer's own counts for.
+        seed: Seed of the draws of which layers share.
+        iterations: Most iterations of each inference.
+        tolerance: As of `ep_group`.
+        damping: As of `ep_group`.
+
+    Returns:
+        One result a layer. Its ``prior`` and ``slabs`` are posterior means (of slabs the geometric
+        one), ``evidence`` is the averaged log-odds less the prior's, and ``states`` are those of
+        the most probable value.
+
+    Raises:
+        InputError: No layer, or a concentration that is not positive.
+    """
+    if not layers:
+        raise InputError("layers must hold the consumers of at least one layer, got none")
+    if not (math.isfinite(concentration) and concentration > 0):
+        raise InputError(f"concentration must be positive and finite, got {concentration}")
+    for factors in layers:
+        check_axis(factors, iterations, tolerance, damping)
+    options = {"iterations": iterations, "tolerance": tolerance, "damping": damping}
+    explored = [_explore(factors, options) for factors in layers]
+    shares = _shared(explored, concentration, seed)
+    return [_average(e, share) for e, share in zip(explored, shares, strict=True)]
+
+
+def _explore(factors: Sequence[GroupFactor], options: dict[str, float]) -> _Explored:
+    """Evidence and posterior of all values worth a look, from the estimate outwards."""
+    free = [f.slab is None for f in factors]
+    scale = [float(f.quadratic.weight.square().mean()) or 1.0 for f in factors]
+    highest = math.floor(_weakest(factors, scale) / SLAB_STEP) if any(free) else 0
+    lowest = min(-WIDEST, highest) if any(free) else 0
+    guess = ep_group(factors, prior=Independent(0.5), learn=True, **options)  # type: ignore[arg-type]
+    density = torch.tensor(guess.prior.density).logit()  # type: ignore[union-attr]
+    slab = math.log(guess.slabs[free.index(True)] * scale[free.index(True)]) if any(free) else 0.0
+    first = (
+        min(max(round(float(density) / DENSITY_STEP), -DENSEST), DENSEST),
+        min(max(round(slab / SLAB_STEP), lowest), highest),
+    )
+    results: dict[Node, GroupResult] = {}
+    evidence: dict[Node, float] = {}
+    queue, seen = deque([(first, guess)]), {first}
+    while queue:
+        node, start = queue.popleft()
+        here = [
+            dataclasses.replace(f, slab=math.exp(node[1] * SLAB_STEP) / square) if open_ else f
+            for f, square, open_ in zip(factors, scale, free)
+        ]
+        prior = Independent(_density(node))
+        found = ep_group(here, prior=prior, start=start, **options)  # type: ignore[arg-type]
+        results[node], evidence[node] = found, log_evidence(here, found)
+        if evidence[node] < max(evidence.values()) - DROP:
+            continue
+        for step in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+            next_ = (node[0] + step[0], node[1] + step[1])
+            inside = abs(next_[0]) <= DENSEST and lowest <= next_[1] <= highest
+            if inside and next_ not in seen:
+                seen.add(next_)
+                queue.append((next_, found))
+    return _Explored(results, evidence, highest - lowest + 1)
+
+
+def _weakest(factors: Sequence[GroupFactor], scale: Sequence[float]) -> float:
+    r"""Logarithm of the highest relative slab precision, :math:`\bar w^2 \lambda \sqrt{2n}`."""
+    weights = sum(f.quadratic.rows * f.columns.shape[1] for f in factors)
+    relative = []
+    for factor, square in zip(factors, scale, strict=True):
+        # The slab of dense weights keeps directions without data from being infinitely loose.
+        site = factor.quadratic.gram.new_full((factor.quadratic.size,), 1 / square)
+        variance = inverse(factor.quadratic.precision, site).diagonal()
+        relative.append(square / float(variance.mean()))
+    return math.log(sum(relative) / len(relative) * math.sqrt(2 * weights))
+
+
+def _density(node: Node) -> float:
+    return 1 / (1 + math.exp(-node[0] * DENSITY_STEP))
+
+
+def _shared(
+    explored: Sequence[_Explored], concentration: float, seed: int
+) -> list[dict[Node, float]]:
+    """``q_l(h)`` of each layer, on its own part of the grid."""
+    nodes = sorted({node for e in explored for node in e.results})
+    density = torch.tensor([_density(node) for node in nodes], dtype=torch.double)
+    # Even in density on a grid of its log-odds, and in the slab's steps.
+    even = density * (1 - density) * DENSITY_STEP / max(e.slabs for e in explored)
+    lowest = -torch.inf
+    likely = torch.tensor(
+        [[e.evidence.get(node, lowest) for node in nodes] for e in explored], dtype=torch.double
+    )
+    q = share_values(likely, even.log(), concentration=concentration, seed=seed)
+    return [
+        {node: float(p) for node, p in zip(nodes, row, strict=True) if node in e.results}
+        for e, row in zip(explored, q, strict=True)
+    ]
+
+
+def _average(explored: _Explored, weight: dict[Node, float]) -> GroupResult:
+    best = explored.results[max(weight, key=weight.__getitem__)]
+    share = torch.tensor(list(weight.values()), dtype=best.log_odds.dtype)
+    results = [explored.results[node] for node in weight]
+    counted = [r for r, w in zip(results, weight.values(), strict=True) if w > NEGLIGIBLE]
+    odds = _mixed(torch.stack([r.log_odds for r in results]), share)
+    density = sum(w * _density(node) for node, w in weight.items())
+    prior = Independent(density)
+    slabs = torch.tensor([r.slabs for r in results], dtype=torch.double)
+    return dataclasses.replace(
+        best,
+        log_odds=odds,
+        probability=torch.sigmoid(odds),
+        evidence=odds - math.log(density / (1 - density)),
+        prior=prior,
+        slabs=tuple((share.double() @ slabs.log()).exp().tolist()),
+        iterations=sum(r.iterations for r in results),
+        converged=all(r.converged for r in counted),
+        change=max(r.change for r in counted),
+    )
+
+
+def _mixed(odds: Tensor, share: Tensor) -> Tensor:
+    """Log-odds of the average probability, without rounding at either end."""
+    log = share.clamp_min(torch.finfo(share.dtype).tiny).log()[:, None]
+    on = (torch.nn.functional.logsigmoid(odds) + log).logsumexp(0)
+    return on - (torch.nn.functional.logsigmoid(-odds) + log).logsumexp(0)
