@@ -28,7 +28,7 @@ DENSITIES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 NEAREST = 4.0  # a neighbour may differ in N K by this factor; beyond it the rule is safer
 LIBRARY = "dense/library"  # in a table: dense as it runs where the C++ kernel is not built
 SURE = 1.05  # times as fast as dense that a winner must be: less is within the noise of timings
-CLEAR = 1.25  # the same on a relative
+CLEAR = 1.25  # the same for another shape, or on a relative
 _SHIPPED = Path(__file__).parent / "tables"
 
 
@@ -125,6 +125,7 @@ def save_table(
 ) -> Path:  # fmt: skip
     """Write a table; ``cases`` maps `case_key` to ``{"NxK": {"us": {backend: microseconds}}}``.
 
+    A case's ``"density"`` is the stored one that was timed; without it, that of its key.
     ``tiles`` does so for a kernel's launch configurations, named ``"rows/warps/stages"``.
     """
     path = folder / f"{device.slug}.json"
@@ -213,8 +214,11 @@ def _entry(
     if "dense" not in here:
         return None
     winner = min(here, key=times.__getitem__)
-    sure = times["dense"] >= SURE * times[winner]
     n, k = map(int, best.split("x"))
+    # Denser than what was measured takes longer by as much; a neighbour's shape is a guess.
+    needed = SURE if problem.shape == (n, k) else CLEAR
+    more = max(1.0, problem.density / shapes[best].get("density", bucket))
+    sure = times["dense"] >= needed * more * times[winner]
     return Entry(winner if sure else "dense", times, f"{label}, {best}", (n, k))
 
 

@@ -152,9 +152,10 @@ def _nothing() -> None:
     """A CPU has nothing to wait for."""
 
 
-def _case(spent: dict[str, list[float]], error: float) -> dict[str, Any]:
+def _case(density: float, spent: dict[str, list[float]], error: float) -> dict[str, Any]:
     """What a table keeps: the lower quartile decides, its neighbours tell the noise."""
     return {
+        "density": round(density, 4),
         "us": {name: round(_lower_quartile(values), 2) for name, values in spent.items()},
         "median": {name: round(statistics.median(v), 2) for name, v in spent.items()},
         "p80": {name: round(sorted(v)[(4 * len(v)) // 5], 2) for name, v in spent.items()},
@@ -214,7 +215,7 @@ def tune(
             bucket = tables.density_bucket(problem.density)
             key = tables.case_key(problem.kind, problem.dtype, problem.block, problem.rows, bucket)
             with nullcontext() if timed is None else tiles.using(fastest):
-                case = _case(*_measure(packed, rows, rounds))
+                case = _case(packed.density, *_measure(packed, rows, rounds))
             cases.setdefault(key, {})["x".join(map(str, packed.shape))] = case
     meta = {
         "torch": torch.__version__,

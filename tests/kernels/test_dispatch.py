@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from probcomp.errors import InputError
 from probcomp.kernels import cpp, dispatch, masked_linear, pack
@@ -85,6 +87,54 @@ def test_panels_break_even_where_they_were_measured_to() -> None:
     # On several threads the vendor's dense product gains more than its batched one.
     assert dispatch.break_even(low, "panels", 1) > 0.25 > dispatch.break_even(low, "panels", 2)
     assert dispatch.break_even(tall, "panels", 2) > 0.25
+
+
+def test_sixteen_bits_leave_more_to_dense() -> None:
+    """The vendor's dense product gains by them and its batched one does not."""
+    low = problem(density=0.15, block=(64, 32), rows=128, dtype=torch.bfloat16)
+    assert choose(low).backend == "panels"
+    assert choose(low._replace(block=(32, 32))).backend == "panels"
+    for other in (
+        low._replace(rows=16), low._replace(rows=1), low._replace(density=0.3),
+        low._replace(block=(16, 16)), low._replace(block=(32, 32), density=0.22),
+        low._replace(dtype=torch.float16), low._replace(rows=1, density=0.01),
+    ):  # fmt: skip
+        assert choose(other).backend == "dense"
+        assert choose(other._replace(dtype=torch.float64)).backend in ("panels", "dense")
+
+
+@settings(max_examples=200)
+@given(
+    kind=st.sampled_from(["blocks", "int8", "runs", "nm", "compact"]),
+    shape=st.tuples(st.integers(1, 9000), st.integers(1, 9000)),
+    block=st.tuples(st.integers(1, 300), st.integers(1, 300)), rows=st.integers(1, 5000),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
+    device=st.sampled_from([CPU, torch.device("cuda")]), compiled=st.booleans(),
+    densities=st.tuples(st.floats(0.0, 1.0), st.floats(0.0, 1.0)), threads=st.integers(1, 8),
+)  # fmt: skip
+def test_the_rule_on_any_problem(
+    kind, shape, block, rows, dtype, device, compiled, densities, threads
+) -> None:
+    """Dense at full density and for tiny weights; nothing sparse at a density that is higher."""
+    sparser, denser = (
+        Problem(kind, device, dtype, shape, block, d, m_bucket(rows), True)
+        for d in sorted(densities)
+    )
+    able = {"blocks": ("dense", "gather", "panels", "cpp"), "int8": ("dense", "gather"),
+            "runs": ("dense", "gather")}.get(kind, ("dense",))  # fmt: skip
+    if device != CPU:
+        able = (*able, "triton") if kind != "compact" else able
+    elif not compiled:
+        able = tuple(name for name in able if name != "cpp")
+    for asked in (sparser, denser):
+        choice = dispatch._rule(asked, able, threads)
+        assert choice.backend in able
+        assert choice.reason
+    if dispatch._rule(denser, able, threads).backend != "dense":
+        assert dispatch._rule(sparser, able, threads).backend != "dense"
+    assert dispatch._rule(denser._replace(density=1.0), able, threads).backend == "dense"
+    tiny = sparser._replace(shape=(64, 64), rows=1)
+    assert device != CPU or dispatch._rule(tiny, able, threads).backend == "dense"
 
 
 def test_one_row_reads_half_of_a_weight_faster_where_panels_are_tall_enough() -> None:

@@ -56,6 +56,21 @@ def test_a_win_within_the_noise_of_timings_is_left_to_dense(folder) -> None:
     assert lookup(problem()).winner == "gather"
 
 
+def test_another_shape_or_a_denser_weight_must_win_by_more(folder) -> None:
+    """A loss is worse than a gain that is missed."""
+    write(folder, 16, {"dense": 10.0, "gather": 8.5})
+    assert lookup(problem()).winner == "gather"
+    assert lookup(problem(shape=(256, 257))).winner == "dense"
+    assert lookup(problem(density=0.38)).winner == "dense"
+    assert lookup(problem(density=0.25)).winner == "gather"
+    key = case_key("blocks", torch.float32, (32, 32), 16, 0.3)
+    case = {"us": {"dense": 10.0, "gather": 8.5}, "density": 0.38}  # as it was timed
+    save_table(folder, device_name("cpu"), {}, {key: {"256x256": case}})
+    assert lookup(problem(density=0.38)).winner == "gather"
+    write(folder, 16, {"dense": 10.0, "gather": 7.9})
+    assert lookup(problem(shape=(256, 257))).winner == "gather"
+
+
 def test_a_winner_is_not_lent_across_batch_sizes_or_far_shapes(folder) -> None:
     write(folder, 16, {"dense": 10.0, "gather": 5.0})
     assert lookup(problem(rows=1)) is None
