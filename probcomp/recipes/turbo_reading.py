@@ -183,6 +183,12 @@ class Reader:
             ends[name] = near.slab_mean(scales[name])
             nats[name] = near(ends[name])
         bins = check(self._try(model, loss, sample, number, nats, ends))
+        quadratic = {
+            "removals": len(pairs),
+            "temperature_of_removals": temperature,
+            "removal_slope": slope,
+            "evidence_slope_of_bins": bins,
+        }
         if not agrees(slope, bins) and count >= number:
             plain = {
                 n: Likelihood(s, s * model.get_parameter(n).detach() - number * here[n])
@@ -190,16 +196,10 @@ class Reader:
             }
             reading = self._measure(model, loss, sample, number, plain, scales)
             if reading is not None:
-                return reading
-        meta = {
-            "calibrated": False,
-            "conditional": agrees(slope, bins),
-            "removals": len(pairs),
-            "temperature_of_removals": temperature,
-            "removal_slope": slope,
-            "evidence_slope_of_bins": bins,
-        }
-        return Reading(found, meta)
+                return replace(reading, meta={**quadratic, **reading.meta})
+        return Reading(
+            found, {"calibrated": False, "conditional": agrees(slope, bins), **quadratic}
+        )
 
     @torch.no_grad()
     def _measure(

@@ -129,24 +129,26 @@ def honesty(meta: Mapping[str, Any]) -> list[str]:
 
 
 def _measured(meta: Mapping[str, Any]) -> str:
-    """The same where the evidence was measured."""
-    errors = ", ".join(
-        f"{'none there' if error is None else f'{error:.2f} on {tried}'} from {low:g} nats"
-        for low, error, tried in zip(
-            RANGES[:-1], meta["misfit_of_ranges"], meta["checked_of_ranges"], strict=True
+    """The same where the evidence was measured: the worst range, and ranges without weights."""
+    lows, tried = RANGES[:-1], meta["checked_of_ranges"]
+    ranges = list(zip(lows, meta["misfit_of_ranges"], tried, strict=True))
+    found = [(error, count, low) for low, error, count in ranges if error is not None]
+    empty = [f"{low:g}" for low, error, _ in ranges if error is None]
+    off = "no weight could be tried on a dense grid"
+    if found:
+        error, count, low = max(found)
+        off = (
+            f"the log-odds of {sum(tried)} weights tried on dense grids are off by {error:.2f} at "
+            f"worst (nats, or share of their size; {count} from {low:g} nats)"
         )
-    )
-    checked = sum(meta["checked_of_ranges"])
-    found = (
-        f"the evidence of {meta['measured']} weights is measured by quadrature over the loss; "
-        f"against dense grids log-odds of {checked} weights are off (nats, or share of their size) "
-        f"by {errors}"
-    )
+    if found and empty:
+        off += f", with none to try from {' and '.join(empty)} nats"
+    measured = f"evidence is measured on the loss for {meta['measured']} weights, and {off}"
     if not meta["conditional"]:
-        return f"{HONESTY} within {MISFIT:g} on {FEWEST_CHECKED} weights or more: {found}."
+        return f"{HONESTY} within {MISFIT:g} on {FEWEST_CHECKED} weights or more: {measured}."
     return (
-        f"{CHECKED}. {found[0].upper()}{found[1:]}. This is on training data; the prior was not "
-        "checked, nor any unit, whose numbers are scores."
+        f"{CHECKED}. {measured[0].upper()}{measured[1:]}; all on training data, and neither the "
+        "prior nor units, whose numbers are scores, were checked."
     )
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from probcomp.inference.training.evidence import Scale, gaussian_evidence
 from probcomp.recipes.task import Task
+from probcomp.recipes.turbo_checking import agrees
 from probcomp.recipes.turbo_measuring import grid_evidence, measured_evidence, misfit
 from probcomp.recipes.turbo_reading import FEWEST_CHECKED, RANGES, Reader
 
@@ -95,6 +96,8 @@ def test_a_network_whose_quadratic_fails_is_measured() -> None:
     assert not meta["calibrated"]
     assert sum(meta["checked_of_ranges"]) >= FEWEST_CHECKED
     assert meta["measured"] >= 4
+    assert meta["removals"] > 0  # why: the quadratic's own check stays on record
+    assert not agrees(meta["removal_slope"], meta["evidence_slope_of_bins"])
     assert len(meta["misfit_of_ranges"]) == len(RANGES) - 1
     assert said[-2:] == [f"measuring {meta['measured']} weights", "checked what was measured"]
     evidence = reading.likelihoods["weight"].evidence(WIDE)

@@ -75,13 +75,20 @@ def test_measured_evidence_says_how_far_off_it_is():
     }
     (passed,) = honesty({"conditional": True, **meta})
     assert passed.startswith(CHECKED)
-    assert "34 weights is measured" in passed
-    assert "log-odds of 16 weights" in passed
-    assert "0.08 on 5 from 0.05 nats" in passed
     assert "where weights can stand in for each other they are scores" in passed
-    assert "none there from 2 nats" in passed
+    assert "measured on the loss for 34 weights" in passed
+    assert "log-odds of 16 weights" in passed
+    assert "off by 0.08 at worst" in passed  # the worst range, and on how many weights it stands
+    assert "5 from 0.05 nats" in passed
+    assert "none to try from 2 nats" in passed
+    assert "neither the prior nor units, whose numbers are scores" in passed
+    assert passed.count(". ") == 1  # two sentences
     (failed,) = honesty({"conditional": False, **meta})
     assert failed.startswith(HONESTY)
+    assert "off by 0.08 at worst" in failed
+    nothing = {**meta, "misfit_of_ranges": [None] * 4, "checked_of_ranges": [0] * 4}
+    (failed,) = honesty({"conditional": False, **nothing})
+    assert "no weight could be tried" in failed
 
 
 def test_a_layer_starved_by_a_budget_in_macs_is_named():
