@@ -63,6 +63,7 @@ def examine() -> list[Check]:
         _gpu(),
         _triton(),
         _compiler(),
+        _kernel(),
         _memory(),
         _disk(Path.cwd(), "current directory", "results are written below it by default"),
         _disk(Path(tempfile.gettempdir()), "temporary directory", "compiled kernels need it"),
@@ -105,7 +106,8 @@ def _processor() -> list[Check]:
     import torch
 
     best = torch.backends.cpu.get_cpu_capability()
-    fast = [f for f in ("avx2", "avx512f", "avx512_vnni", "amx_bf16", "asimd") if f in _flags()]
+    known = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "bf16")
+    fast = [f for f in known if f in _flags()]
     wide = "AVX" in best or "SVE" in best or "asimd" in fast
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -119,6 +121,8 @@ def _processor() -> list[Check]:
     else:
         usage = Check("threads", text, "note", "more threads than cores: slower; OMP_NUM_THREADS")
     meaning = "vector units are used" if wide else "no wide vector units: expect slow training"
+    if any("bf16" in f for f in fast):
+        meaning += "; bfloat16 in hardware: pack(..., dtype=torch.bfloat16) multiplies faster"
     found = f"{platform.machine()}, torch uses {best}" + (f" ({', '.join(fast)})" if fast else "")
     return [Check("processor", found, "ok" if wide else "note", meaning), usage]
 
@@ -165,6 +169,20 @@ def _compiler() -> Check:
     return Check(
         "compiler", "none", "note", "kernels fall back to plain torch; install gcc or clang"
     )
+
+
+def _kernel() -> Check:
+    from probcomp.kernels import cpp
+
+    if cpp.available():
+        return Check(
+            "C++ kernel", cpp.instruction_set(), "ok", "packed layers are at their fastest"
+        )
+    return Check(
+        "C++ kernel", "not built", "note",
+        'packed layers run in plain torch; build: python -c "from probcomp.kernels import cpp; '
+        'cpp.build()"',
+    )  # fmt: skip
 
 
 def _memory() -> Check:

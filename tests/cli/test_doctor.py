@@ -57,6 +57,21 @@ def test_no_compiler(monkeypatch) -> None:
     assert find("compiler").status == "note"
 
 
+@pytest.mark.parametrize("built", [True, False])
+def test_the_kernel_is_told_and_how_to_build_it(built: bool, monkeypatch) -> None:
+    monkeypatch.setattr("probcomp.kernels.cpp.available", lambda: built)
+    monkeypatch.setattr("probcomp.kernels.cpp.instruction_set", lambda: "AVX2")
+    check = find("C++ kernel")
+    assert (check.status, check.value) == (("ok", "AVX2") if built else ("note", "not built"))
+    assert built or "cpp.build()" in check.meaning
+
+
+@pytest.mark.parametrize(("flag", "said"), [("avx512_bf16", True), ("avx2", False)])
+def test_a_processor_that_multiplies_bfloat16_is_told(flag, said, monkeypatch) -> None:
+    monkeypatch.setattr(doctor, "_flags", lambda: {flag})
+    assert ("bfloat16" in find("processor").meaning) == said
+
+
 def test_an_unwritable_place(tmp_path) -> None:
     check = doctor._disk(tmp_path / "absent", "current directory", "use")
     assert check.status == "note"
