@@ -42,10 +42,11 @@ from probcomp.kernels import (
     tune,
 )
 from probcomp.kernels.nm import pack_nm
+from probcomp.kernels.tuning import cold_seconds
 from probcomp.storage import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
-ROUNDS, SECONDS = 25, 2e-3
+ROUNDS, SECONDS, MOST = 25, 2e-3, 10
 
 
 class Bench:
@@ -66,23 +67,16 @@ class Bench:
     def seconds(self, *runs: Callable[[], Any]) -> list[float]:
         """Median seconds of each run; they take turns, so a changing clock meets all alike."""
         if self.stand_in:
-            return [_once(run) for run in runs]
+            return [_once(run) for run in runs]  # a GPU's cache is cold in each call
         times: list[list[float]] = [[] for _ in runs]
         repeats = []
         for run in runs:
             run()
-            torch.cuda.synchronize()
-            once = _once(run, torch.cuda.synchronize)
-            repeats.append(max(1, min(500, int(SECONDS / max(once, 1e-7)))))
+            once = cold_seconds(run, 1, self.device)
+            repeats.append(max(1, min(MOST, int(SECONDS / max(once, 1e-7)))))
         for _ in range(ROUNDS):
             for kept, run, count in zip(times, runs, repeats):
-                first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-                first.record()
-                for _ in range(count):
-                    run()
-                last.record()
-                torch.cuda.synchronize()
-                kept.append(first.elapsed_time(last) * 1e-3 / count)
+                kept.append(cold_seconds(run, count, self.device))
         return [statistics.median(kept) for kept in times]
 
     def ceilings(self) -> dict[str, float]:
@@ -126,10 +120,9 @@ class Bench:
         print(f"{kernel:<14} {case}  us: {text}; roofline {row['roofline_us']:.1f}", flush=True)
 
 
-def _once(run: Callable[[], Any], wait: Callable[[], None] = lambda: None) -> float:
+def _once(run: Callable[[], Any]) -> float:
     start = time.perf_counter()
     run()
-    wait()
     return time.perf_counter() - start
 
 

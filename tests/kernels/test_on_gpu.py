@@ -21,6 +21,7 @@ from probcomp.kernels import (
     quantise,
     reparameterised_linear,
 )
+from probcomp.kernels.blocks import BlockWeight, block_index
 from probcomp.kernels.nm import pack_nm
 from tests.kernels import attention_cases, decode_cases, gated_cases
 from tests.kernels.supports import block_support, bursts, generator, relative_error
@@ -223,6 +224,24 @@ def test_attention(dtype, causal, share) -> None:
     there = {k: v.to(WHERE) if isinstance(v, torch.Tensor) else v for k, v in case.items()}
     got = live_attention(**there, causal=causal, backend="triton").cpu()
     assert relative_error(got, want) < 2 * BOUNDS[dtype]
+
+
+@pytest.mark.skipif(bool(STAND_IN), reason="needs the memory and the speed of a GPU")
+@pytest.mark.parametrize("rows", [1, 20])
+def test_more_stored_values_than_two_to_the_31(rows) -> None:
+    if torch.cuda.get_device_properties(0).total_memory < 24 * 2**30:
+        pytest.skip("needs 24 GiB of GPU memory")
+    side, height, width = 64, 1024, 513  # 2^31 + 2^22 values
+    index = block_index(torch.ones(height, width, dtype=torch.bool, device=WHERE))
+    val = torch.zeros(height * width, side, side, dtype=torch.float16, device=WHERE)
+    val[-1].copy_(torch.randn(side, side, generator=generator(0)))
+    shape = (height * side, width * side)
+    packed = BlockWeight(shape=shape, bias=None, live=val.numel(), val=val, **index._asdict())
+    x = torch.randn(rows, shape[1], generator=generator(1)).half().to(WHERE)
+    y = masked_linear(x, packed, backend="triton")
+    assert not y[:, :-side].any()
+    want = x[:, -side:].double() @ val[-1].double().T
+    assert relative_error(y[:, -side:], want) < BOUNDS[torch.float16]
 
 
 @pytest.mark.skipif(bool(STAND_IN), reason="needs the memory and the speed of a GPU")

@@ -1,6 +1,7 @@
 """The tuner: what it times, what it refuses to, and what it writes."""
 
 import pytest
+import torch
 
 from probcomp.errors import InputError
 from probcomp.kernels import cpp, masked_linear, tables, tuning
@@ -34,6 +35,35 @@ def test_tuning_writes_a_table_that_decides_the_next_choice() -> None:
     assert times["dense"] < tables.SURE * times[best] or choice.backend == best
     tune([packed], M=[1], rounds=3)  # merged, not replaced
     assert choose(problem_of(packed, 16)).reason.startswith("table: measured here")
+
+
+def test_a_cold_timing_clears_the_cache_before_each_run_and_does_not_count_it(monkeypatch) -> None:
+    now, seen = [0.0], []
+
+    class Event:
+        def __init__(self, enable_timing):
+            self.at = 0.0
+
+        def record(self):
+            self.at = now[0]
+
+        def elapsed_time(self, other):
+            return 1e3 * (other.at - self.at)
+
+    class Cache:
+        def zero_(self):
+            seen.append("clear")
+            now[0] += 5.0
+
+    def run():
+        seen.append("run")
+        now[0] += 2.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: Cache())
+    assert tuning.cold_seconds(run, 3, torch.device("cpu")) == 2.0
+    assert seen == ["clear", "run"] * 3
 
 
 def test_tuning_nothing_is_refused() -> None:
