@@ -64,7 +64,7 @@ class MomentSums:
         self._gram = SymmetricSum(inputs, device)
         self._cross = empty.new_zeros(inputs, outputs)
         self._inputs, self._targets = empty.new_zeros(inputs), empty.new_zeros(outputs)
-        self._square, self._count = 0.0, 0
+        self._square, self._count = empty.new_zeros(outputs), 0
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Rows of inputs [n, inputs] and of targets [n, outputs]."""
@@ -73,7 +73,7 @@ class MomentSums:
         self._cross += x.T @ y
         self._inputs += x.sum(0)
         self._targets += y.sum(0)
-        self._square += float(y.square().sum(dtype=torch.float64))
+        self._square += y.square().sum(0)  # pairwise, as the products
         self._count += len(x)
 
     def whole(self) -> Moments:

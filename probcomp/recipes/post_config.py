@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ or an embedding, and noise in what is measured moves units to the wrong layers."
 PROBED, PROBED_OF_CLASSES = 8, 1
 """Every so many batches one is probed; all of them where a sample has one class, for that reason.
 """
-THIN, THIN_OF_CLASSES = 2, 1
+THIN, THIN_OF_CLASSES = 4, 1
 """Of so many neighbouring rows one enters the sums of inputs."""
 
 
@@ -55,6 +55,8 @@ class PostConfig:
         refit: ``sequential`` refits read-outs in order on the pruned prefix, ``dense`` from the
             dense statistics, ``none`` leaves them.
         residual: Whether a refit also makes up for what earlier blocks left undone.
+        scaled: Whether the outputs of a classifier are scaled at the end, to be as sure as they
+            agree with the dense ones (`probcomp.recipes.post_outputs`).
         iterations: Iterations of the posterior around the decision: 1 takes the others as decided,
             more let them be unsure too (units that stand in for each other then lose certainty).
     """
@@ -71,6 +73,7 @@ class PostConfig:
     rounds: int = 2
     refit: str = "sequential"
     residual: bool = True
+    scaled: bool = True
     iterations: int = 1
 
     def __post_init__(self) -> None:
@@ -104,18 +107,12 @@ def _one_class(likelihood: Likelihood | None) -> bool:
     return isinstance(likelihood, Categorical) and likelihood.unit == "sample"
 
 
-def probed(config: PostConfig, likelihood: Likelihood | None) -> int:
-    """Every so many batches one is probed."""
-    if config.every is not None:
-        return config.every
-    return PROBED_OF_CLASSES if _one_class(likelihood) else PROBED
-
-
-def thinned(config: PostConfig, likelihood: Likelihood | None) -> int:
-    """Of so many neighbouring rows one enters the sums of inputs."""
-    if config.thin is not None:
-        return config.thin
-    return THIN_OF_CLASSES if _one_class(likelihood) else THIN
+def settled(config: PostConfig, likelihood: Likelihood | None) -> PostConfig:
+    """The settings with the defaults that the likelihood decides filled in."""
+    one = _one_class(likelihood)
+    every = (PROBED_OF_CLASSES if one else PROBED) if config.every is None else config.every
+    thin = (THIN_OF_CLASSES if one else THIN) if config.thin is None else config.thin
+    return replace(config, every=every, thin=thin)
 
 
 def parts_of(

@@ -18,7 +18,7 @@ from probcomp.evidence.lockstep import Targets
 from probcomp.evidence.watch import BiasPlace, watched
 from probcomp.recipes.job import Job
 from probcomp.recipes.likelihoods import probe_of
-from probcomp.recipes.post_config import PostConfig, calibration_batches, parts_of, probed, thinned
+from probcomp.recipes.post_config import PostConfig, calibration_batches, parts_of
 from probcomp.recipes.post_temper import Meter
 from probcomp.recipes.task import Task
 
@@ -55,7 +55,7 @@ def dense_evidence(
         job: The job.
         task: How it is scored, with the likelihood.
         likelihood: The likelihood behind the loss, where it is known.
-        config: The settings.
+        config: The settings, with all defaults filled in.
         matrices: Read-out parameter to how it is read.
         places: Read-out parameter to what takes up its mean error.
         on_batch: Called after each batch.
@@ -85,8 +85,8 @@ def dense_evidence(
                     batches,
                     run,
                     probe=probe_of(task, likelihood, config.probes, generator),
-                    every=probed(config, likelihood),
-                    thin=thinned(config, likelihood),
+                    every=config.every or 1,
+                    thin=config.thin or 1,
                     limit=config.limit,
                     on_batch=on_batch,
                 )

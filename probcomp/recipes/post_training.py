@@ -27,8 +27,9 @@ from probcomp.recipes.likelihoods import likelihood_of
 from probcomp.recipes.methods import Method
 from probcomp.recipes.post_allocate import Context, temper, temper_together
 from probcomp.recipes.post_config import PostConfig as PostConfig
-from probcomp.recipes.post_config import Steps, calibration_batches, parts_of
+from probcomp.recipes.post_config import Steps, calibration_batches, parts_of, settled
 from probcomp.recipes.post_evidence import dense_evidence
+from probcomp.recipes.post_outputs import scale_outputs
 from probcomp.recipes.post_posterior import believe
 from probcomp.recipes.post_refit import refit_dense, refit_sequential
 from probcomp.recipes.post_rule import by_posterior
@@ -41,6 +42,11 @@ from probcomp.structure import Axis, silence
 SCORES = (
     "Units were chosen by elimination with measured tempering; their probabilities are inclusion "
     "scores around that decision, not validated as calibrated probabilities."
+)
+
+SCALED = (
+    "The last layer is multiplied by {:.3g}, so that the smaller model is as sure as it agrees "
+    "with the dense one; its decisions stay the same."
 )
 
 
@@ -65,6 +71,7 @@ def run(job: Job) -> Outcome:
     axes, reads, notes = _readable(job)
     spending = None if job.budget is None else _spending(job, axes)
     likelihood = likelihood_of(job.task, job.model, next(calibration_batches(job.train, 2)))
+    config = settled(config, likelihood)
     fitted, _ = parts_of(job.train, config, likelihood)
     if isinstance(likelihood, Categorical) and likelihood.unit == "sample":
         likelihood = replace(likelihood, softness=config.softness)
@@ -112,6 +119,12 @@ def run(job: Job) -> Outcome:
     if config.refit == "sequential":
         refit_sequential(job, config, judged, keep, model, places, step, found_out.targets)
     model = silence(job.structure, model, _whole(job, keep))
+    if config.scaled:
+        batches = calibration_batches(job.train, config.batch_size)
+        scale = scale_outputs(model, job.model, task, likelihood, batches)
+        if scale is not None:
+            facts["output_scale"] = scale
+            notes.append(SCALED.format(scale))
     step.done()
     meta = {
         "method": METHOD.name,

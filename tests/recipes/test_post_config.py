@@ -8,10 +8,11 @@ from probcomp.evidence.fisher import Categorical, Gaussian
 from probcomp.recipes.post_config import (
     PROBED,
     PROBED_OF_CLASSES,
+    THIN,
+    THIN_OF_CLASSES,
     PostConfig,
     parts_of,
-    probed,
-    thinned,
+    settled,
 )
 
 
@@ -58,13 +59,12 @@ def test_softness_is_positive(softness: float) -> None:
 
 def test_classifiers_are_looked_at_more_closely_than_texts() -> None:
     config = PostConfig()
-    assert probed(config, Categorical()) == PROBED_OF_CLASSES
-    assert probed(config, Categorical(unit="token")) == PROBED
-    assert probed(config, Gaussian()) == probed(config, None) == PROBED
-    assert PROBED_OF_CLASSES < PROBED
-    assert probed(PostConfig(every=3), Gaussian()) == 3
-    assert thinned(config, Categorical()) < thinned(config, Gaussian())
-    assert thinned(PostConfig(thin=5), Categorical()) == 5
+    classes, tokens = settled(config, Categorical()), settled(config, Categorical(unit="token"))
+    assert classes.every == PROBED_OF_CLASSES < PROBED == tokens.every
+    assert classes.thin == THIN_OF_CLASSES < THIN == tokens.thin
+    assert settled(config, Gaussian()) == settled(config, None) == tokens
+    given = settled(PostConfig(every=3, thin=5), Categorical())
+    assert (given.every, given.thin) == (3, 5)
     with pytest.raises(InputError, match="thin must be at least 1"):
         PostConfig(thin=0)
     with pytest.raises(InputError, match="every must be at least 1"):

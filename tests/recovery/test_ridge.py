@@ -5,13 +5,13 @@ import torch
 from torch import Tensor
 
 from probcomp.errors import InputError
-from probcomp.recovery.ridge import GRID, WIDE, Moments, fit
+from probcomp.recovery.ridge import GRID, SCORED, WIDE, Moments, fit
 
 EXACT = 1e-8  # float64 normal equations against a QR solution, condition below 1e4
 
 
 def moments(x: Tensor, y: Tensor) -> Moments:
-    return Moments(x.T @ x, x.T @ y, x.sum(0), y.sum(0), float(y.square().sum()), len(x))
+    return Moments(x.T @ x, x.T @ y, x.sum(0), y.sum(0), y.square().sum(0), len(x))
 
 
 def halves(x: Tensor, y: Tensor) -> tuple[Moments, Moments]:
@@ -74,6 +74,20 @@ def test_wide_refits_choose_the_penalty_of_double_precision(
     assert found.ridge == exact.ridge
     assert found.error == pytest.approx(exact.error, rel=1e-4)
     assert torch.equal(found.change, exact.change)  # the solution itself is always exact
+
+
+def test_of_many_outputs_a_part_chooses_the_penalty_for_all() -> None:
+    """Outputs between the scored ones are pure noise in one half; they have no say."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 5, generator=generator, dtype=torch.float64)
+    w = torch.randn(2 * SCORED, 5, generator=generator, dtype=torch.float64)
+    y = x @ w.T
+    y[:, 1::2] += 1e3 * torch.randn(400, SCORED, generator=generator, dtype=torch.float64)
+    found, some = fit(halves(x, y), bias=True), fit(halves(x, y[:, ::2]), bias=True)
+    assert found.ridge == some.ridge == GRID[0]
+    assert found.error == pytest.approx(some.error, rel=1e-9)
+    torch.testing.assert_close(found.change[::2], some.change, atol=EXACT, rtol=0)
+    assert bool(found.change[1::2].any())  # and all are refitted
 
 
 def test_few_rows_are_believed_less_than_many() -> None:
