@@ -71,6 +71,25 @@ def test_gradients_are_those_of_the_formula() -> None:
         assert torch.allclose(got, expected, atol=1e-10)
 
 
+def test_a_sum_over_the_weights_does_not_depend_on_the_order_of_the_blocks() -> None:
+    """Such as a divergence from a standard normal, of the live entries."""
+
+    def divergence(mean, variance, live):
+        term = 0.5 * (mean.square() + variance - variance.log() - 1)
+        return term[live].sum()
+
+    packed, variance = layer()
+    mean, spread = packed.dense(), dataclasses.replace(packed, val=variance, bias=None).dense()
+    want = divergence(mean, spread, spread > 0)
+    order = torch.randperm(40, generator=generator(4))
+    moved = [pack(m[order], (spread > 0)[order], block=(16, 16), format="blocks")
+             for m in (mean, spread)]  # fmt: skip
+    assert moved[0].val.shape != packed.val.shape  # other blocks live
+    for means, spreads in ((packed.val, variance), (moved[0].val, moved[1].val)):
+        found = divergence(means, spreads, spreads > 0)
+        assert (found - want).abs() < 1e-12 * want.abs()
+
+
 def test_the_same_seed_gives_the_same_bits() -> None:
     packed, variance = layer()
     x = torch.randn(2, 3, 48, dtype=torch.float64)
