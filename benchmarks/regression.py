@@ -1,0 +1,100 @@
+"""Inclusion probabilities of sparse regressions: every inference against the sum over supports.
+
+Weights on a chain of supports, noise precision 4, twice as many samples as weights; columns are
+independent, or share a common factor as strong as themselves. Errors are the largest of each
+problem; times are CPU seconds of one thread.
+
+    probcomp bench regression [--problems 30 --seed 1000]
+"""
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from probcomp.inference.regression import Data
+from probcomp.inference.selection import select_variables
+from probcomp.priors import Chain
+from probcomp.recipes.describe import machine
+from probcomp.storage import write_json
+
+RESULTS = Path(__file__).parent / "results" / "regression.json"
+CHAIN, SLAB, SPIKE, NOISE = Chain(p01=0.1, p10=0.3), 1.0, 400.0, 4.0
+SIZES = (10, 14)
+OTHERS = ("ep", "joint", "turbo")
+
+
+def problem(seed: int, size: int, correlated: bool) -> Data:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(2 * size, size, dtype=torch.double, generator=generator)
+    if correlated:
+        x = x + torch.randn(2 * size, 1, dtype=torch.double, generator=generator)
+    support = CHAIN.sample((size,), generator=generator)
+    scale = torch.where(support, SLAB**-0.5, SPIKE**-0.5)
+    weight = scale * torch.randn(size, dtype=torch.double, generator=generator)
+    noise = torch.randn(2 * size, dtype=torch.double, generator=generator)
+    return Data(x, x @ weight + NOISE**-0.5 * noise, NOISE)
+
+
+def compare(size: int, correlated: bool, seeds: range) -> dict[str, Any]:
+    """Mean and worst error of probabilities and evidence of each inference, and its time."""
+    off: dict[str, list[float]] = {name: [] for name in OTHERS}
+    nats: dict[str, list[float]] = {name: [] for name in OTHERS}
+    seconds: dict[str, list[float]] = {name: [] for name in ("exact", *OTHERS)}
+    unsettled = dict.fromkeys(OTHERS, 0)
+    for seed in seeds:
+        data = problem(seed, size, correlated)
+        found = {}
+        for name in ("exact", *OTHERS):
+            began = time.process_time()
+            found[name] = select_variables(data, CHAIN, slab=SLAB, spike=SPIKE, inference=name)
+            seconds[name].append(time.process_time() - began)
+        for name in OTHERS:
+            gap = found[name].probability - found["exact"].probability
+            off[name].append(float(gap.abs().max()))
+            nats[name].append(found[name].log_evidence - found["exact"].log_evidence)
+            unsettled[name] += not found[name].converged
+    row: dict[str, Any] = {
+        "weights": size,
+        "columns": "correlated" if correlated else "independent",
+    }
+    row["exact"] = {"median_seconds": statistics.median(seconds["exact"])}
+    for name in OTHERS:
+        row[name] = {
+            "mean_error": statistics.mean(off[name]),
+            "worst_error": max(off[name]),
+            "mean_nats": statistics.mean(nats[name]),
+            "worst_nats": max(nats[name], key=abs),
+            "not_settled": unsettled[name],
+            "median_seconds": statistics.median(seconds[name]),
+        }
+        print(
+            f"{size} {row['columns']:11} {name:5} mean {row[name]['mean_error']:.3f} worst "
+            f"{row[name]['worst_error']:.3f}, evidence {row[name]['mean_nats']:+.3f} nats, "
+            f"{row[name]['median_seconds']:.3f} s",
+            flush=True,
+        )
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--problems", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=1000, help="the first problem's")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    seeds = range(options.seed, options.seed + options.problems)
+    rows = [compare(size, correlated, seeds) for size in SIZES for correlated in (False, True)]
+    command = f"probcomp bench regression --problems {options.problems} --seed {options.seed}"
+    write_json(
+        options.out,
+        {"command": command, "machine": machine(), "torch": torch.__version__, "rows": rows},
+    )
+
+
+if __name__ == "__main__":
+    main()
