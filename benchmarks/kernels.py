@@ -86,19 +86,23 @@ def library_pair(up: PackedWeight, down: PackedWeight, batches: list[int]) -> Ru
     return run
 
 
-def onednn_pair(up: Tensor, down: Tensor, rows: int | None = None) -> Run:
-    """The whole MLP by oneDNN with weights ordered once, for the batch's or a given row count."""
-    order = torch.ops.mkldnn._reorder_linear_weight
+def onednn_product(weight: Tensor, rows: int) -> Run:
+    """A bare product by oneDNN with the weight ordered once, for this many rows."""
+    ordered = torch.ops.mkldnn._reorder_linear_weight(weight.clone(), rows)
     product = torch.ops.mkldnn._linear_pointwise
-    kept: dict[int, tuple[Tensor, Tensor]] = {}
+    return lambda x: product(x, ordered, None, "none", [], "")
+
+
+def onednn_pair(up: Tensor, down: Tensor, rows: int | None = None) -> Run:
+    """The whole MLP by oneDNN, its weights ordered for the batch's or a given row count."""
+    kept: dict[int, tuple[Run, Run]] = {}
 
     def run(x: Tensor) -> Tensor:
         wanted = x.shape[0] if rows is None else rows
         if wanted not in kept:
-            kept[wanted] = order(up.clone(), wanted), order(down.clone(), wanted)
+            kept[wanted] = onednn_product(up, wanted), onednn_product(down, wanted)
         first, second = kept[wanted]
-        hidden = functional.gelu(product(x, first, None, "none", [], ""))
-        return product(hidden, second, None, "none", [], "")
+        return second(functional.gelu(first(x)))
 
     return run
 

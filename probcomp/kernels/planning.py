@@ -7,19 +7,24 @@ import torch
 
 from probcomp.errors import InputError
 from probcomp.kernels import tables
-from probcomp.kernels.dispatch import candidates, choose, m_bucket
+from probcomp.kernels.dispatch import break_even, candidates, choose, m_bucket
 from probcomp.kernels.packed import PackedWeight
 from probcomp.kernels.tuning import problem_of, time_backends
 
 
 @dataclasses.dataclass(frozen=True)
 class PlanRow:
-    """One batch size. Times are microseconds by backend; empty where nothing was measured."""
+    """One batch size. Times are microseconds by backend; empty where nothing was measured.
+
+    ``expected`` is the gain over dense that the rule expects: the break-even density of the backend
+    over the density of the weight, since time is about proportional to what is stored.
+    """
 
     rows: int
     backend: str
     reason: str
     microseconds: dict[str, float]
+    expected: float
 
     @property
     def speedup(self) -> float | None:
@@ -47,7 +52,8 @@ class Plan:
             f"fill {self.fill:.3f}, {self.nbytes / 2**20:.2f} MiB"
         ]
         for row in self.rows:
-            gain = "not measured" if row.speedup is None else f"{row.speedup:.2f}x dense"
+            guess = f"about {row.expected:.1f}x"
+            gain = guess if row.speedup is None else f"{row.speedup:.2f}x dense"
             lines.append(f"  M={row.rows:<6} {row.backend:<8} {gain:<14} {row.reason}")
         return "\n".join(lines)
 
@@ -84,7 +90,8 @@ def plan(
         problem = problem_of(packed, rows, where)
         choice = choose(problem)
         times: dict[str, float] = {}
-        entry = tables.lookup(problem._replace(rows=m_bucket(rows)), candidates(problem))
+        bucketed = problem._replace(rows=m_bucket(rows))
+        entry = tables.lookup(bucketed, candidates(problem))
         if measure:
             times = time_backends(packed, rows)
             best = min(times, key=lambda name: times[name])
@@ -92,7 +99,9 @@ def plan(
             choice = choice._replace(reason=f"{choice.reason}; {note}")
         elif entry is not None:
             times = entry.microseconds
-        found.append(PlanRow(rows, choice.backend, choice.reason, times))
+        limit = break_even(bucketed, choice.backend, torch.get_num_threads())
+        expected = limit / max(packed.density, 1e-3) if choice.backend != "dense" else 1.0
+        found.append(PlanRow(rows, choice.backend, choice.reason, times, max(1.0, expected)))
     return Plan(
         packed.kind, packed.shape, str(where), packed.density, packed.fill, packed.nbytes,
         tuple(found),

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from probcomp.errors import InputError
-from probcomp.kernels import pack, tables
-from probcomp.kernels.dispatch import candidates, choose, forget_choices
+from probcomp.kernels import dispatch, pack, tables
+from probcomp.kernels.dispatch import candidates, choose, forget_choices, m_bucket
 from probcomp.kernels.tuning import problem_of, time_backends
 from tests.kernels.supports import block_support, generator
 
@@ -35,9 +35,12 @@ def test_a_plan_names_a_backend_and_a_reason_for_each_batch() -> None:
         assert row.backend == choose(problem_of(packed, row.rows)).backend
         assert row.reason
         assert row.speedup is None
+        limit = dispatch.break_even(problem_of(packed, m_bucket(row.rows)), row.backend, 1)
+        dense = row.backend == "dense"
+        assert row.expected == (1.0 if dense else pytest.approx(limit / packed.density))
     text = str(plan)
     assert f"density {packed.density:.3f}" in text
-    assert "not measured" in text
+    assert f"about {plan.rows[-1].expected:.1f}x" in text
     assert "M=2048" in text
 
 
@@ -45,6 +48,8 @@ def test_a_plan_for_a_gpu_needs_no_gpu() -> None:
     plan = example(density=0.2).plan(M=[1], device="cuda")
     assert plan.device == "cuda"
     assert plan.rows[0].backend in ("triton", "dense")
+    if plan.rows[0].backend == "triton":
+        assert plan.rows[0].expected == pytest.approx(0.7 / plan.density)
     with pytest.raises(InputError, match="cannot measure"):
         example().plan(M=[1], device="cuda", measure=True)
 
