@@ -182,12 +182,13 @@ def test_collapsed_form_in_two_dimensions_depends_on_its_start() -> None:
 
 
 def test_strong_data_give_the_ridge_solution() -> None:
-    """With slab and spike alike the mean is ridge regression, and the evidence is zero."""
+    """With slab and spike alike the mean is ridge regression, and the posterior is the prior."""
     data = problem(0, correlated=True)
-    result = turbo(GammaRegression(data, 1e7, 1e7, 1e7, 1e7), Independent(0.5), size=(10,))
+    result = turbo(GammaRegression(data, 1e7, 1e7, 1e7, 1e7), Independent(0.3), size=(10,))
     ridge = torch.linalg.solve(data.gram + torch.eye(10), data.linear)
     assert torch.allclose(result.weights.mean, ridge, atol=1e-5)  # shape 1e7 is nearly Gaussian
     assert result.log_odds.abs().max() < 1e-9
+    assert float((result.probability - 0.3).abs().max()) < 1e-9
 
 
 @pytest.mark.parametrize(
