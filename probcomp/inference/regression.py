@@ -4,8 +4,9 @@ r"""Sparse linear regression, where the weight side of Turbo-VBI is exact.
 
 with ``X`` [samples, n], ``y`` [samples]. Two posteriors over the weights, both weight modules of
 `probcomp.inference.turbo.turbo`; `GammaRegression` has the prior of ``CollapsedGamma`` and a full
-covariance, `GaussianRegression` has a Gaussian slab and spike and the joint ``q(w_n|s_n) q(s_n)``. To know
-which weights are needed, call `probcomp.inference.select_variables`: it chooses the inference.
+covariance, `GaussianRegression` has a Gaussian slab and spike and the joint ``q(w_n|s_n) q(s_n)``.
+
+`probcomp.inference.select_variables` answers which weights are needed, by the best inference.
 """
 
 import math
