@@ -82,6 +82,12 @@ def test_without_a_compiler_sparse_blocks_use_panels_and_training_gathers() -> N
     assert choose(problem(density=0.1, block=(8, 32))).backend == "dense"
 
 
+def test_int8_blocks_that_are_widened_first_leave_more_to_dense() -> None:
+    for kind, backend in (("blocks", "gather"), ("int8", "dense")):
+        assert choose(problem(kind=kind, density=0.15, rows=16, frozen=False)).backend == backend
+        assert choose(problem(kind=kind, density=0.1, rows=16, frozen=False)).backend == "gather"
+
+
 def test_panels_break_even_where_they_were_measured_to() -> None:
     low, tall = problem(density=0.25, block=(32, 32)), problem(density=0.25, block=(256, 32))
     # On several threads the vendor's dense product gains more than its batched one.
