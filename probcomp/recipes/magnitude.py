@@ -6,7 +6,8 @@ from probcomp.inference.baselines.magnitude import magnitude, magnitude_masks
 from probcomp.recipes.job import Job, Outcome
 from probcomp.recipes.methods import Method
 from probcomp.recipes.needed import all_needed
-from probcomp.recipes.turbo_vbi import batch_size, cost_and_share
+from probcomp.recipes.share import cost_and_share
+from probcomp.recipes.turbo_vbi import batch_size
 
 
 def run(job: Job) -> Outcome:

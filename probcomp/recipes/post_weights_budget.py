@@ -6,7 +6,7 @@ from probcomp.errors import BudgetError
 from probcomp.recipes.job import Job
 from probcomp.recipes.post_weights_decide import check_pattern, is_pattern
 from probcomp.recipes.post_weights_layers import Layers
-from probcomp.recipes.turbo_vbi import cost_and_share
+from probcomp.recipes.share import cost_and_share
 
 
 def allowed_cost(job: Job, layers: Layers, shapes: Mapping[str, tuple[int, int]]) -> float | None:

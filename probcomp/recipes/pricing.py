@@ -9,7 +9,7 @@ from probcomp.errors import BudgetError
 from probcomp.inference.baselines.preparing import all_masks
 from probcomp.inference.baselines.readout import Limit
 from probcomp.recipes.job import Job
-from probcomp.recipes.turbo_vbi import cost_and_share
+from probcomp.recipes.share import cost_and_share
 
 
 def limit_of(job: Job) -> Limit | None:
