@@ -18,7 +18,7 @@ from probcomp.evidence.watch import bias_places
 from probcomp.recipes.compress import UNIT_KINDS, removable
 from probcomp.recipes.job import Job, Outcome
 from probcomp.recipes.methods import METHODS
-from probcomp.recipes.post_config import PostConfig, calibration_batches
+from probcomp.recipes.post_config import PostConfig, calibration_batches, parts_of
 from probcomp.recipes.post_refit import refit_sequential
 from probcomp.recipes.post_units import Judged
 from probcomp.recipes.task import Task
@@ -139,6 +139,7 @@ def obs_with_our_refit(job: Job) -> Outcome:
     """
     decided = METHODS["obs"].run(job)
     config = PostConfig()
+    fitting = replace(job, train=parts_of(job.train, config, job.task.likelihood)[0])
     reads: dict[str, list[Readout]] = {}
     for read in readouts(job.model, job.structure, job.units):
         reads.setdefault(read.axis, []).append(read)
@@ -149,7 +150,7 @@ def obs_with_our_refit(job: Job) -> Outcome:
     matrices = {r.parameter: r.matrix for group in reads.values() for r in group}
     places = bias_places(job.model, matrices, example, job.task.run)
     model = silence(job.structure, job.model, decided.keep)
-    refit_sequential(job, config, judged, decided.keep, model, places, lambda text: None)
+    refit_sequential(fitting, config, judged, decided.keep, model, places, lambda text: None)
     return replace(decided, model=model)
 
 

@@ -47,9 +47,9 @@ class PostConfig:
             diagonal of each Gram matrix; by default its inputs over the rows it has seen.
         correlations: Whether units are judged by what the others can make up for; off for
             comparisons only.
-        measured: Most calibration samples that are kept back from the statistics, to measure
-            sampled removals on; one in `SHARE` (of a classifier's, `SHARE_OF_CLASSES`), where that
-            is fewer.
+        measured: Most calibration samples that are kept back from statistics and refits, to measure
+            sampled removals and how sure a classifier may be; one in `SHARE` (of a classifier's,
+            `SHARE_OF_CLASSES`), where that is fewer.
         rounds: Rounds of measuring one removal of each axis; the first at equal shares, the
             others at the allocation found so far, where it is another. 0 trusts the predictions.
         refit: ``sequential`` refits read-outs in order on the pruned prefix, ``dense`` from the
@@ -118,7 +118,7 @@ def settled(config: PostConfig, likelihood: Likelihood | None) -> PostConfig:
 def parts_of(
     samples: Tensors, config: PostConfig, likelihood: Likelihood | None = None
 ) -> tuple[Tensors, Tensors]:
-    """Samples for statistics, and samples for measuring.
+    """Samples for statistics and refits, and samples for measuring.
 
     The latter are spread evenly over the data, which may be sorted.
     """

@@ -1,7 +1,7 @@
 """What the dense model shows in one pass: statistics, gradients of some samples, and targets.
 
-A few samples are kept back from the statistics, so that removals are tried on samples that nothing
-was fitted to.
+A few samples are kept back from the statistics and the refit, so that removals are tried on samples
+that nothing was fitted to.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from probcomp.evidence import Matrix, Statistics, collect_within
-from probcomp.evidence.collect import Run, evaluating
+from probcomp.evidence.collect import Run
 from probcomp.evidence.fisher import Likelihood
 from probcomp.evidence.lockstep import Targets
 from probcomp.evidence.watch import BiasPlace, watched
@@ -91,10 +91,6 @@ def dense_evidence(
                     on_batch=on_batch,
                 )
             )
-            if targets is not None:
-                with evaluating(job.model), torch.no_grad():
-                    for batch in kept_back:
-                        run(job.model, batch)
         keep_outputs = config.limit is None
         meter = Meter(job.model, task, likelihood, kept_back, places, replay=keep_outputs)
         on_batch()

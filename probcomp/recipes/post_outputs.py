@@ -6,11 +6,12 @@ are multiplied by the factor
 
 .. math:: \min_s \sum_n \mathrm{KL}\bigl(\mathrm{softmax}(z_n) \,\|\, \mathrm{softmax}(s z'_n)\bigr)
 
-over calibration samples: temperature scaling (Guo, Pleiss, Sun and Weinberger 2017, arXiv
-1706.04599, section 4.2, with ``s = 1 / T``), with the dense model's predictions in the place of
-labels, since labels of images that a network was trained on say nothing about its errors. The sum
-is convex in ``s``. Decisions stay the same. The factor goes into the last layer, so it needs one of
-its own: logits that come straight out of a linear layer whose weight nothing else uses.
+over calibration samples that nothing was fitted to: temperature scaling (Guo, Pleiss, Sun and
+Weinberger 2017, arXiv 1706.04599, section 4.2, with ``s = 1 / T``), with the dense model's
+predictions in the place of labels, since labels of images that a network was trained on say nothing
+about its errors. The sum is convex in ``s``. Decisions stay the same. The factor goes into the last
+layer, so it needs one of its own: logits that come straight out of a linear layer whose weight
+nothing else uses.
 """
 
 import math
@@ -24,8 +25,8 @@ from probcomp.evidence.collect import evaluating
 from probcomp.evidence.fisher import Categorical, Likelihood
 from probcomp.recipes.task import Task
 
-ENOUGH = 1024
-"""Samples, or tokens, that one number is fitted on at most, to the next batch."""
+FEWEST, ENOUGH = 16, 1024
+"""Samples, or tokens, that one number is fitted on at least, and at most to the next batch."""
 RANGE = (0.1, 10.0)
 """Factors that are tried."""
 STEPS = 40
@@ -46,7 +47,7 @@ def scale_outputs(
         dense: The dense model.
         task: How they are run.
         likelihood: The likelihood behind the loss; factors matter to classes alone.
-        batches: Calibration batches.
+        batches: Calibration batches; of few samples in all nothing is learnt.
     """
     if not isinstance(likelihood, Categorical):
         return None
@@ -67,7 +68,7 @@ def scale_outputs(
             count += likelihood.units(pairs[-1][0], targets)
             if count >= ENOUGH:
                 break
-        if head is None or not count:
+        if head is None or count < FEWEST:
             return None
         scale = best_scale(likelihood, pairs)
         for parameter in head.parameters():

@@ -72,7 +72,7 @@ def run(job: Job) -> Outcome:
     spending = None if job.budget is None else _spending(job, axes)
     likelihood = likelihood_of(job.task, job.model, next(calibration_batches(job.train, 2)))
     config = settled(config, likelihood)
-    fitted, _ = parts_of(job.train, config, likelihood)
+    fitted, tried = parts_of(job.train, config, likelihood)
     if isinstance(likelihood, Categorical) and likelihood.unit == "sample":
         likelihood = replace(likelihood, softness=config.softness)
     if likelihood is None and config.probes:
@@ -117,10 +117,11 @@ def run(job: Job) -> Outcome:
         if config.refit == "dense":
             refit_dense(job, config, judged, seen, keep, model, places)
     if config.refit == "sequential":
-        refit_sequential(job, config, judged, keep, model, places, step, found_out.targets)
+        fitting = replace(job, train=fitted)
+        refit_sequential(fitting, config, judged, keep, model, places, step, found_out.targets)
     model = silence(job.structure, model, _whole(job, keep))
     if config.scaled:
-        batches = calibration_batches(job.train, config.batch_size)
+        batches = calibration_batches(tried, config.batch_size)
         scale = scale_outputs(model, job.model, task, likelihood, batches)
         if scale is not None:
             facts["output_scale"] = scale

@@ -1,4 +1,4 @@
-"""One dense pass: statistics of some samples, a meter on the others, targets of all."""
+"""One dense pass: statistics and targets of some samples, a meter on the others."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def test_statistics_are_of_the_samples_that_are_not_kept_back() -> None:
         assert statistics.metric is not None
         assert sum(len(batch[0]) for batch in seen.meter.batches) == len(tried[0]) == 16
         assert seen.targets is not None
-        assert sum(len(b[0]) for b in seen.targets.batches) == len(found.job.train[0])
+        assert sum(len(b[0]) for b in seen.targets.batches) == len(fitted[0])
     assert len(batches) == -(-len(fitted[0]) // config.batch_size) + 1
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from probcomp.evidence.fisher import IGNORED, Categorical, Gaussian
 from probcomp.recipes.post_config import PostConfig
-from probcomp.recipes.post_outputs import ENOUGH, best_scale, head_of, scale_outputs
+from probcomp.recipes.post_outputs import ENOUGH, FEWEST, best_scale, head_of, scale_outputs
 from probcomp.recipes.post_training import run
 from probcomp.recipes.task import Task
 from tests.recipes.jobs import job
@@ -56,7 +56,10 @@ def test_the_last_layer_takes_the_factor_and_decisions_stay() -> None:
         torch.testing.assert_close(model(x), dense(x), rtol=1e-3, atol=1e-4)
     assert scale_outputs(model, dense, Task(), Gaussian(), [(x, x)]) is None
     assert scale_outputs(model, dense, Task(), None, [(x, y)]) is None
-    assert scale_outputs(model, dense, Task(), Categorical(), []) is None
+    few = FEWEST - 1
+    for batches in ([], [(x[:few], y[:few])]):
+        assert scale_outputs(model, dense, Task(), Categorical(), batches) is None
+    assert scale_outputs(model, dense, Task(), Categorical(), [(x[: few + 1], y[: few + 1])])
 
 
 def test_positions_that_do_not_count_have_no_say() -> None:
@@ -75,7 +78,7 @@ def test_positions_that_do_not_count_have_no_say() -> None:
         model.head.weight *= 2
         model.head.bias *= 2
         model.table.weight[8] = 50.0  # only where labels are ignored
-    ids = torch.tensor([[1, 2, 3, 8], [4, 5, 6, 8]])
+    ids = torch.tensor([[1, 2, 3, 8], [4, 5, 6, 8]]).repeat(4, 1)
     labels = ids.masked_fill(ids == 8, IGNORED)
     likelihood = Categorical(unit="token")
     scale = scale_outputs(model, dense, Task(), likelihood, [(ids, labels)])
@@ -118,7 +121,7 @@ def test_only_a_last_layer_of_its_own_takes_a_factor(kind: str) -> None:
     found = head_of(model, Task(), (torch.randn(3, 4), torch.zeros(3, dtype=torch.long)))
     assert found is (model.last if kind == "plain" else None)
     before = copy.deepcopy(model.state_dict())
-    batch = (torch.randn(3, 4), torch.zeros(3, dtype=torch.long))
+    batch = (torch.randn(16, 4), torch.zeros(16, dtype=torch.long))
     scale = scale_outputs(model, Ends(kind), Task(), Categorical(), [batch])
     assert (scale is None) == (kind != "plain")
     if scale is None:
