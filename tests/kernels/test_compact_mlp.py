@@ -1,5 +1,7 @@
 """Compaction of a pair of layers against the masked network, the bias fold included."""
 
+import copy
+import pickle
 import shutil
 
 import pytest
@@ -101,6 +103,30 @@ def test_both_layers_are_one_call_where_the_kernel_is_built(rows, biased, monkey
     small(x).sum().backward()
     assert small.down.grad is not None
     assert len(calls) == (2 if rows else 0)
+
+
+def test_copies_and_pickles_make_a_call_of_their_own() -> None:
+    parts = {k: v.float() if v.is_floating_point() else v for k, v in network(0, False).items()}
+    small, x = compact_mlp(**parts, activation="gelu"), torch.randn(5, 10)
+    want = small(x)
+    for twin in (copy.deepcopy(small), pickle.loads(pickle.dumps(small))):
+        assert torch.equal(twin(x), want)
+        with torch.no_grad():
+            twin.up.mul_(0.0)
+            twin.up_bias.zero_()
+        assert torch.allclose(twin(x), small.down_bias.expand(5, -1), atol=1e-6)
+        assert torch.equal(small(x), want)
+
+
+def test_memory_that_was_given_away_and_back_is_not_taken_for_the_same() -> None:
+    parts = {k: v.float() if v.is_floating_point() else v for k, v in network(0, False).items()}
+    parts["up_bias"] = parts["down_bias"] = None
+    small, x = compact_mlp(**parts, activation="relu"), torch.randn(5, 10)
+    before = small(x)
+    for factor in (4, 16, 64):
+        small.down.data = small.down.data * 2
+        small.down.data = small.down.data * 2
+        assert torch.allclose(small(x), factor * before, rtol=1e-5, atol=1e-5)
 
 
 def test_a_transform_does_not_enter_the_one_call() -> None:
