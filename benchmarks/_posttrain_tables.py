@@ -1,6 +1,7 @@
 """Tables of accuracy and calibration for `posttrain_scaling`."""
 
 import functools
+import math
 from typing import Any
 
 import torch
@@ -67,7 +68,7 @@ def iterations_needed() -> dict[str, Any]:
 
 
 def calibrations() -> list[dict[str, Any]]:
-    """Fourteen settings, and what estimates of each layer alone give.
+    """Fourteen settings, two of layers that differ, and what estimates of each alone give.
 
     ``known``: with the density and precisions that made the teachers; ``learnt``: with neither,
     groups by `ep_layers` over all layers of the setting; ``each layer alone``: by EM.
@@ -83,45 +84,69 @@ def calibrations() -> list[dict[str, Any]]:
         learnt = ep_shared(teacher.quadratic, prior=Independent(0.5))
         for name, result in (("known", known), ("learnt", learnt)):
             rows.append(
-                {"supports": f"weights 64 x {size}", "parameters": name}
+                {"supports": f"weights 64 x {size}", "parameters": name, "first_seed": FRESH + size}
                 | vars(calibration(result.probability, teacher.support))
             )
-    for groups, width, outputs, tokens, seeds in (
-        (64, 1, 8, 200, 32),
-        (256, 1, 8, 600, 8),
-        (64, 4, 4, 500, 32),
-        (32, 8, 2, 500, 64),
+    for groups, width, outputs, tokens, seeds, spread in (
+        (64, 1, 8, 200, 32, 0.0),
+        (256, 1, 8, 600, 8, 0.0),
+        (64, 4, 4, 500, 32, 0.0),
+        (32, 8, 2, 500, 64, 0.0),
+        (64, 1, 8, 200, 32, 0.5),
     ):
-        teachers = [
-            group_teacher(
-                groups=groups, width=width, rows=outputs, tokens=tokens,
-                correlation=1.0, density=0.4, slab=400.0 if groups != 64 or width > 1 else 200.0,
-                seed=FRESH + seed,
-            )
-            for seed in range(seeds)
-        ]  # fmt: skip
-        free = [[GroupFactor(t.quadratic, t.columns)] for t in teachers]
-        prior = Independent(0.4)
-        found = {
-            "known": [ep_group([t.factor], prior=prior).probability for t in teachers],
-            "learnt": [r.probability for r in ep_layers(free)],
-            "each layer alone": [
-                ep_group(f, prior=Independent(0.5), learn=True, iterations=60).probability
-                for f in free
-            ],
-        }
-        truth = torch.cat([t.support for t in teachers])
-        for name, probability in found.items():
-            rows.append(
-                {"supports": f"groups {groups} of {width}, {seeds} layers", "parameters": name}
-                | vars(calibration(torch.cat(probability), truth))
-            )
+        slab = 400.0 if groups != 64 or width > 1 else 200.0
+        rows += group_rows(
+            groups, width, outputs, tokens, range(FRESH, FRESH + seeds), slab, spread
+        )
     for row in rows:
         print(
-            f"{row['supports']:32} {row['parameters']:16} ECE {row['ece']:.3f} Brier "
+            f"{row['supports']:41} {row['parameters']:16} ECE {row['ece']:.3f} Brier "
             f"{row['brier']:.3f} expected/true {row['ratio']:.2f} open {row['middle']:.2f}"
         )
     return rows
+
+
+def group_rows(
+    groups: int,
+    width: int,
+    outputs: int,
+    tokens: int,
+    seeds: range,
+    slab: float,
+    spread: float,
+) -> list[dict[str, Any]]:
+    """One setting of `calibrations`; with a spread every layer has its own density and slab.
+
+    The density's log-odds and the slab's logarithm are then normal, of that deviation.
+    """
+    teachers, densities = [], []
+    for seed in seeds:
+        own = spread * torch.randn(2, generator=torch.Generator().manual_seed(10**6 + seed))
+        densities.append(0.4 if spread == 0 else float(torch.sigmoid(own[0] - 0.405)))
+        teachers.append(
+            group_teacher(
+                groups=groups, width=width, rows=outputs, tokens=tokens, correlation=1.0,
+                density=densities[-1], slab=slab * math.exp(float(own[1])), seed=seed,
+            )
+        )  # fmt: skip
+    free = [[GroupFactor(t.quadratic, t.columns)] for t in teachers]
+    found = {
+        "known": [
+            ep_group([t.factor], prior=Independent(d)).probability
+            for t, d in zip(teachers, densities)
+        ],
+        "learnt": [r.probability for r in ep_layers(free)],
+        "each layer alone": [
+            ep_group(f, prior=Independent(0.5), learn=True, iterations=60).probability for f in free
+        ],
+    }
+    truth = torch.cat([t.support for t in teachers])
+    name = f"groups {groups} of {width}, {len(seeds)} layers{', each its own' if spread else ''}"
+    return [
+        {"supports": name, "parameters": parameters, "first_seed": seeds[0]}
+        | vars(calibration(torch.cat(probability), truth))
+        for parameters, probability in found.items()
+    ]
 
 
 def blobs(seed: int) -> Tensor:
