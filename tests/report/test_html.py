@@ -122,3 +122,10 @@ def test_the_file_and_the_prediction_have_their_sections(report, page) -> None:
         row.name for row in map(html._cost, report.coded.tensors)
     ]
     assert "What does the file hold?" not in render_page(report.replace(coded=None))
+
+
+def test_layers_that_were_timed_packed_are_shown_with_their_times(report, page) -> None:
+    text = Page(page).text
+    assert "Which layers run packed?" in text
+    assert "fc1 blocks 10.0 12.0 128 2.50× yes" in text
+    assert "Which layers run packed?" not in render_page(report.replace(packed=()))
