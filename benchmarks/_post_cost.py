@@ -24,9 +24,12 @@ STAGES = {
 def cost(
     prepared: Prepared, data: tuple[Tensor, ...], removed: float, seed: int, *, repeats: int
 ) -> dict[str, Any]:
-    """Processor seconds by stage and in all, beside forward passes before and after each run."""
+    """Processor seconds by stage and in all, beside forward passes before and after each run.
+
+    Of the run in the middle; the first one, which finds memory and caches cold, is left out.
+    """
     runs = []
-    for _ in range(repeats):
+    for _ in range(repeats + 1):
         spent = dict.fromkeys(STAGES, 0.0)
         before = forward_seconds(prepared, data)
         start = last = time.process_time()
@@ -42,14 +45,16 @@ def cost(
         whole = time.process_time() - start
         forward = 0.5 * (before + forward_seconds(prepared, data))
         runs.append((whole, forward, spent))
-    whole, forward, spent = min(runs, key=lambda r: r[0] / r[1])
+    runs = runs[1:]
+    ratios = [w / f for w, f, _ in runs]
+    middle = statistics.median_low(ratios)
+    whole, forward, spent = runs[ratios.index(middle)]
     return {
         "removed": removed,
         "samples": len(data[0]),
         "forward_seconds": forward,
         "seconds": whole,
-        "forwards": whole / forward,
-        "forwards_median": statistics.median(w / f for w, f, _ in runs),
-        "repeats": repeats,
+        "forwards": middle,
+        "forwards_of_runs": ratios,
         "stages": {STAGES[name]: value / forward for name, value in spent.items()},
     }

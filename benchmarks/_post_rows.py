@@ -19,6 +19,7 @@ from probcomp.recipes.compress import UNIT_KINDS, removable
 from probcomp.recipes.job import Job, Outcome
 from probcomp.recipes.methods import METHODS
 from probcomp.recipes.post_config import PostConfig, calibration_batches, parts_of
+from probcomp.recipes.post_outputs import scale_outputs
 from probcomp.recipes.post_refit import refit_sequential
 from probcomp.recipes.post_units import Judged
 from probcomp.recipes.task import Task
@@ -36,6 +37,8 @@ class Row:
         config: Settings; None for the method's own.
         ablation: Whether it belongs to the ablations and not to the comparison.
         run: What is run instead of the method.
+        classes: Whether it differs for networks alone that give one class a sample; such rows are
+            run with every seed.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Row:
     config: Any = None
     ablation: bool = False
     run: Callable[[Job], Outcome] | None = None
+    classes: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +156,20 @@ def obs_with_our_refit(job: Job) -> Outcome:
     model = silence(job.structure, job.model, decided.keep)
     refit_sequential(fitting, config, judged, decided.keep, model, places, lambda text: None)
     return replace(decided, model=model)
+
+
+def with_our_scale(method: str, settings: Any) -> Callable[[Job], Outcome]:
+    """A baseline as it is, with the factor on a classifier's outputs that ours gets."""
+
+    def run(job: Job) -> Outcome:
+        decided = METHODS[method].run(replace(job, config=settings))
+        config, likelihood = PostConfig(), job.task.likelihood
+        tried = parts_of(job.train, config, likelihood)[1]
+        batches = calibration_batches(tried, config.batch_size)
+        scale_outputs(decided.model, job.model, job.task, likelihood, batches)
+        return decided
+
+    return run
 
 
 def has_batch_norm(model: nn.Module) -> bool:

@@ -9,6 +9,8 @@ is best on the held-out samples goes on, and is what ours is compared with.
 
 Ablations separate the choice of units from the refit. "OBS absolute, our refit" has the baseline's
 units and our refit: less OBS it is what the refit is worth, and ours less it what our choice is.
+"ours, outputs not scaled" lacks the factor on a classifier's outputs, which changes its loss and no
+decision; "our scale" are baselines with that factor.
 "ours, no refit" is the choice alone. "ours, no correlations" judges each unit as if the others
 could not make up for it, with the same tempering and refit.
 
@@ -36,10 +38,12 @@ from _post_rows import (
     has_batch_norm,
     obs_with_our_refit,
     run_row,
+    with_our_scale,
 )
 
 from probcomp.allocation import Budget
 from probcomp.errors import InputError, ProbcompError
+from probcomp.evidence.fisher import Categorical
 from probcomp.recipes.calibrating import CalibrationConfig, calibrated
 from probcomp.recipes.describe import machine
 from probcomp.recipes.flap import FlapConfig
@@ -130,6 +134,9 @@ def measure(
 ) -> None:
     """All rows that are not there yet, for one network and one calibration subset."""
     name, first = prepared.network.name, seed == options.seed
+    likelihood = prepared.network.likelihood
+    if not isinstance(likelihood, Categorical) or likelihood.unit != "sample":
+        rows = [row for row in rows if not row.classes]
     todo = [
         (removed, row)
         for removed in REMOVED
@@ -157,7 +164,7 @@ def measure(
 def strongest(
     rows: list[Row], record: Record, network: str, removed: float, seed: int
 ) -> list[Row]:
-    """Each method's best allocation on the first seed; further seeds run that alone."""
+    """Each method's best allocation on the first seed, and rows of classifiers; for all seeds."""
     loss = {
         r["row"]: r["loss_increase"]
         for r in record.value["rows"]
@@ -167,7 +174,7 @@ def strongest(
     for row in (r for r in rows if r.name in loss and not r.ablation):
         if row.method not in best or loss[row.name] < loss[best[row.method].name]:
             best[row.method] = row
-    return list(best.values())
+    return [*best.values(), *(row for row in rows if row.classes)]
 
 
 def describe_network(prepared: Prepared, options: argparse.Namespace) -> dict[str, Any]:
@@ -275,6 +282,14 @@ def our_rows() -> list[Row]:
         Row("ours, no residual target", OURS, PostConfig(residual=False), ablation=True),
         Row("ours, no refit", OURS, PostConfig(refit="none"), ablation=True),
         Row("OBS absolute, our refit", "obs", ablation=True, run=obs_with_our_refit),
+        Row("ours, outputs not scaled", OURS, PostConfig(scaled=False), True, classes=True),
+        *(
+            Row(f"{name}, our scale", method, None, True, with_our_scale(method, settings), True)
+            for name, method, settings in (
+                ("OBS absolute", "obs", ObsConfig()),
+                ("FLAP standardised", "flap", FlapConfig()),
+            )
+        ),
     ]
 
 
@@ -299,7 +314,7 @@ def main() -> None:
     record = Record(options.out, settings, command)
     rows = [*our_rows(), *baselines()]
     if options.no_ablations:
-        rows = [row for row in rows if not row.ablation]
+        rows = [row for row in rows if row.classes or not row.ablation]
     networks: dict[str, Prepared] = {}
     try:
         for seed in range(options.seed, options.seed + options.seeds):
@@ -309,9 +324,12 @@ def main() -> None:
                     record.value["networks"][name] = describe_network(networks[name], options)
                 if options.cost:
                     data = networks[name].network.calibration(sizes(name, options)[0], seed)
-                    found = cost(networks[name], data, REMOVED[-1], seed, repeats=options.cost)
+                    found = [
+                        cost(networks[name], data, removed, seed, repeats=options.cost)
+                        for removed in REMOVED
+                    ]
                     record.value["cost"][name] = found
-                    print(name, found)
+                    print(name, [(line["removed"], line["forwards"]) for line in found])
                 else:
                     measure(networks[name], seed, options, record, rows)
     except ProbcompError as error:

@@ -46,7 +46,7 @@ SCORES = (
 
 SCALED = (
     "The last layer is multiplied by {:.3g}, so that the smaller model is as sure as it agrees "
-    "with the dense one; its decisions stay the same."
+    "with the dense one. Its loss depends on that factor, its decisions do not."
 )
 
 
@@ -125,7 +125,7 @@ def run(job: Job) -> Outcome:
         scale = scale_outputs(model, job.model, task, likelihood, batches)
         if scale is not None:
             facts["output_scale"] = scale
-            notes.append(SCALED.format(scale))
+            notes += [SCALED.format(scale)] if scale != 1 else []
     step.done()
     meta = {
         "method": METHOD.name,
@@ -171,13 +171,20 @@ def _spending(job: Job, axes: tuple[Axis, ...]) -> Spending:
     spending = Spending.of(job, axes)
     least = spending.cost({axis.name: axis.min_keep for axis in axes})
     if least > spending.allowed:
-        unit = job.budget.unit if job.budget else "params"
+        unit, shares = job.budget.unit if job.budget else "params", (spending.allowed, least)
+        asked, possible = (share / spending.dense for share in shares)
+        if job.asked is not None and job.asked.unit == "prunable":  # of what all units own
+            unit, own = "prunable", Spending.of(job).prunable
+            asked, possible = (1 - (spending.dense - share) / own for share in shares)
+        rest = [axis.name for axis in job.units if axis not in axes]
+        why = "embeddings and the residual stream stay"
+        if rest:
+            why += f", and so do the units of {', '.join(rest)}, which this method cannot judge"
+        other = "" if unit == "prunable" else ", or for a share of what units own, as prunable=0.5"
         raise BudgetError(
-            f"{unit}={spending.allowed / spending.dense:.3g} is out of reach: "
-            f"{least / spending.dense:.3g} of the {unit} remain when all units are gone that can "
-            f"go (embeddings and the residual stream stay); ask for {unit}="
-            f"{math.ceil(1000 * least / spending.dense) / 1000:g} or more, or for a share of what "
-            "units own, as in prunable=0.5"
+            f"{unit}={asked:.3g} is out of reach: {possible:.3g} of the {unit} remain when all "
+            f"units are gone that can go ({why}); ask for {unit}="
+            f"{math.ceil(1000 * possible) / 1000:g} or more{other}"
         )
     return spending
 

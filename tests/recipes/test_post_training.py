@@ -166,6 +166,28 @@ def test_a_budget_out_of_reach_names_the_least_and_the_cure() -> None:
         probcomp.compress(tiny_bert(), texts(), budget="params=0.1", progress=False)
 
 
+class HalfRead(nn.Module):
+    """Two branches of 10 units; those of the second are read by no module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.head = nn.Linear(6, 10), nn.Linear(6, 10), nn.Linear(10, 3)
+        self.bare = nn.Parameter(torch.randn(10, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.one(x))) + torch.relu(self.two(x)) @ self.bare
+
+
+def test_a_budget_out_of_reach_is_told_in_its_own_unit_with_what_cannot_be_judged() -> None:
+    """Each branch owns 100 parameters; one unit of the first must stay."""
+    torch.manual_seed(0)
+    says = r"prunable=0.2 is out of reach: 0.55 of .*units of two\.\S+, which this method cannot.*"
+    with pytest.raises(BudgetError, match=says + r"ask for prunable=0\.55 or more$"):
+        probcomp.compress(
+            HalfRead(), clouds(), budget="prunable=0.2", method="turbo-vbi-post", progress=False
+        )
+
+
 def test_methods_that_train_ask_for_targets() -> None:
     with pytest.raises(InputError, match=r"magnitude.*needs targets"):
         probcomp.compress(
