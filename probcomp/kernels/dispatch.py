@@ -17,10 +17,11 @@ from probcomp.kernels import cpp, ready, tables
 VARIABLE = "PROBCOMP_KERNEL_BACKEND"
 BACKENDS = ("auto", "dense", "gather", "panels", "cpp", "triton")
 M_BUCKETS = (1, 16, 64, 256, 1024)
-# Smallest height of a block: break-even density at one row; on one thread up to 64 rows; else.
+# Smallest height of a block: break-even density at one row, on one thread and on several; up to 64
+# rows on one thread; else.
 PANELS = {
-    0: (0.0, 0.0, 0.0), 16: (0.35, 0.3, 0.1), 32: (0.5, 0.4, 0.2), 64: (0.55, 0.4, 0.26),
-    128: (0.5, 0.5, 0.4),
+    0: (0.0, 0.0, 0.0, 0.0), 16: (0.35, 0.15, 0.3, 0.1), 32: (0.5, 0.5, 0.4, 0.2),
+    64: (0.55, 0.45, 0.4, 0.26), 128: (0.5, 0.5, 0.5, 0.4),
 }  # fmt: skip
 # The same in 16 bits, where the vendor's dense product gains and its batched one does not: for more
 # rows than 16 only. Measured in bfloat16 on one thread, for 260 odd shapes.
@@ -151,8 +152,10 @@ def break_even(problem: Problem, backend: str, threads: int = 2) -> float:
         able = backend == "panels" and problem.dtype == torch.bfloat16 and rows > 16
         return PANELS_LOW[max(t for t in PANELS_LOW if t <= tall)] if able else 0.0
     if backend == "panels":
-        at_one, alone, several = PANELS[max((t for t in PANELS if t <= tall), default=0)]
-        return at_one if rows <= 1 else alone if threads == 1 and rows <= 64 else several
+        one, one_of_several, few, most = PANELS[max(t for t in PANELS if t <= tall)]
+        if rows <= 1:
+            return one if threads == 1 else one_of_several
+        return few if threads == 1 and rows <= 64 else most
     if backend == "gather":
         if problem.device.type != "cpu" or tall < 32:
             return 0.0

@@ -144,10 +144,14 @@ def test_the_rule_on_any_problem(
 
 
 def test_one_row_reads_half_of_a_weight_faster_where_panels_are_tall_enough() -> None:
-    for tall, backend in ((16, "dense"), (32, "dense"), (64, "panels"), (256, "dense")):
-        asked = problem(density=0.5, rows=1, block=(tall, 32))
-        assert choose(asked).backend == backend
-        assert choose(asked._replace(density=0.3)).backend == "panels"
+    able = ("dense", "gather", "panels")
+    for threads, fast in ((1, {64}), (2, set())):
+        for tall in (16, 32, 64, 256):
+            asked = problem(density=0.5, rows=1, block=(tall, 32))
+            backend = "panels" if tall in fast else "dense"
+            assert dispatch._rule(asked, able, threads).backend == backend
+            sparser = asked._replace(density=0.3 if threads == 1 or tall > 16 else 0.1)
+            assert dispatch._rule(sparser, able, threads).backend == "panels"
 
 
 def test_small_weights_are_left_to_one_call_of_the_vendor() -> None:
