@@ -49,7 +49,8 @@ def expected_information(mean: Array, variance: Array) -> Array:
 
     Args:
         mean: Channel means of each draw, [draws, candidates, channels].
-        variance: Noise variance of each draw, [draws, channels].
+        variance: Noise variance of each draw, [draws, candidates, channels], or the same for all
+            candidates, [draws, channels].
     """
     scaled = (mean - mean.mean(0)) / np.sqrt(variance.mean(0))
     cover = np.einsum("scd,sce->cde", scaled, scaled) / len(mean)
@@ -65,7 +66,7 @@ def decision_gain(
     ``N(y; mean_s, variance_s)``; outcomes y are simulated from ``outcomes`` of the draws.
 
     Args:
-        mean: [draws, candidates, channels]; variance: [draws, channels].
+        mean, variance: As in `expected_information`.
         actions: Best action under each draw, [draws].
     """
     generator = np.random.default_rng(seed)
@@ -74,8 +75,10 @@ def decision_gain(
     count = len(mean)
     chosen = generator.choice(count, size=min(outcomes, count), replace=False)
     gain, share = np.empty(mean.shape[1]), np.empty(mean.shape[1])
-    spread = np.sqrt(variance)
+    of_all = variance if variance.ndim == mean.ndim else variance[:, None]
+    spreads = np.broadcast_to(np.sqrt(of_all), mean.shape)
     for c in range(mean.shape[1]):
+        spread = spreads[:, c]
         y = mean[chosen, c] + spread[chosen] * generator.standard_normal(spread[chosen].shape)
         square = ((y[:, None] - mean[None, :, c]) / spread) ** 2
         log_weight = -0.5 * square.sum(-1) - np.log(spread).sum(-1)
@@ -113,9 +116,7 @@ def next_pilots(
     values, loads = model.points(settings, load)
     co = model.coordinates
     mean = model.surfaces(co.load(loads), co.settings(values))["mean"]
-    variance = model.parameters["noise"] ** 2 + model.parameters["seed_noise"] ** 2 * (
-        len(model.table) > model.table.cells.max() + 1
-    )
+    variance = _run_variance(model, co.load(loads))
     if draws is not None:
         mean, variance = mean[draws], variance[draws]
     if cost is None:
@@ -125,8 +126,8 @@ def next_pilots(
     generator = np.random.default_rng(seed)
     left, out = np.arange(len(values)), []
     for _ in range(min(count, len(values))):
-        information = expected_information(mean[:, left], variance)
-        gain, share = decision_gain(mean[:, left], variance, actions, seed=seed)
+        information = expected_information(mean[:, left], variance[:, left])
+        gain, share = decision_gain(mean[:, left], variance[:, left], actions, seed=seed)
         sure = bool(np.median(share) >= ENOUGH_ESS)
         by = "decision" if sure and gain.max() > 1e-3 else "information"
         best = int(np.argmax((gain if by == "decision" else information) / cost[left]))
@@ -141,10 +142,22 @@ def next_pilots(
                 by,
             )
         )
-        rows = _fantasy(mean[:, chosen], variance, generator)
+        rows = _fantasy(mean[:, chosen], variance[:, chosen], generator)
         mean, variance, actions = mean[rows], variance[rows], actions[rows]
         left = np.delete(left, best)
     return out
+
+
+def _run_variance(model: "RegimeModel", x: Array) -> Array:
+    """Variance of a run at loads ``x``: misfit and, where runs are repeated, seeds.
+
+    [draws, settings, 3].
+    """
+    from probcomp.regime.model import seed_scale
+
+    theta = {name: values[:, None] for name, values in model.parameters.items()}
+    seeds = np.asarray(seed_scale(theta, x)) ** 2 if model.repeats else 0.0
+    return np.broadcast_to(theta["noise"] ** 2 + seeds, (len(model.draws), len(x), 3))
 
 
 def _fantasy(mean: Array, variance: Array, generator: np.random.Generator) -> Any:

@@ -90,7 +90,7 @@ def phase_diagram(
     # A band needs no more draws than this, and each one is interpolated at each load.
     surfaces = model.surfaces(co.load(columns), co.settings(settings), BAND_DRAWS)
     some = model.thinned(BAND_DRAWS)
-    expected = surfaces["mean"][:, :, 0] + model.mean_over_seeds(some, len(some))
+    expected = surfaces["mean"][:, :, 0] + model.mean_over_seeds(some, len(some), co.load(columns))
     error = co.error(expected).mean(0).reshape(size, size)
     p = surfaces["p"].reshape(-1, size, size, 3)
     heat = surfaces["t"].reshape(-1, size, size)[:, :, 0]

@@ -199,18 +199,20 @@ class RegimeModel:
         surfaces = self.surfaces(x, c)
         z = surfaces["mean"]
         generator = np.random.default_rng(self.seed)
-        error, scale = self._stacked(z[:, :, 0], x, surfaces["t"].mean(0), generator)
-        noisy = error + scale[:, None] * generator.standard_normal(error.shape)
+        error, variance = self._stacked(z[:, :, 0], x, surfaces["t"].mean(0), generator)
+        noisy = error + np.sqrt(variance) * generator.standard_normal(error.shape)
         rows = np.arange(len(error))
         if self.process is not None:
             rows = np.linspace(0, len(error) - 1, round(self.share * len(error))).astype(int)
             other = self._by_process(np.column_stack([x, c]), len(error) - len(rows), generator)
-            spread = self.process.noise * generator.standard_normal(other.shape)
+            spread = np.sqrt(self.process.noise**2 + self._beyond_cells(x).mean(0))
             error = np.concatenate([error[rows], other])
-            noisy = np.concatenate([noisy[rows], other + spread])
+            noisy = np.concatenate(
+                [noisy[rows], other + spread * generator.standard_normal(other.shape)]
+            )
         co = self.coordinates
         return Prediction(
-            co.error(error + self.mean_over_seeds(rows, len(error))),
+            co.error(error + self.mean_over_seeds(rows, len(error), x)),
             co.error(noisy),
             surfaces["p"].mean(0),
             co.barrier(z[:, :, 1]).mean(0),
@@ -219,8 +221,20 @@ class RegimeModel:
             rows,
         )
 
-    def mean_over_seeds(self, rows: NDArray[np.int64], count: int) -> Array:
-        """What the mean of repeated runs adds to the mean of their logarithms, [count, 1].
+    @property
+    def repeats(self) -> bool:
+        """Whether any cell was run more than once."""
+        return bool(len(self.table) > self.table.cells.max() + 1)
+
+    def seeds(self, x: Array) -> Array:
+        """Standard deviation over seeds of ln(error), standardised, at loads, [draws, settings]."""
+        from probcomp.regime.model import seed_scale
+
+        theta = {name: values[:, None] for name, values in self.parameters.items()}
+        return np.asarray(seed_scale(theta, x))[:, :, 0]
+
+    def mean_over_seeds(self, rows: NDArray[np.int64], count: int, x: Array) -> Array:
+        """What the mean of repeated runs adds to the mean of their logarithms, [count, settings].
 
         Runs that differ by seeds with a standard deviation s in ln(error) have the mean
         ``exp(mu + s^2 / 2)``, not ``exp(mu)``. Zero where fewer than ``LEAST_REPEATS`` runs repeat
@@ -228,11 +242,20 @@ class RegimeModel:
         a long tail. Draws beyond ``rows`` are the process's, with the mean of s^2.
         """
         if len(self.table) - (self.table.cells.max() + 1) < LEAST_REPEATS:
-            return np.zeros((count, 1))
-        square = self.parameters["seed_noise"][:, 0] ** 2
-        out = np.full((count, 1), square.mean())
-        out[: len(rows), 0] = square[rows]
+            return np.zeros((count, len(x)))
+        square = self.seeds(x) ** 2
+        out = np.tile(square.mean(0), (count, 1))
+        out[: len(rows)] = square[rows]
         return self.coordinates.z_scale[0] * out / 2
+
+    def _beyond_cells(self, x: Array) -> Array:
+        """Variance of a single run that the mean of a cell of several has not, [draws, settings].
+
+        The noise of the processes is that of cell means.
+        """
+        if not self.repeats:
+            return np.zeros((len(self.draws), len(x)))
+        return self.seeds(x) ** 2 * (1 - np.mean(1 / np.bincount(self.table.cells)))
 
     def _by_process(self, inputs: Array, count: int, generator: np.random.Generator) -> Array:
         """Draws of the error channel from the process that knows no regimes."""
@@ -245,19 +268,16 @@ class RegimeModel:
     def _stacked(
         self, regime: Array, x: Array, t: Array, generator: np.random.Generator
     ) -> tuple[Array, Array]:
-        """Draws of the error channel with the residual process added, and the noise of a run."""
-        noise = np.hypot(
-            self.parameters["noise"][:, 0],
-            self.parameters["seed_noise"][:, 0] * (len(self.table) > self.table.cells.max() + 1),
-        )
+        """Draws of the error channel with the residual process added, and the variance of a run."""
         if self.residual is None:
-            return regime, noise
+            misfit = self.parameters["noise"][:, :1] ** 2
+            return regime, misfit + (self.seeds(x) ** 2 if self.repeats else 0.0)
         data, _ = model_data(self.table, self.coordinates)
         at_runs = self.surfaces(data["x"], data["c"])["mean"][:, :, 0]
         weights, cover = self.residual.condition(np.column_stack([x, t]))
         pulled = regime + (data["z"][:, 0] - at_runs) @ weights.T
-        left = np.full(len(noise), self.residual.noise)
-        return draws(pulled, cover, len(pulled), generator), left
+        variance = self.residual.noise**2 + self._beyond_cells(x)
+        return draws(pulled, cover, len(pulled), generator), variance
 
     def points(
         self, settings: Mapping[str, ArrayLike] | ArrayLike, load: ArrayLike

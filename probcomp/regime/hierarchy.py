@@ -37,7 +37,7 @@ BLOCKS: dict[str, tuple[str, ...]] = {
         *("rise_I", "cold_I", "rise_S", "deep_S", "cool_I", "heat_A"),
         *("error", "barrier", "dissimilarity"),
     ),
-    "noise": ("noise", "seed_noise"),
+    "noise": ("noise", "seed_noise", "seed_slope"),
 }
 """Parameters that share one r."""
 
@@ -45,7 +45,7 @@ SPREAD = {"place": 0.6, "shape": 0.4, "effect": 0.5, "noise": 0.4}
 """r of each block: the place of the boundaries differs most between tasks, their shape least."""
 
 
-PER_CELL = ("x", "c", "z", "floored", "measured", "valid", "replicates")
+PER_CELL = ("x", "c", "z", "floored", "measured", "valid", "replicates", "dof", "within")
 """Data of a task with one row a cell; the others are the same whatever its size."""
 
 

@@ -64,6 +64,7 @@ PRIOR: dict[str, tuple[int, float, float, bool]] = {
     "heat_A": (1, -1.3, 0.7, True),
     "noise": (3, -1.7, 0.6, True),
     "seed_noise": (3, -1.7, 0.8, True),
+    "seed_slope": (3, 0.0, 0.3, False),
     "warp": (1, -0.7, 0.7, True),
     # Columns of `means`, already in units of their prior standard deviation.
     "error": (7, 0.0, 1.0, False),
@@ -151,9 +152,17 @@ def means(theta: Theta, x: Any, t: Any) -> tuple[Any, Any]:
     return p, jnp.stack(mean, -1)
 
 
+def seed_scale(theta: Theta, x: Any) -> Any:
+    """Standard deviation of repeated runs at loads ``x``, ``seed_noise exp(-seed_slope x)``.
+
+    Networks with few weights left differ more from seed to seed, in the logarithm too. [rows, 3].
+    """
+    return theta["seed_noise"] * jnp.exp(-theta["seed_slope"] * x[:, None])
+
+
 def noise_scale(theta: Theta, data: Data) -> Any:
     """Standard deviation of each observed cell mean, [rows, 3]: misfit, seeds and measurement."""
-    seed = jnp.where(data["dof"] > 0, theta["seed_noise"] ** 2, 0.0)
+    seed = jnp.where(data["dof"].sum() > 0, seed_scale(theta, data["x"]) ** 2, 0.0)
     return jnp.sqrt(theta["noise"] ** 2 + seed / data["replicates"][:, None] + data["measured"])
 
 
@@ -176,14 +185,14 @@ def log_likelihood(theta: Theta, data: Data) -> Any:
 
 
 def spread_log_likelihood(theta: Theta, data: Data) -> Any:
-    """Sum of squares within cells, ``SS ~ seed_noise^2 chi^2(dof)``, up to a constant.
+    """Sum of squares within each cell, ``SS ~ seed_scale^2 chi^2(dof)``, up to a constant.
 
-    With the cell means, whose variance is ``noise^2 + seed_noise^2 / replicates``, this is the
-    exact likelihood of balanced normal replicates.
+    With the cell means, whose variance is ``noise^2 + seed_scale^2 / replicates``, this is the
+    exact likelihood of normal replicates.
     """
-    scale = theta["seed_noise"]
-    value = -data["dof"] * jnp.log(scale) - 0.5 * data["within"] / scale**2
-    return jnp.where(data["dof"] > 0, value, 0.0).sum()
+    scale, dof = seed_scale(theta, data["x"]), data["dof"][:, None]
+    value = -dof * jnp.log(scale) - 0.5 * data["within"] / scale**2
+    return jnp.where(dof > 0, value, 0.0).sum()
 
 
 def regime_model(data: Data, *, physical: tuple[bool, ...]) -> None:

@@ -63,7 +63,8 @@ def model_data(table: RunTable, coordinates: Coordinates) -> tuple[dict[str, Any
     count = np.bincount(cells)
     first = np.array([np.flatnonzero(cells == cell)[0] for cell in range(len(count))])
     mean = np.stack([np.bincount(cells, z[:, d]) / count for d in range(3)], 1)
-    within = ((z - mean[cells]) ** 2).sum(0)
+    square = (z - mean[cells]) ** 2
+    within = np.stack([np.bincount(cells, square[:, d]) for d in range(3)], 1)
     floored = np.zeros(mean.shape, bool)
     floored[:, 1] = mean[:, 1] <= coordinates.censor + 1e-9
     known = coordinates.measured(table)[first] ** 2
@@ -81,7 +82,7 @@ def model_data(table: RunTable, coordinates: Coordinates) -> tuple[dict[str, Any
         "measured": known,
         "valid": np.ones((len(count), 1), bool),
         "replicates": count.astype(float),
-        "dof": np.full(3, float(len(z) - len(count))),
+        "dof": count - 1.0,
         "within": within,
     }
     return data, first

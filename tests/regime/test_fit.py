@@ -35,20 +35,20 @@ def test_predictions_follow_the_runs(spin_glass):
 
 
 class Draws:
-    """Draws of the parameters' prior in place of a fit; seeds differ by two of its spreads more."""
+    """Draws of the parameters' prior in place of a fit; seeds differ by ``more`` of its spreads."""
 
-    def __init__(self, size):
+    def __init__(self, size, more):
         from probcomp.regime.model import PRIOR
 
         self.u = np.random.default_rng(0).normal(size=(40, size))
         before = list(PRIOR)[: list(PRIOR).index("seed_noise")]
-        self.u[:, sum(PRIOR[name][0] for name in before)] += 2
+        self.u[:, sum(PRIOR[name][0] for name in before)] += more
 
     def get_samples(self, group_by_chain=False):
         return {"u": self.u}
 
 
-def of_the_prior(rows):
+def of_the_prior(rows, more=2.0):
     """A model of nine cells, ``rows`` of which were run."""
     from probcomp.regime.model import size
 
@@ -60,7 +60,7 @@ def of_the_prior(rows):
         "lmc": -0.1 * np.ones(len(rows)),
         "cka": 0.9 + 0.01 * (rows % 3),
     }
-    return RegimeModel.of_draws(columns, Draws(size(1)), Convergence(1.0, 400, 0, 40))
+    return RegimeModel.of_draws(columns, Draws(size(1), more), Convergence(1.0, 400, 0, 40))
 
 
 @pytest.mark.parametrize("times", [1, 3])
@@ -70,7 +70,7 @@ def test_the_expected_error_is_the_mean_over_seeds_not_that_of_the_logarithms(ti
     co = model.coordinates
     z = model.surfaces(co.load([0.2]), co.settings([[20.0]]))["mean"][:, 0, 0]
     scale = co.z_scale[0]  # one of ln(error)
-    seeds = scale * model.parameters["seed_noise"][:, 0]
+    seeds = scale * model.seeds(co.load([0.2]))[:, 0]
     runs = norm.ppf((np.arange(20_000) + 0.5) / 20_000)
     if times == 1:
         expected = co.error(z)
@@ -80,10 +80,31 @@ def test_the_expected_error_is_the_mean_over_seeds_not_that_of_the_logarithms(ti
     np.testing.assert_allclose(found, expected, rtol=0.01)
 
 
+def test_what_one_run_would_show_varies_by_its_seed_more_than_the_mean_of_a_cell():
+    """By the regimes and by the process alike, and more at low loads where the slope says so."""
+    model = of_the_prior(np.repeat(np.arange(9), 2), more=0.0)
+    still = SimpleNamespace(condition=lambda at: (np.zeros((len(at), 9)), np.zeros((1, 1))))
+    co, x = model.coordinates, model.coordinates.load([0.1, 0.4])
+    seeds = model.seeds(x)
+    slope = model.parameters["seed_slope"][:, :1]
+    np.testing.assert_allclose(seeds[:, 0] / seeds[:, 1], np.exp(3 * slope[:, 0]))  # x: -1.5, 1.5
+    rows = np.repeat([[20.0]], 2 * 4000, axis=0), np.tile([0.1, 0.4], 4000)
+    noise = 0.3  # of the mean of a cell, which has half of the variance over seeds
+    for share in (1.0, 0.0):
+        process = SimpleNamespace(condition=still.condition, noise=noise)
+        found = replace(model, residual=process, process=process, share=share).predict(*rows)
+        miss = np.log(found.observed) - np.log(found.error)
+        miss += co.z_scale[0] * model.mean_over_seeds(found.by_regimes, 40, co.load(rows[1]))
+        spread = (miss / co.z_scale[0]).reshape(40, 4000, 2).std(1)
+        of_seeds = seeds**2 if share else np.tile((seeds**2).mean(0), (40, 1))
+        assert of_seeds.max() > 2 * noise**2
+        np.testing.assert_allclose(spread, np.sqrt(noise**2 + of_seeds / 2), rtol=0.06)
+
+
 def test_two_repeated_runs_do_not_tell_the_spread_over_seeds():
-    every = list(range(9))
-    assert not of_the_prior(np.r_[every, 0, 1]).mean_over_seeds(np.arange(40), 40).any()
-    assert of_the_prior(np.r_[every, 0, 1, 2]).mean_over_seeds(np.arange(40), 40).all()
+    every, at = list(range(9)), (np.arange(40), 40, np.zeros(1))
+    assert not of_the_prior(np.r_[every, 0, 1]).mean_over_seeds(*at).any()
+    assert of_the_prior(np.r_[every, 0, 1, 2]).mean_over_seeds(*at).all()
 
 
 def test_draws_of_the_process_get_the_mean_spread_over_seeds():
@@ -91,7 +112,7 @@ def test_draws_of_the_process_get_the_mean_spread_over_seeds():
     process = SimpleNamespace(condition=lambda at: (np.zeros((1, 9)), np.zeros((1, 1))), noise=0.0)
     found = replace(model, process=process, share=0.25).predict({"epochs": 20.0}, 0.2).error[:, 0]
     co = model.coordinates
-    square = (co.z_scale[0] * model.parameters["seed_noise"][:, 0]) ** 2
+    square = (co.z_scale[0] * model.seeds(co.load([0.2]))[:, 0]) ** 2
     assert len(found) == 40
     np.testing.assert_allclose(found[10:], np.exp(co.z_mean[0] + square.mean() / 2))
     assert np.ptp(square) > 0.1 * square.mean()  # the regime model's own draws have each theirs

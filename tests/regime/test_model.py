@@ -93,38 +93,40 @@ def test_tail_is_the_normal_tail():
 def test_replicates_have_their_exact_likelihood(model, theta):
     """Cell means and spread together equal the joint normal of all runs, up to a constant."""
     generator = np.random.default_rng(2)
-    count, cells = 3, 4
-    runs = generator.normal(size=(cells, count, 3))
-    x, c = generator.uniform(-1, 1, cells), generator.uniform(-1, 1, (cells, 1))
-    mean = runs.mean(1)
+    counts = (3, 3, 1, 4)
+    runs = [generator.normal(size=(count, 3)) for count in counts]
+    x, c = generator.uniform(-1, 1, len(counts)), generator.uniform(-1, 1, (len(counts), 1))
+    mean = np.array([cell.mean(0) for cell in runs])
     data = {
         "x": x,
         "c": c,
         "ratios": np.zeros(1),
         "z": mean,
-        "measured": np.zeros((cells, 3)),
-        "floored": np.zeros((cells, 3), bool),
+        "measured": np.zeros((len(counts), 3)),
+        "floored": np.zeros((len(counts), 3), bool),
         "censor": -9.0,
-        "valid": np.ones((cells, 1), bool),
-        "replicates": np.full(cells, float(count)),
-        "dof": np.full(3, float(cells * (count - 1))),
-        "within": ((runs - mean[:, None]) ** 2).sum((0, 1)),
+        "valid": np.ones((len(counts), 1), bool),
+        "replicates": np.array(counts, float),
+        "dof": np.array(counts) - 1.0,
+        "within": np.array([((cell - cell.mean(0)) ** 2).sum(0) for cell in runs]),
     }
 
-    def both(noise, seed):
-        here = dict(theta, noise=np.full(3, noise), seed_noise=np.full(3, seed))
+    def both(noise, seed, slope):
+        here = dict(theta, noise=np.full(3, noise), seed_noise=np.full(3, seed), seed_slope=slope)
         ours = model.log_likelihood(here, data).sum()
         ours += model.spread_log_likelihood(here, data)
-        cover = noise**2 * np.ones((count, count)) + seed**2 * np.eye(count)
         centre = np.asarray(model.means(here, x, c[:, 0])[1])
-        exact = sum(
-            multivariate_normal.logpdf(runs[i, :, d], np.full(count, centre[i, d]), cover)
-            for i in range(cells)
-            for d in range(3)
-        )
+        exact = 0.0
+        for i, count in enumerate(counts):
+            for d in range(3):
+                one = seed * np.exp(-slope[d] * x[i])  # of single runs at this load
+                cover = noise**2 * np.ones((count, count)) + one**2 * np.eye(count)
+                mean = np.full(count, centre[i, d])
+                exact += multivariate_normal.logpdf(runs[i][:, d], mean, cover)
         return float(ours), exact
 
-    first, second = both(0.4, 0.7), both(0.9, 0.3)
+    first = both(0.4, 0.7, np.array([0.0, 0.3, -0.6]))
+    second = both(0.9, 0.3, np.array([0.5, 0.3, 0.2]))
     assert first[0] - second[0] == pytest.approx(first[1] - second[1], abs=1e-8)
 
 
@@ -139,7 +141,7 @@ def test_censored_barriers_use_the_tail(model, theta):
         "censor": -0.9,
         "valid": np.ones((1, 1), bool),
         "replicates": np.ones(1),
-        "dof": np.zeros(3),
+        "dof": np.zeros(1),
     }
     found = model.log_likelihood(theta, data)[0]
     mean = np.asarray(model.means(theta, np.zeros(1), np.zeros(1))[1])[0]
