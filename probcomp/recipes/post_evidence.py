@@ -18,7 +18,7 @@ from probcomp.evidence.lockstep import Targets
 from probcomp.evidence.watch import BiasPlace, watched
 from probcomp.recipes.job import Job
 from probcomp.recipes.likelihoods import probe_of
-from probcomp.recipes.post_config import PostConfig, calibration_batches, parts_of
+from probcomp.recipes.post_config import PostConfig, calibration_batches, parts_of, settled
 from probcomp.recipes.post_temper import Meter
 from probcomp.recipes.task import Task
 
@@ -55,11 +55,12 @@ def dense_evidence(
         job: The job.
         task: How it is scored, with the likelihood.
         likelihood: The likelihood behind the loss, where it is known.
-        config: The settings, with all defaults filled in.
+        config: The settings.
         matrices: Read-out parameter to how it is read.
         places: Read-out parameter to what takes up its mean error.
         on_batch: Called after each batch.
     """
+    config = settled(config, likelihood)
     fitted, tried = parts_of(job.train, config, likelihood)
     kept_back = list(calibration_batches(tried, config.batch_size))
     with ExitStack() as stack:

@@ -203,7 +203,7 @@ def run(job: Job) -> Outcome:
     notes = list(layers.notes)
     likelihood = likelihood_of(job.task, job.model, next(calibration_batches(job.train, 2)))
     settings = config.evidence()
-    fitted, tried = parts_of(job.train, settings, likelihood)
+    fitted, _ = parts_of(job.train, settings, likelihood)
     if isinstance(likelihood, Categorical) and likelihood.unit == "sample":
         likelihood = replace(likelihood, softness=config.softness)
     if likelihood is None and config.probes:
@@ -222,16 +222,15 @@ def run(job: Job) -> Outcome:
         job = replace(job, model=model)
         step("putting units in order")
 
-    def all_batches() -> Iterator[Any]:
-        for part in (fitted, tried):
-            yield from calibration_batches(part, config.batch_size)
+    def batches() -> Iterator[Any]:
+        return calibration_batches(fitted, config.batch_size)
 
     places = bias_places(job.model, layers.matrices, example, task.run)
     with dense_evidence(
         job, task, likelihood, settings, layers.matrices, places, lambda: None
     ) as evidence:
         step("reading the data")
-        units = sum(units_of(task, b) for b in calibration_batches(fitted, config.batch_size))
+        units = sum(units_of(task, b) for b in batches())
         state = _Run(
             job, config, layers, places, evidence, job.prior, allowed, units,
         )  # fmt: skip
@@ -250,7 +249,7 @@ def run(job: Job) -> Outcome:
         if config.refit == "sequential":
             masks = settle_all(
                 job, config, layers.matrices, model, places, evidence.targets,
-                _chooser(state, masks), all_batches, lambda name: step(f"refitting {name}"),
+                _chooser(state, masks), batches, lambda name: step(f"refitting {name}"),
             )  # fmt: skip
         else:
             for name, (matrix, new, gain) in changes.items():

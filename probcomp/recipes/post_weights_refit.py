@@ -92,7 +92,7 @@ def settle_all(
         places: Layer to what takes up its mean error.
         targets: Dense outputs, recorded; None to run the dense model along.
         choose: Decides a layer's mask on the likelihood of the present prefix.
-        batches: All calibration batches, in the order of the recording.
+        batches: Calibration batches, those that were recorded in the same order.
         on_layer: Called after each layer.
     """
     masks: dict[str, Tensor] = {}

@@ -66,3 +66,15 @@ def test_without_a_walk_in_step_no_targets_are_kept(config: PostConfig) -> None:
     with manager as seen:
         assert seen.targets is None
         assert (seen.meter.replay is None) == (config.limit is not None)
+
+
+def test_defaults_are_those_of_the_likelihood() -> None:
+    """One class a sample: every row counts, and every batch is probed."""
+    config = PostConfig(measured=16)
+    found, likelihood, manager, _ = evidence(config)
+    fitted, _ = parts_of(found.job.train, config, likelihood)
+    with manager as seen:
+        assert seen.statistics["two.weight"].probed == len(fitted[0])
+    found, likelihood, manager, _ = evidence(PostConfig(measured=16, every=4))
+    with manager as seen:
+        assert seen.statistics["two.weight"].probed < 0.3 * len(fitted[0])
