@@ -133,7 +133,7 @@ def _decide(
     rows, bias, n = shared_rows(x.shape[0]), t.get("bias"), scalars["N"]
     if issubclass(kind, CompactWeight):
         places = t.get("in_index"), t.get("out_index")
-        return compact_run(t["weight"], *places, bias, n, rows, activation)
+        return compact_run(t["weight"], *places, bias, (n, x.shape[1]), rows, activation)
     if not x.is_cpu:
         return None
     val, scale, shape = t["val"], t.get("scale"), (n, x.shape[1])
