@@ -50,6 +50,10 @@ def masked_linear(
         A NaN or infinity in an input column that no live block reads does not reach the output on
         the sparse backends; on ``dense`` it meets a zero weight and gives NaN.
 
+        Under autocast the product runs in its dtype, and of a weight that does not learn one cast
+        copy is kept. Under `torch.func` and in forward mode operators of PyTorch itself run, which
+        can be transformed; `torch.compile` and `torch.export` see one operator.
+
         Without gradients the weight's values are read once and kept in the order that the backend
         likes, until they are written to. A write that PyTorch does not count is not seen: in place
         through ``.data``, or to an inference tensor. Write under `torch.no_grad` instead. The
