@@ -10,6 +10,7 @@ from torch.library import custom_op
 from torch.nn import functional
 
 from probcomp.errors import InputError, unknown
+from probcomp.kernels.dispatch import on_triton
 from probcomp.kernels.flops import note_counter
 
 BLOCK = (64, 64)
@@ -106,7 +107,7 @@ def live_attention(
     learns = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
     if backend == "triton" and learns:
         raise InputError("the attention kernel has no gradient; use backend='torch'")
-    if backend == "triton" or (backend == "auto" and query.is_cuda and not learns):
+    if backend == "triton" or (backend == "auto" and on_triton(query) and not learns):
         note_counter()
         off, blk, block = (None, None, BLOCK) if blocks is None else _lists(blocks)
         return attention_forward(query, key, value, kv_head, off, blk, list(block), causal, scale)

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.library import custom_op
 
 from probcomp.errors import InputError, unknown
+from probcomp.kernels.dispatch import on_triton
 
 
 def chain_messages(
@@ -40,7 +41,7 @@ def chain_messages(
     learns = torch.is_grad_enabled() and (base.requires_grad or strength.requires_grad)
     if backend == "triton" and learns:
         raise InputError("the Triton chain kernel has no gradient; use backend='torch'")
-    if backend == "triton" or (backend == "auto" and base.is_cuda and not learns):
+    if backend == "triton" or (backend == "auto" and on_triton(base) and not learns):
         flat = base if base.dim() == 2 else base.reshape(base.shape[0], -1)
         return chain_sweep(flat, strength.reshape(-1).contiguous(), reverse).view(base.shape)
     return _steps(base, strength, reverse)

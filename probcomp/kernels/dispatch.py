@@ -7,6 +7,7 @@ not yet measured); a table made by `probcomp.kernels.tuning` takes their place o
 import functools
 import logging
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,8 @@ from probcomp.kernels import cpp, ready, tables
 VARIABLE = "PROBCOMP_KERNEL_BACKEND"
 BACKENDS = ("auto", "dense", "gather", "panels", "cpp", "triton")
 M_BUCKETS = (1, 16, 64, 256, 1024)
+TRITON_KINDS = ("blocks", "int8", "runs", "nm")
+SIDES = (16, 32, 64, 128)  # of a block that a Triton kernel takes
 # Smallest height of a block: break-even density at one row, on one thread and on several; up to 64
 # rows on one thread; else.
 PANELS = {
@@ -69,9 +72,20 @@ def candidates(problem: Problem) -> tuple[str, ...]:
             found.append("cpp")
     # Interpreted Triton kernels run on CPU tensors, for tests; no rule or table chooses them.
     on_gpu = problem.device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
-    if on_gpu and problem.kind in ("blocks", "int8", "runs", "nm") and triton_installed():
+    fits = problem.kind == "nm" or triton_fits(problem.block)
+    if on_gpu and fits and problem.kind in TRITON_KINDS and triton_installed():
         found.append("triton")
     return tuple(found)
+
+
+def triton_fits(block: Sequence[int]) -> bool:
+    """Whether the Triton kernels take blocks of this shape: matrix units do, and registers."""
+    return all(side in SIDES for side in block)
+
+
+def on_triton(x: torch.Tensor) -> bool:
+    """Whether a kernel for GPUs may be chosen for this tensor."""
+    return x.is_cuda and triton_installed()
 
 
 @functools.cache

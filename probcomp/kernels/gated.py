@@ -7,6 +7,7 @@ from torch.nn.functional import linear
 
 from probcomp.errors import InputError, unknown
 from probcomp.kernels.activations import activation_function
+from probcomp.kernels.dispatch import on_triton
 from probcomp.kernels.flops import note_counter
 
 
@@ -57,7 +58,7 @@ def gated_mlp_hidden(
     if backend == "triton" and learns:
         raise InputError("the Triton gated MLP has no gradient; use backend='torch' or no_grad")
     flat = x.reshape(-1, x.shape[-1])
-    if backend == "triton" or (backend == "auto" and x.is_cuda and not learns):
+    if backend == "triton" or (backend == "auto" and on_triton(x) and not learns):
         note_counter()
         y = gated_hidden(flat, gate, up, gate_bias, up_bias, neurons, activation)
     else:

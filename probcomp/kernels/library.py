@@ -16,7 +16,7 @@ from probcomp.kernels import cpp, gather
 from probcomp.kernels.activations import activation_function
 from probcomp.kernels.blocks import BlockIndex, from_blocks
 from probcomp.kernels.derived import derived
-from probcomp.kernels.dispatch import Problem, choose
+from probcomp.kernels.dispatch import Problem, choose, on_triton, triton_fits
 from probcomp.kernels.fast_dense import dense_product
 from probcomp.kernels.panels import panel_forward
 from probcomp.kernels.ready import Run
@@ -155,7 +155,7 @@ def block_backward_weight(
     at = BlockIndex(*index)
     if grad.shape[0] == 0:
         return grad.new_zeros(at.erow.shape[0], bn, bk)
-    if backend == "triton" or (backend == "auto" and grad.device.type == "cuda"):
+    if backend == "triton" or (backend == "auto" and on_triton(grad) and triton_fits((bn, bk))):
         from probcomp.kernels.gpu.launch import block_backward_weight as launch
 
         out = launch(grad, x, at, (bn, bk))

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from probcomp.errors import InputError, unknown
 from probcomp.kernels.blocks import BlockWeight
-from probcomp.kernels.dispatch import triton_installed
+from probcomp.kernels.dispatch import on_triton, triton_fits
 from probcomp.kernels.flops import note_counter
 from probcomp.kernels.library_noise import noisy_blocks, noisy_matrix
 
@@ -33,7 +33,7 @@ def reparameterised_linear(
         ``[..., N]``. Gradients reach x, the means, the variances and the bias.
 
     Raises:
-        InputError: Shapes do not fit.
+        InputError: Shapes do not fit, or the Triton kernel does not take these blocks.
     """
     if backend not in ("auto", "torch", "triton"):
         raise unknown("reparameterised backend", backend, ("auto", "torch", "triton"))
@@ -45,7 +45,10 @@ def reparameterised_linear(
         raise InputError(f"x has shape {list(x.shape)}, expected [..., {packed.shape[1]}]")
     _check_bias(packed.bias, packed.shape[0])
     note_counter()
-    triton = backend == "triton" or (backend == "auto" and x.is_cuda and triton_installed())
+    fits = triton_fits(packed.block)
+    if backend == "triton" and not fits:
+        raise InputError(f"the Triton kernel takes sides of 16 to 128, got {packed.block}")
+    triton = backend == "triton" or (backend == "auto" and on_triton(x) and fits)
     flat = x.reshape(-1, x.shape[-1])
     how = (packed.shape[0], seed, "triton" if triton else "gather")
     y, _ = noisy_blocks(
@@ -90,5 +93,5 @@ def _check_bias(bias: Tensor | None, n: int) -> None:
 def fused_noise(x: Tensor) -> bool:
     """Whether `noisy_linear` runs its kernel for this input."""
     rows = x.numel() // max(x.shape[-1], 1)
-    plain = x.is_cuda and x.dtype == torch.float32 and not torch.is_autocast_enabled("cuda")
-    return plain and 0 < rows <= FEW_ROWS and triton_installed()
+    plain = x.dtype == torch.float32 and not torch.is_autocast_enabled("cuda")
+    return plain and 0 < rows <= FEW_ROWS and on_triton(x)

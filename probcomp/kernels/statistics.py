@@ -9,6 +9,7 @@ from torch.library import custom_op
 from torch.nn.functional import linear
 
 from probcomp.errors import InputError, unknown
+from probcomp.kernels.dispatch import on_triton
 
 CHUNK = 16_000_000  # logits held at once by the chunked paths: 64 MB in float32
 CACHE = 500_000  # logits that stay in a core's cache between the passes over them
@@ -126,7 +127,7 @@ def decode_statistics(
     """The statistics of ``[R, V]`` logits, in the order of `DecodeStats`."""
     if logits.shape[0] == 0:
         return _empty(logits)
-    triton = backend == "triton" or (backend == "auto" and logits.device.type == "cuda")
+    triton = backend == "triton" or (backend == "auto" and on_triton(logits))
     if triton:
         from probcomp.kernels.gpu.decode_statistics import launch
 

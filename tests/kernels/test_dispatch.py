@@ -45,6 +45,35 @@ def test_dense_is_a_candidate_in_every_choice(kind: str, device: torch.device) -
     assert candidates(problem(kind=kind, device=device))[0] == "dense"
 
 
+def test_a_gpu_kernel_is_a_candidate_only_for_blocks_that_it_takes(monkeypatch) -> None:
+    """A side that is no power of two does not compile, a small one fills no matrix unit."""
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(dispatch, "triton_installed", lambda: True)
+    for kind in ("blocks", "int8", "runs"):
+        for block, fits in (((16, 16), True), ((128, 64), True), ((24, 40), False),
+                            ((8, 32), False), ((64, 8), False), ((256, 64), False)):  # fmt: skip
+            asked = problem(kind=kind, block=block, device=cuda)
+            assert ("triton" in candidates(asked)) == fits
+            if not fits:
+                assert choose(asked._replace(density=0.01)).backend != "triton"
+                with pytest.raises(InputError, match="can run: dense"):
+                    choose(asked, "triton")
+    assert "triton" in candidates(problem(kind="nm", block=(2, 4), device=cuda))
+
+
+def test_without_triton_a_gpu_runs_what_pytorch_has(monkeypatch) -> None:
+    class Gpu(torch.Tensor):
+        is_cuda = True
+
+    x = torch.ones(2).as_subclass(Gpu)
+    for installed in (True, False):
+        monkeypatch.setattr(dispatch, "triton_installed", lambda i=installed: i)
+        assert dispatch.on_triton(x) == installed
+        assert not dispatch.on_triton(torch.ones(2))
+        asked = problem(device=torch.device("cuda"))
+        assert ("triton" in candidates(asked)) == installed
+
+
 def test_a_dense_support_runs_dense_and_says_why() -> None:
     choice = choose(problem(density=0.95))
     assert choice.backend == "dense"

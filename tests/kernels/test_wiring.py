@@ -5,7 +5,15 @@ import torch
 from probcomp.decoding import features
 from probcomp.inference import lattice_loopy
 from probcomp.inference.solver import Options
-from probcomp.kernels import chain_messages, chains
+from probcomp.kernels import (
+    chain_messages,
+    chains,
+    decode_stats,
+    dispatch,
+    gated_mlp_hidden,
+    live_attention,
+    noisy_linear,
+)
 from probcomp.priors import Lattice
 
 
@@ -32,6 +40,21 @@ def test_chains_on_a_gpu_run_in_the_kernel(monkeypatch) -> None:
     learnt = base.clone().requires_grad_()
     chain_messages(learnt.as_subclass(Gpu), 0.7)  # the kernel has no gradient
     assert len(seen) == 1
+
+
+def test_without_triton_everything_still_runs_on_a_gpu(monkeypatch) -> None:
+    """Each operator that has a kernel of its own; one that were launched would fail here."""
+    monkeypatch.setattr(dispatch, "triton_installed", lambda: False)
+
+    def gpu(*shape):
+        return torch.randn(shape, generator=torch.Generator().manual_seed(0)).as_subclass(Gpu)
+
+    with torch.no_grad():
+        assert chain_messages(gpu(5, 3), 0.7).shape == (5, 3)
+        assert decode_stats(gpu(2, 11)).top1.shape == (2,)
+        assert gated_mlp_hidden(gpu(2, 4), gpu(6, 4), gpu(6, 4)).shape == (2, 6)
+        assert live_attention(gpu(1, 2, 5, 4), gpu(1, 2, 5, 4), gpu(1, 2, 5, 4)).shape[1] == 2
+        assert noisy_linear(gpu(2, 4), gpu(6, 4), gpu(6, 4).square(), None, seed=0).shape == (2, 6)
 
 
 def test_wide_lattices_on_a_gpu_sweep_whole_rows_and_columns(monkeypatch) -> None:
