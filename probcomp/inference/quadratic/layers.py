@@ -10,7 +10,8 @@ average over both,
 with ``h = (density, slab)`` on a grid that is searched from the estimate outwards as long as the
 evidence is within `DROP` nats of the best (the exploration of Rue, Martino and Chopin 2009,
 "Approximate Bayesian inference for latent Gaussian models by using integrated nested Laplace
-approximations", section 3.1, with expectation propagation for Laplace's approximation).
+approximations", section 3.1, with expectation propagation for Laplace's approximation). Between
+its nodes evidence and log-odds are interpolated.
 
 Layers may share their values: they follow a Dirichlet process, in which a layer takes the value of
 an earlier one with chance ``1 / (c + l - 1)`` each and else draws its own from :math:`p_0`. Which
@@ -37,6 +38,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,6 +47,7 @@ from probcomp.inference.quadratic.group import GroupFactor, GroupResult, check_a
 from probcomp.inference.quadratic.group_evidence import log_evidence
 from probcomp.inference.quadratic.likelihood import inverse
 from probcomp.inference.quadratic.sharing import share_values
+from probcomp.inference.quadratic.surface import FINE, Node, refine
 from probcomp.priors.independent import Independent
 
 DENSITY_STEP = 1 / 3
@@ -59,17 +62,22 @@ DROP = 8.0
 NEGLIGIBLE = 1e-4
 """A value of less probability need not have converged."""
 
-Node = tuple[int, int]
-"""Steps of the density's log-odds and of the slab's logarithm."""
-
 
 @dataclass(frozen=True, eq=False)
 class _Explored:
-    """What one layer says of each value on its part of the grid."""
+    """What one layer says of each value: steps of the density's log-odds and of the slab.
+
+    Attributes:
+        results: On the nodes that were solved.
+        surface: Log evidence and log-odds of the units on the finer grid, ``[1 + G]``.
+        slabs: How many of the coarser steps the slab may take.
+        scale: Mean square of each consumer's dense weights where its slab is free, else None.
+    """
 
     results: dict[Node, GroupResult]
-    evidence: dict[Node, float]
+    surface: dict[Node, np.ndarray]
     slabs: int
+    scale: tuple[float | None, ...]
 
 
 def ep_layers(
@@ -138,7 +146,7 @@ def _explore(factors: Sequence[GroupFactor], options: dict[str, float]) -> _Expl
             dataclasses.replace(f, slab=math.exp(node[1] * SLAB_STEP) / square) if open_ else f
             for f, square, open_ in zip(factors, scale, free)
         ]
-        prior = Independent(_density(node))
+        prior = Independent(_density(node[0]))
         found = ep_group(here, prior=prior, start=start, **options)  # type: ignore[arg-type]
         results[node], evidence[node] = found, log_evidence(here, found)
         if evidence[node] < max(evidence.values()) - DROP:
@@ -149,7 +157,11 @@ def _explore(factors: Sequence[GroupFactor], options: dict[str, float]) -> _Expl
             if inside and next_ not in seen:
                 seen.add(next_)
                 queue.append((next_, found))
-    return _Explored(results, evidence, highest - lowest + 1)
+    surface = refine(
+        {n: np.append(evidence[n], results[n].log_odds.double().numpy()) for n in results}
+    )
+    scales = tuple(square if open_ else None for square, open_ in zip(scale, free))
+    return _Explored(results, surface, highest - lowest + 1, scales)
 
 
 def _weakest(factors: Sequence[GroupFactor], scale: Sequence[float]) -> float:
@@ -164,46 +176,54 @@ def _weakest(factors: Sequence[GroupFactor], scale: Sequence[float]) -> float:
     return math.log(sum(relative) / len(relative) * math.sqrt(2 * weights))
 
 
-def _density(node: Node) -> float:
-    return 1 / (1 + math.exp(-node[0] * DENSITY_STEP))
+def _density(steps: float) -> float:
+    return 1 / (1 + math.exp(-steps * DENSITY_STEP))
 
 
 def _shared(
     explored: Sequence[_Explored], concentration: float, seed: int
 ) -> list[dict[Node, float]]:
-    """``q_l(h)`` of each layer, on its own part of the grid."""
-    nodes = sorted({node for e in explored for node in e.results})
-    density = torch.tensor([_density(node) for node in nodes], dtype=torch.double)
+    """``q_l(h)`` of each layer, on its own part of the finer grid."""
+    nodes = sorted({node for e in explored for node in e.surface})
+    density = torch.tensor([_density(i / FINE) for i, _ in nodes], dtype=torch.double)
     # Even in density on a grid of its log-odds, and in the slab's steps.
-    even = density * (1 - density) * DENSITY_STEP / max(e.slabs for e in explored)
-    lowest = -torch.inf
+    even = density * (1 - density) * DENSITY_STEP / FINE
+    even = even / (FINE * max(e.slabs for e in explored))
+    outside = np.array([-np.inf])
     likely = torch.tensor(
-        [[e.evidence.get(node, lowest) for node in nodes] for e in explored], dtype=torch.double
+        [[float(e.surface.get(node, outside)[0]) for node in nodes] for e in explored],
+        dtype=torch.double,
     )
     q = share_values(likely, even.log(), concentration=concentration, seed=seed)
     return [
-        {node: float(p) for node, p in zip(nodes, row, strict=True) if node in e.results}
+        {node: float(p) for node, p in zip(nodes, row, strict=True) if node in e.surface}
         for e, row in zip(explored, q, strict=True)
     ]
 
 
 def _average(explored: _Explored, weight: dict[Node, float]) -> GroupResult:
-    best = explored.results[max(weight, key=weight.__getitem__)]
-    share = torch.tensor(list(weight.values()), dtype=best.log_odds.dtype)
-    results = [explored.results[node] for node in weight]
-    counted = [r for r, w in zip(results, weight.values(), strict=True) if w > NEGLIGIBLE]
-    odds = _mixed(torch.stack([r.log_odds for r in results]), share)
-    density = sum(w * _density(node) for node, w in weight.items())
-    prior = Independent(density)
-    slabs = torch.tensor([r.slabs for r in results], dtype=torch.double)
+    near: dict[Node, float] = {}  # of the nodes that were solved
+    for (i, j), w in weight.items():
+        node = (round(i / FINE), round(j / FINE))
+        near[node] = near.get(node, 0.0) + w
+    counted = [r for node, r in explored.results.items() if near.get(node, 0.0) > NEGLIGIBLE]
+    best = explored.results[max(explored.results, key=lambda node: near.get(node, 0.0))]
+    share = torch.tensor(list(weight.values()), dtype=torch.double)
+    odds = _mixed(torch.tensor(np.stack([explored.surface[n][1:] for n in weight])), share)
+    density = sum(w * _density(i / FINE) for (i, _), w in weight.items())
+    step = sum(w * j / FINE for (_, j), w in weight.items()) * SLAB_STEP
+    odds = odds.to(best.log_odds)
     return dataclasses.replace(
         best,
         log_odds=odds,
         probability=torch.sigmoid(odds),
         evidence=odds - math.log(density / (1 - density)),
-        prior=prior,
-        slabs=tuple((share.double() @ slabs.log()).exp().tolist()),
-        iterations=sum(r.iterations for r in results),
+        prior=Independent(density),
+        slabs=tuple(
+            slab if square is None else math.exp(step) / square
+            for slab, square in zip(best.slabs, explored.scale, strict=True)
+        ),
+        iterations=sum(r.iterations for r in explored.results.values()),
         converged=all(r.converged for r in counted),
         change=max(r.change for r in counted),
     )
