@@ -59,6 +59,7 @@ DENSEST = 15
 WIDEST = 12
 """Slab variances of at most this many steps, ``e^3``, over the dense weights' mean square."""
 DROP = 8.0
+"""Nats below the best from which on values are not followed further."""
 NEGLIGIBLE = 1e-4
 """A value of less probability need not have converged."""
 
@@ -158,7 +159,7 @@ def _explore(factors: Sequence[GroupFactor], options: dict[str, float]) -> _Expl
                 seen.add(next_)
                 queue.append((next_, found))
     surface = refine(
-        {n: np.append(evidence[n], results[n].log_odds.double().numpy()) for n in results}
+        {n: np.append(evidence[n], results[n].log_odds.double().cpu().numpy()) for n in results}
     )
     scales = tuple(square if open_ else None for square, open_ in zip(scale, free))
     return _Explored(results, surface, highest - lowest + 1, scales)
