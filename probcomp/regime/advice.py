@@ -113,10 +113,7 @@ def advise(
     Raises:
         InputError: for runs that do not suffice, or a setting outside them.
     """
-    if not 0.5 <= confidence < 1:
-        raise InputError(f"confidence is {confidence}; it must lie in [0.5, 1).")
-    if not 0 < gain < 1:
-        raise InputError(f"gain is {gain}; give a fraction in (0, 1); 0.003 is usual.")
+    check_options(gain, confidence)
     if isinstance(runs, RegimeModel):
         model = runs
     else:
@@ -183,6 +180,14 @@ def advise(
         notes=table.notes,
         model=model,
     )
+
+
+def check_options(gain: float, confidence: float) -> None:
+    """Refuse a least gain or a confidence that no decision could be made with."""
+    if not 0.5 <= confidence < 1:
+        raise InputError(f"confidence is {confidence}; it must lie in [0.5, 1).")
+    if not 0 < gain < 1:
+        raise InputError(f"gain is {gain}; give a fraction in (0, 1); 0.003 is usual.")
 
 
 def _levels(

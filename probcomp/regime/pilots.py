@@ -196,13 +196,14 @@ def dense_network(
     about = {
         "train_error": error_of(model, task.train),
         "test_error": error_of(model, task.test),
-        **dense_measures(model, task),
         "epochs": recipe.epochs,
         "trajectory": trajectory,
         "steps": state.step,
         "continued_from": used,
-        "wall_s": time.perf_counter() - began,
+        "wall_s": time.perf_counter() - began,  # of training: costs of further pilots follow it
     }
+    if task.measure:
+        about |= dense_measures(model, task)
     if store is not None:
         tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
         tensors |= {f"momentum.{k}": v for k, v in state.momentum.items()}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from probcomp.errors import InputError
-from probcomp.regime.advice import Advice, advise
+from probcomp.regime.advice import Advice, advise, check_options
 from probcomp.regime.checks import LEAST_CELLS
 from probcomp.regime.decision import GAIN
 from probcomp.regime.engines import held_open
@@ -116,10 +116,10 @@ class Planner:
     Attributes:
         cells: (value of the knob, density) in the order in which they were proposed.
         records: What was told.
-        stopped: Why nothing more is proposed.
+        stopped: Why nothing more is proposed; empty before that.
 
     Raises:
-        InputError: fewer than 5 pilots, or a density outside the task's.
+        InputError: fewer than 5 pilots, or a density or a present value outside the task's.
     """
 
     def __init__(
@@ -139,8 +139,11 @@ class Planner:
     ) -> None:
         about = load_task(task) if isinstance(task, str) else task
         low, high = min(about.densities), max(about.densities)
-        if pilots < LEAST_CELLS or batch < 1:
+        if pilots < LEAST_CELLS:
             raise InputError(f"{pilots} pilots; at least {LEAST_CELLS} are needed, 9 are advised.")
+        if batch < 1:
+            raise InputError(f"batch is {batch}; a round has at least one pilot.")
+        check_options(gain, confidence)
         if not low <= density <= high:
             raise InputError(
                 f"density {density:g} lies outside the task's ({low:g} to {high:g}); add it to the "
@@ -153,10 +156,15 @@ class Planner:
         self.knob, self.levels = about.turned_knob, sorted(set(about.levels))
         coldest = self.levels[int(np.argmin(self.knob.coordinate(self.levels, 0.5)))]
         self.present = coldest if at is None else float(at)
+        if not self.levels[0] <= self.present <= self.levels[-1]:
+            raise InputError(
+                f"{self.knob.name} {self.present:g} lies outside the task's levels "
+                f"({self.levels[0]:g} to {self.levels[-1]:g})."
+            )
         self.grid = [(x, y) for y in sorted(set(about.densities)) for x in self.levels]
         self.cells: list[Cell] = []
         self.records: list[Record] = []
-        self.stopped = f"all {pilots} pilots were run"
+        self.stopped = ""
         self._untold: set[str] = set()
 
     def propose(self) -> list[PilotConfig]:
@@ -219,6 +227,7 @@ class Planner:
             if more:
                 return more[: min(short, room)]
         if room <= 0:
+            self.stopped = f"all {self.pilots} pilots were run"
             return []
         said = self.advice(LIGHT)
         if not said.next_batch:

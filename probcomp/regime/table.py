@@ -162,12 +162,14 @@ def _refuse_tasks(columns: Mapping[str, Any], used: Sequence[str]) -> None:
     for name in columns:
         if str(name).lower() not in TASKS or name in used:
             continue
-        values = list(dict.fromkeys(map(str, columns[name])))
-        if len(values) > 1:
+        values = list(dict.fromkeys(str(value).strip() for value in columns[name]))
+        if 1 < len(values) < len(columns[name]):  # as many as rows: labels of the runs
+            shown = ", ".join(value or "(blank)" for value in values)
             raise InputError(
-                f"column {name!r} has {len(values)} values ({shorten(', '.join(values), 40)}): "
-                f"runs of several tasks; choose one, as in {name}={values[0]} (where=, or --where "
-                "of the command), or fit them side by side with probcomp.regime.Hierarchy."
+                f"column {name!r} has {len(values)} values ({shorten(shown, 40)}): runs of several "
+                f"tasks; choose one, as in {name}={values[0]} (where=, or --where of the command), "
+                "fit them side by side with probcomp.regime.Hierarchy, or leave the column out if "
+                "it tells no tasks apart."
             )
 
 
@@ -175,6 +177,13 @@ def _from_columns(
     columns: Mapping[str, Any], knobs: Sequence[str | Knob] | None, load: str | None
 ) -> RunTable:
     names = [str(name) for name in columns]
+    lengths = {str(name): len(list(columns[name])) for name in columns}
+    if len(set(lengths.values())) > 1:
+        least, most = (pick(lengths, key=lambda n: lengths[n]) for pick in (min, max))
+        raise InputError(
+            f"columns differ in length: {least!r} has {lengths[least]} rows, {most!r} "
+            f"{lengths[most]}."
+        )
     folded = {name.lower(): name for name in names}
 
     def pick(what: str, candidates: Sequence[str]) -> str | None:
@@ -247,6 +256,11 @@ def _load(columns: Mapping[str, Any], name: str, notes: list[str]) -> tuple[Arra
     removed = kind in REMOVED
     share = removed or kind == "density"
     if share and PER_CENT < values.max() <= 100:
+        if not removed and 0 < values.min() < 1 and values.max() > 100 * values.min():
+            raise InputError(
+                f"{name} runs from {values.min():g} to {values.max():g}: some in per cent, others "
+                "not? Give all as shares between 0 and 1."
+            )
         notes.append(f"{name} was read as per cent.")
         values = values / 100
     kept = 1 - values if removed else values
@@ -317,16 +331,17 @@ def _read_csv(path: Path) -> dict[str, list[str]]:
     opener = openers.get(path.suffix, open)
     try:
         stream: IO[str]
-        with opener(path, "rt", encoding="utf-8", newline="") as stream:
-            lines = list(csv.reader(stream))
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as stream:  # with or without mark
+            reader = csv.reader(stream)
+            numbered = [(reader.line_num, line) for line in reader if any(map(str.strip, line))]
     except (OSError, lzma.LZMAError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"cannot read {path}: {error}") from error
-    if not lines:
+    if not numbered:
         raise InputError(f"{path} is empty; it needs a header line and one line a run.")
-    header = [name.strip() for name in lines[0]]
-    for number, line in enumerate(lines[1:], start=2):
+    header = [name.strip() for name in numbered[0][1]]
+    for number, line in numbered[1:]:
         if len(line) != len(header):
             raise InputError(
                 f"{path}, line {number}: {len(line)} values for {len(header)} columns."
             )
-    return {name: [line[i] for line in lines[1:]] for i, name in enumerate(header)}
+    return {name: [line[i] for _, line in numbered[1:]] for i, name in enumerate(header)}

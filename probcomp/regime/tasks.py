@@ -44,6 +44,8 @@ class PilotTask:
         augment: Changes a batch of training inputs; see `probcomp.regime.training.train`.
         prunable: Parameter names; by default the weights of all linear and convolution layers but
             the last.
+        measure: Whether records hold curvature and exponent of each dense network
+            (`probcomp.regime.measures`): a few hundred gradients of 200 samples each.
     """
 
     name: str
@@ -60,6 +62,7 @@ class PilotTask:
     retrain_seeds: tuple[int, ...] = (0, 1)
     augment: Callable[[Tensor], Tensor] | None = None
     prunable: tuple[str, ...] | None = None
+    measure: bool = False
 
     def __post_init__(self) -> None:
         wrong = []
@@ -114,6 +117,8 @@ class PilotTask:
         code = sorted(_code(layer.forward) for layer in layers)
         code += [_code(self.build), _code(self.augment)]
         digest.update(json.dumps([shapes, repr(model), code, self.prunable]).encode())
+        if self.measure:  # what a record holds is a function of its key
+            digest.update(b"measure")
         return digest.hexdigest()[:16]
 
     def fresh(self, seed: int) -> nn.Module:

@@ -42,7 +42,8 @@ def test_a_pilot_has_one_record_a_model_and_one_a_pair(config):
     assert set(layers) == {"0.weight", "4.weight"}
     assert all(share == pytest.approx(kept, abs=1 / 72) for share in layers.values())
     assert record["runs"][0]["device"] == "cpu"
-    assert record["dense"]["ln_trace"] > record["dense"]["ln_top"] > -10
+    assert "ln_trace" not in record["dense"]
+
     for pair in record["pairs"]:
         assert -1 <= pair["lmc"] <= 1
         assert 0 <= pair["cka_softmax"] <= 1
@@ -51,6 +52,26 @@ def test_a_pilot_has_one_record_a_model_and_one_a_pair(config):
     # Ends of the path have their batch-norm statistics estimated anew, on the training set.
     assert abs(ends[0] - record["runs"][0]["train_error"]) < 0.1
     assert len({run["test_error"] for run in record["runs"]}) >= 1
+
+
+def test_curvature_is_measured_where_the_task_asks_for_it_and_is_no_cost_of_training(monkeypatch):
+    import probcomp.regime.pilots as pilots
+
+    clock = {"now": 0.0}
+
+    def measures(model, task):
+        clock["now"] += 1000
+        return {"ln_top": 1.5}
+
+    monkeypatch.setattr(pilots.time, "perf_counter", lambda: clock["now"])
+    monkeypatch.setattr(pilots, "dense_measures", measures)
+    task = dataclasses.replace(pilot_task(), measure=True)
+    (config, *_) = pilot_configs(task, 1, 0.3)
+    about = dense_network(config, task, None)[1]
+    assert about["ln_top"] == 1.5
+    assert about["wall_s"] == 0
+    # A record without them is no record of this task.
+    assert config.dense_key != pilot_configs(SOURCE, 1, 0.3)[0].dense_key
 
 
 def test_it_is_a_function_of_its_configuration(config, tmp_path):

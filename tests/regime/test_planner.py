@@ -51,6 +51,10 @@ def test_costs_leave_out_what_a_checkpoint_has():
         ({"pilots": 4, "density": 0.3}, "4 pilots; at least 5"),
         ({"density": 0.05}, "outside the task's"),
         ({"density": 0.95}, "outside the task's"),
+        ({"density": 0.3, "at": 9}, r"epochs 9 lies outside the task's levels \(1 to 4\)"),
+        ({"density": 0.3, "gain": -1}, "gain is -1"),
+        ({"density": 0.3, "confidence": 2}, "confidence is 2"),
+        ({"density": 0.3, "batch": 0}, "batch is 0"),
     ],
 )
 def test_bad_campaigns_are_refused_before_any_training(options, words, tmp_path):
@@ -121,6 +125,7 @@ def test_a_plan_is_asked_and_told_without_any_engine(monkeypatch):
 
     monkeypatch.setattr("probcomp.regime.planner.advise", proposing)
     planner = Planner(SOURCE, density=0.1, pilots=6, batch=1)
+    assert planner.stopped == ""
     first = planner.propose()
     assert [(c.recipe.epochs, c.density) for c in first[::2]] == start_design(tiny_task.task())
     records = [{**done_record(config), "key": config.key} for config in first]

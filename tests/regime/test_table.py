@@ -148,6 +148,17 @@ BAD = {
         r"sparsity must lie in \[0, 1\); got 0.5 to 1",
     ),
     "two tasks": (lambda: runs(Dataset=["a", "b", "b"] * 3), {}, "choose one, as in Dataset=a"),
+    "unequal lengths": (
+        lambda: runs(cka=[0.9] * 11),
+        {},
+        "differ in length: 'epochs' has 9 rows, 'cka' 11",
+    ),
+    "shares and per cent": (
+        lambda: runs(density=np.tile([0.05, 20.0, 80.0], 3)),
+        {},
+        "some in per cent, others not",
+    ),
+    "a task without a name": (lambda: runs(task=["a", "", ""] * 3), {}, r"a, \(blank\)"),
     "absent task": (
         lambda: runs(task=["a", "b", "b"] * 3),
         {"where": {"task": "c"}},
@@ -171,6 +182,24 @@ def test_bad_tables_are_refused_in_one_line(case):
     with pytest.raises(InputError, match=words) as caught:
         read_runs(columns(), **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_files_of_spreadsheets_are_read(start, ends, tmp_path):
+    """With a byte-order mark, with blank lines between and behind."""
+    columns = runs()
+    lines = [",".join(columns)] + [",".join(map(str, row)) for row in zip(*columns.values())]
+    text = start + ends.join([*lines[:4], "", *lines[4:], ",,,,", "", ""])
+    (tmp_path / "runs.csv").write_bytes(text.encode())
+    np.testing.assert_allclose(read_runs(tmp_path / "runs.csv").error, columns["test_error"])
+    (tmp_path / "ragged.csv").write_text(ends.join([*lines[:4], "", "1,2", *lines[4:]]))
+    with pytest.raises(InputError, match="line 6: 2 values for 5 columns"):
+        read_runs(tmp_path / "ragged.csv")
+
+
+def test_labels_of_runs_are_no_tasks():
+    assert len(read_runs(runs(model=[f"run{k}" for k in range(9)]))) == 9
 
 
 def test_unreadable_files_are_named(tmp_path):
