@@ -1,28 +1,36 @@
 """Inputs of layers as the model gives them, and timings that take turns."""
 
-import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from probcomp.kernels import paired
 from probcomp.kernels.paired import evaluated, first_inputs, speedup
 
 
-class Sleeper(nn.Module):
-    def __init__(self, seconds: float) -> None:
+class Slow(nn.Module):
+    """Lets the clock go on by some seconds; a real one would also tell the load of the machine."""
+
+    def __init__(self, clock: list[float], seconds: list[float]) -> None:
         super().__init__()
-        self.seconds = seconds
+        self.clock, self.seconds, self.calls = clock, seconds, 0
 
     def forward(self, x):
-        time.sleep(self.seconds)
+        self.clock[0] += self.seconds[min(self.calls, len(self.seconds) - 1)]
+        self.calls += 1
         return x
 
 
-def test_the_ratio_is_that_of_the_times() -> None:
-    # Sleeping is never shorter than asked; the load of others lengthens both.
-    ratio = speedup(Sleeper(0.02), Sleeper(0.002), torch.ones(1), rounds=5)
-    assert 2.0 < ratio < 11.0
+def test_the_ratio_is_that_of_the_times(monkeypatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(paired, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    dense = Slow(clock, [9.0, 0.02])  # the first call, that warms up, does not count
+    assert speedup(dense, Slow(clock, [5.0, 0.002]), torch.ones(1), 5) == pytest.approx(10)
+    # One round that was disturbed does not move the median.
+    dense = Slow(clock, [0.02, 0.02, 0.02, 7.0, 0.02])
+    assert speedup(dense, Slow(clock, [0.04]), torch.ones(1), 5) == pytest.approx(0.5)
 
 
 def test_the_first_input_of_each_layer_that_runs() -> None:
