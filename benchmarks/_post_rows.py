@@ -18,7 +18,7 @@ from probcomp.evidence.watch import bias_places
 from probcomp.recipes.compress import UNIT_KINDS, removable
 from probcomp.recipes.job import Job, Outcome
 from probcomp.recipes.methods import METHODS
-from probcomp.recipes.post_config import PostConfig, calibration_batches, parts_of
+from probcomp.recipes.post_config import PostConfig, calibration_batches, parts_of, settled
 from probcomp.recipes.post_outputs import scale_outputs
 from probcomp.recipes.post_refit import refit_sequential
 from probcomp.recipes.post_units import Judged
@@ -142,7 +142,7 @@ def obs_with_our_refit(job: Job) -> Outcome:
     cross-validated penalty, instead of once on the dense activations.
     """
     decided = METHODS["obs"].run(job)
-    config = PostConfig()
+    config = settled(PostConfig(), job.task.likelihood)
     fitting = replace(job, train=parts_of(job.train, config, job.task.likelihood)[0])
     reads: dict[str, list[Readout]] = {}
     for read in readouts(job.model, job.structure, job.units):

@@ -165,6 +165,8 @@ def walk(
     kept: Mapping[str, Tensor],
     run: Run,
     settle: Callable[[str, tuple[Moments, Moments]], None],
+    *,
+    skip: int = 0,
 ) -> None:
     """Settle every read-out in the order of the forward pass, each on the prefix before it.
 
@@ -175,6 +177,7 @@ def walk(
         run: Runs the model on a batch.
         settle: Given a name and the moments of kept inputs and target, for even and odd samples,
             writes the read-out's final weights.
+        skip: Of every so many neighbouring rows one is left out of the moments; 0 for none.
 
     Raises:
         OutOfStep: Batches stop at different read-outs. What was settled until then is final.
@@ -214,7 +217,7 @@ def walk(
                     break
                 name = there[0].name
                 if bool(kept[name].any()):
-                    settle(name, _moments(name, there, targets, kept[name]))
+                    settle(name, _moments(name, there, targets, kept[name], skip))
                 settled.add(name)
         finally:
             for walker in walkers:
@@ -224,7 +227,7 @@ def walk(
 
 
 def _moments(
-    name: str, arrivals: Sequence[Arrival], targets: Targets, kept: Tensor
+    name: str, arrivals: Sequence[Arrival], targets: Targets, kept: Tensor, skip: int
 ) -> tuple[Moments, Moments]:
     matrix, module = targets.matrices[name], arrivals[0].module
     weight = at_least_single(matrix.of(module.get_parameter("weight").detach()))
@@ -236,7 +239,7 @@ def _moments(
     for arrival, batch, values in zip(arrivals, targets.batches, targets.values, strict=True):
         rows = gathered(at_least_single(matrix.rows(module, arrival.inputs[0])), stays)
         wanted = (values.pop(name) - offset(arrival, matrix) - bias) * live
-        add_moments(folds, rows, wanted, batch, first)
+        add_moments(folds, rows, wanted, batch, first, skip)
         first += batch_size(batch)
     inner = (weight[:, kept] * live[:, None]).double()
     even, odd = (fold.whole().beyond(inner) for fold in folds)

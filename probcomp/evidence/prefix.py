@@ -37,6 +37,7 @@ def prefix_moments(
     run: Run,
     *,
     residual: bool = True,
+    skip: int = 0,
     on_batch: Callable[[], None] = lambda: None,
 ) -> tuple[Moments, Moments]:
     """Moments of the kept inputs and the target, for even and for odd samples of the data.
@@ -52,6 +53,7 @@ def prefix_moments(
         batches: Calibration batches.
         run: Runs a model on a batch.
         residual: Whether to add what earlier blocks left undone.
+        skip: Of every so many neighbouring rows one is left out; 0 for none.
         on_batch: Called after each batch.
 
     Raises:
@@ -72,7 +74,7 @@ def prefix_moments(
             if first.residual is not None and second.residual is not None:
                 left = matrix.outputs(first.residual) - matrix.outputs(second.residual)
                 target = target + through(left, first.scale)
-            add_moments(folds, inputs, target * live, batch, offset)
+            add_moments(folds, inputs, target * live, batch, offset, skip)
             offset += batch_size(batch)
             on_batch()
     even, odd = (fold.whole() for fold in folds)
@@ -100,24 +102,34 @@ def through(left: Tensor, scale: Tensor | None) -> Tensor:
 
 
 def add_moments(
-    folds: Sequence[MomentSums], inputs: Tensor, target: Tensor, batch: Any, offset: int
+    folds: Sequence[MomentSums],
+    inputs: Tensor,
+    target: Tensor,
+    batch: Any,
+    offset: int,
+    skip: int = 0,
 ) -> None:
     """Samples that are even over the whole data to the first half, odd ones to the second.
 
     In a flat list of positions equal stretches stand for the samples, so that the positions of a
-    text stay together.
+    text stay together. Of every ``skip`` positions one is left out, others in each sample of a
+    half; of samples with fewer positions none.
     """
     mask, samples = row_mask(batch, inputs), batch_size(batch)
     whole = mask is None or bool(mask.all())
-    if whole and len(inputs) == samples:
+    skips = 0 < skip <= inputs.shape[0] * inputs.shape[1] // max(1, samples)
+    if whole and len(inputs) == samples and not skips:
         for fold in (0, 1):
             every = slice((fold - offset) % 2, None, 2)
             folds[fold].add(inputs[every].flatten(0, 1), target[every].flatten(0, 1))
         return
     if mask is None:
         mask = inputs.new_ones(inputs.shape[:2], dtype=torch.bool)
+    mask = mask.to(inputs.device)
     rows = torch.arange(mask.numel(), device=inputs.device)
     owner = offset + (rows * samples // max(1, mask.numel())).view(mask.shape)
+    if skips:
+        mask = mask & ((rows.view(mask.shape) + owner // 2) % skip != 0)
     for fold in (0, 1):
-        chosen = mask.to(inputs.device) & (owner % 2 == fold)
-        folds[fold].add(inputs[chosen], target[chosen])
+        chosen = (mask & (owner % 2 == fold)).flatten().nonzero().flatten()
+        folds[fold].add(*(t.flatten(0, 1).index_select(0, chosen) for t in (inputs, target)))

@@ -26,6 +26,8 @@ PROBED, PROBED_OF_CLASSES = 8, 1
 """
 THIN, THIN_OF_CLASSES = 4, 1
 """Of so many neighbouring rows one enters the sums of inputs."""
+SKIP, SKIP_OF_CLASSES = 3, 0
+"""Of so many neighbouring rows one is left out of the moments of a refit; 0 for none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,8 @@ class PostConfig:
             default `PROBED`, of a classifier's `PROBED_OF_CLASSES`.
         thin: Of so many neighbouring rows one enters the sums of inputs. By default `THIN`, of a
             classifier's `THIN_OF_CLASSES`.
+        skip: Of so many neighbouring rows one is left out of the moments of the sequential refit; 0
+            for none. By default `SKIP`, of a classifier's `SKIP_OF_CLASSES`.
         softness: Softness of a classifier, see `probcomp.evidence.fisher.Categorical`.
         damping: Pull of selections and sampled removals towards the dense weights, over the mean
             diagonal of each Gram matrix; by default its inputs over the rows it has seen.
@@ -66,6 +70,7 @@ class PostConfig:
     probes: int = 1
     every: int | None = None
     thin: int | None = None
+    skip: int | None = None
     softness: float = 4.0
     damping: float | None = None
     measured: int = 64
@@ -86,6 +91,7 @@ class PostConfig:
             "rounds": 0,
         }
         least |= {} if self.damping is None else {"damping": 0}
+        least |= {} if self.skip is None else {"skip": 0}
         least |= {name: 1 for name in ("every", "thin") if getattr(self, name) is not None}
         wrong += [
             f"{name} must be at least {bound}, got {getattr(self, name)}"
@@ -112,7 +118,8 @@ def settled(config: PostConfig, likelihood: Likelihood | None) -> PostConfig:
     one = _one_class(likelihood)
     every = (PROBED_OF_CLASSES if one else PROBED) if config.every is None else config.every
     thin = (THIN_OF_CLASSES if one else THIN) if config.thin is None else config.thin
-    return replace(config, every=every, thin=thin)
+    skip = (SKIP_OF_CLASSES if one else SKIP) if config.skip is None else config.skip
+    return replace(config, every=every, thin=thin, skip=skip)
 
 
 def parts_of(

@@ -103,7 +103,7 @@ def refit_sequential(
     if targets is not None:
         with contextlib.suppress(OutOfStep):
             stay = {name: kept for name, (_, kept) in columns.items()}
-            walk(model, targets, stay, job.task.run, settle)
+            walk(model, targets, stay, job.task.run, settle, skip=config.skip or 0)
             return
     example = next(calibration_batches(job.train, 2))
     for name in call_order(job.model, matrices, example, job.task.run):
@@ -120,5 +120,6 @@ def refit_sequential(
                     batches,
                     job.task.run,
                     residual=config.residual,
+                    skip=config.skip or 0,
                 ),
             )

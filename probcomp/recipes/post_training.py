@@ -27,7 +27,7 @@ from probcomp.recipes.likelihoods import likelihood_of
 from probcomp.recipes.methods import Method
 from probcomp.recipes.post_allocate import Context, temper, temper_together
 from probcomp.recipes.post_config import PostConfig as PostConfig
-from probcomp.recipes.post_config import Steps, calibration_batches, parts_of
+from probcomp.recipes.post_config import Steps, calibration_batches, parts_of, settled
 from probcomp.recipes.post_evidence import dense_evidence
 from probcomp.recipes.post_outputs import scale_outputs
 from probcomp.recipes.post_posterior import believe
@@ -71,6 +71,7 @@ def run(job: Job) -> Outcome:
     axes, reads, notes = _readable(job)
     spending = None if job.budget is None else _spending(job, axes)
     likelihood = likelihood_of(job.task, job.model, next(calibration_batches(job.train, 2)))
+    config = settled(config, likelihood)
     fitted, tried = parts_of(job.train, config, likelihood)
     if isinstance(likelihood, Categorical) and likelihood.unit == "sample":
         likelihood = replace(likelihood, softness=config.softness)

@@ -73,15 +73,23 @@ def settler(model: nn.Module, found: dict[str, Any]) -> Any:
     return settle
 
 
-@pytest.mark.parametrize("residual", [True, False])
-def test_one_pass_gives_what_a_pass_for_each_read_out_gives(residual: bool) -> None:
+@pytest.mark.parametrize(("residual", "skip"), [(True, 0), (False, 0), (True, 2)])
+def test_one_pass_gives_what_a_pass_for_each_read_out_gives(residual: bool, skip: int) -> None:
     dense, pruned, batches = setting()
     other, in_step, one_by_one = copy.deepcopy(pruned), {}, {}
-    walk(pruned, targets_of(dense, batches, residual), KEPT, run, settler(pruned, in_step))
+    targets = targets_of(dense, batches, residual)
+    walk(pruned, targets, KEPT, run, settler(pruned, in_step), skip=skip)
     settle = settler(other, one_by_one)
     for name in call_order(dense, MATRICES, batches[0], run):
         moments = prefix_moments(
-            dense, other, MATRICES[name], KEPT[name], batches, run, residual=residual
+            dense,
+            other,
+            MATRICES[name],
+            KEPT[name],
+            batches,
+            run,
+            residual=residual,
+            skip=skip,
         )
         settle(name, moments)
     assert list(in_step) == list(one_by_one)

@@ -168,13 +168,15 @@ def test_a_single_sample_is_not_validated_on_itself() -> None:
 
 
 class Flat(nn.Module):
-    """Its read-out sees the tokens of a batch in one list."""
+    """Its read-out sees the tokens of a batch in one list, or not."""
 
-    def __init__(self) -> None:
+    def __init__(self, flat: bool = True) -> None:
         super().__init__()
-        self.down = nn.Linear(4, 3).double()
+        self.down, self.flat = nn.Linear(4, 3).double(), flat
 
     def forward(self, x: Tensor) -> Tensor:
+        if not self.flat:
+            return self.down(x)
         return self.down(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
@@ -187,3 +189,32 @@ def test_a_flat_list_of_tokens_is_split_by_samples() -> None:
     for fold, samples in zip(folds, ([0, 2], [1, 3])):
         rows = x[samples].flatten(0, 1)
         torch.testing.assert_close(fold.gram, rows.T @ rows, atol=EXACT, rtol=0)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_one_of_several_positions_is_left_out_of_each_sample(flat: bool) -> None:
+    """Which one differs from sample to sample of a half."""
+    x = torch.randn(5, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    model, kept = Flat(flat), torch.ones(4, dtype=torch.bool)
+    left_out = []
+    matrix = Matrix("down", "linear")
+    batches = [(x[:2],), (x[2:],)]
+    folds = prefix_moments(model, model, matrix, kept, batches, run, residual=False, skip=3)
+    for number in range(5):
+        row = number if number < 2 else number - 2  # in its batch
+        left_out.append([p for p in range(4) if (4 * row + p + number // 2) % 3 == 0])
+    assert all(1 <= len(gone) <= 2 for gone in left_out)
+    assert left_out[0] != left_out[2]
+    for fold, samples in zip(folds, ([0, 2, 4], [1, 3])):
+        rows = torch.cat([x[n, [p for p in range(4) if p not in left_out[n]]] for n in samples])
+        torch.testing.assert_close(fold.gram, rows.T @ rows, atol=EXACT, rtol=0)
+        assert fold.count == len(rows)
+
+
+def test_samples_of_few_rows_keep_all() -> None:
+    x = torch.randn(6, 2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    model, kept = Flat(), torch.ones(4, dtype=torch.bool)
+    folds = prefix_moments(
+        model, model, Matrix("down", "linear"), kept, [(x,)], run, residual=False, skip=3
+    )
+    assert [fold.count for fold in folds] == [6, 6]

@@ -8,6 +8,8 @@ from probcomp.evidence.fisher import Categorical, Gaussian
 from probcomp.recipes.post_config import (
     PROBED,
     PROBED_OF_CLASSES,
+    SKIP,
+    SKIP_OF_CLASSES,
     THIN,
     THIN_OF_CLASSES,
     PostConfig,
@@ -62,9 +64,10 @@ def test_classifiers_are_looked_at_more_closely_than_texts() -> None:
     classes, tokens = settled(config, Categorical()), settled(config, Categorical(unit="token"))
     assert classes.every == PROBED_OF_CLASSES < PROBED == tokens.every
     assert classes.thin == THIN_OF_CLASSES < THIN == tokens.thin
+    assert (classes.skip, tokens.skip) == (SKIP_OF_CLASSES, SKIP) == (0, 3)
     assert settled(config, Gaussian()) == settled(config, None) == tokens
-    given = settled(PostConfig(every=3, thin=5), Categorical())
-    assert (given.every, given.thin) == (3, 5)
+    given = settled(PostConfig(every=3, thin=5, skip=2), Categorical())
+    assert (given.every, given.thin, given.skip) == (3, 5, 2)
     with pytest.raises(InputError, match="thin must be at least 1"):
         PostConfig(thin=0)
     with pytest.raises(InputError, match="every must be at least 1"):
