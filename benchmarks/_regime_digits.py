@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from _regime_bound import Surface, least_regret  # these lie beside this file
-from _regime_fits import Fits, clear
+from _regime_fits import Fits, clear  # these lie beside this file
 from _regime_grid import strata
 from _regime_reference import FIRST, read_reference
 from _regime_regret import Reference
+from _regime_told import Surface, told_regret
 
 from probcomp.errors import InputError
 from probcomp.regime.fit import RegimeModel
@@ -76,8 +76,8 @@ def digits(count: int, start: int, fits: Fits) -> dict[str, object]:
     ``nine``: nine cells of ``OWN`` dense seeds, ``count`` designs. ``grid`` and ``five``: every
     cell of ``OWN`` or ``MANY`` dense seeds, each seed once. ``sweep``: every cell and seed, one
     design. ``own_grid`` takes the least measured error of the seeds that a grid has, with no model.
-    ``bound``: what an adviser who is told the noise and the smoothness of the task gets from as
-    many pilots (`least_regret`), and from pilots of more seeds.
+    ``told``: what a Gaussian process that is told the noise and the smoothness of the task gets
+    from as many pilots, and from pilots of more seeds (`told_regret`).
     """
     table = read_runs(DIGITS)
     with DIGITS.open(newline="") as stream:
@@ -144,7 +144,7 @@ def digits(count: int, start: int, fits: Fits) -> dict[str, object]:
             what: reference.summary(some) | calibration(checks.get(what, []), None)
             for what, some in chosen.items()
         },
-        "bound": bounds(reference, cells, loads, levels, len(names)),
+        "told": told(reference, cells, loads, levels, len(names)),
         "regret_by_density": {
             what: {
                 str(float(load)): reference.summary(here) | calibration(checks[what], float(load))
@@ -169,10 +169,10 @@ def digits(count: int, start: int, fits: Fits) -> dict[str, object]:
     }
 
 
-def bounds(
+def told(
     reference: Reference, cells: RunTable, loads: np.ndarray, levels: np.ndarray, most: int
 ) -> dict[str, dict[str, float]]:
-    """`least_regret` of nine cells and of all, by dense seeds a pilot; ``most``: of the sweep."""
+    """`told_regret` of nine cells and of all, by dense seeds a pilot; ``most``: of the sweep."""
     surface = Surface.fit(reference.errors, loads, levels)
     number = loads.searchsorted(cells.load) * len(levels)
     number += levels.searchsorted(cells.settings[:, 0])
@@ -184,7 +184,7 @@ def bounds(
         return number
 
     return {
-        f"{name}_of_{seeds}_seeds": least_regret(reference, surface, design, seeds)
+        f"{name}_of_{seeds}_seeds": told_regret(reference, surface, design, seeds)
         for name, design, several in (
             ("nine", nine, (OWN, MANY, most, len(reference.errors[0, 0]))),
             ("grid", every, (OWN, MANY, most)),
@@ -200,8 +200,9 @@ def advised(
 
     ``errors`` [levels, replicates] are the reference's; ``log_score`` is the mean over levels of
     the log density of ln(mean error) under a normal of the model's draws; ``inside`` the share of
-    means within the 90 % interval; ``expected_regret_points`` what the model thinks its advice
-    costs.
+    means within the 90 % interval of what the reference would measure, its own error included;
+    ``inside_alone`` that of the model's interval alone; ``expected_regret_points`` what the model
+    thinks its advice costs.
     """
     drawn = model.predict(levels[:, None], np.full(len(levels), load)).error
     level = int(np.argmin(drawn.mean(0)))
@@ -209,10 +210,14 @@ def advised(
     log, error = np.log(drawn), errors.std(1, ddof=1) / np.sqrt(errors.shape[1])
     variance = log.var(0) + (error / mean) ** 2
     miss = np.log(mean) - log.mean(0)
-    low, high = np.quantile(drawn, [0.05, 0.95], axis=0)
+    noise = (error / mean) * np.random.default_rng(0).standard_normal(drawn.shape)
+    (low, high), (least, most) = (
+        np.quantile(values, [0.05, 0.95], axis=0) for values in (np.exp(log + noise), drawn)
+    )
     return level, {
         "log_score": float(np.mean(-0.5 * (miss**2 / variance + np.log(2 * np.pi * variance)))),
         "inside": float(np.mean((mean >= low) & (mean <= high))),
+        "inside_alone": float(np.mean((mean >= least) & (mean <= most))),
         "expected_regret_points": float(100 * (drawn[:, level] - drawn.min(1)).mean()),
     }
 
@@ -222,5 +227,5 @@ def calibration(checks: list[dict[str, float]], load: float | None) -> dict[str,
     if not checks:
         return {}
     some = [one for one in checks if load is None or one["load"] == load]
-    names = ("log_score", "inside", "expected_regret_points")
+    names = ("log_score", "inside", "inside_alone", "expected_regret_points")
     return {name: float(np.mean([one[name] for one in some])) for name in names}

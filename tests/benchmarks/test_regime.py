@@ -282,11 +282,11 @@ def test_costs_that_are_not_measured_anew_are_kept(module, tmp_path, monkeypatch
     assert found == {"9 pilots": {"wall_seconds": 2.0}, "144 cells": {}}
 
 
-def test_the_expected_errors_of_the_bound_are_those_of_a_normal_law(module):
+def test_the_expected_errors_of_who_is_told_are_those_of_a_normal_law(module):
     """Against draws of the law, kept where they agree with what was seen."""
-    bound = module("_regime_bound")
+    told = module("_regime_told")
     cover = np.array([[0.3, 0.2], [0.2, 0.4]])
-    surface = bound.Surface(-2.0, cover)
+    surface = told.Surface(-2.0, cover)
     found = surface.expected(np.array([0]), np.array([-1.5]), np.array([0.1]))
     generator = np.random.default_rng(0)
     drawn = -2.0 + generator.multivariate_normal(np.zeros(2), cover, size=2_000_000)
@@ -306,14 +306,14 @@ def noisy_grid():
     return loads, levels, truth[..., None], noise
 
 
-def test_the_bound_is_nothing_where_all_is_seen_and_falls_with_seeds(module, noisy_grid):
-    bound, regret = module("_regime_bound"), module("_regime_regret")
+def test_who_is_told_regrets_nothing_where_all_is_seen_and_less_with_seeds(module, noisy_grid):
+    told, regret = module("_regime_told"), module("_regime_regret")
     loads, levels, truth, noise = noisy_grid
 
     def least(errors, cells, seeds):
-        surface = bound.Surface.fit(errors, loads, levels)
+        surface = told.Surface.fit(errors, loads, levels)
         reference = regret.Reference(errors)
-        return bound.least_regret(reference, surface, lambda _: cells, seeds, draws=300)
+        return told.told_regret(reference, surface, lambda _: cells, seeds, draws=300)
 
     quiet = truth * noise**0.01
     assert least(quiet, range(12), 1)["regret_points"] < 1e-3
@@ -325,14 +325,14 @@ def test_the_bound_is_nothing_where_all_is_seen_and_falls_with_seeds(module, noi
     assert few["regret_points"] > one["regret_points"]
 
 
-def test_the_bound_counts_only_what_its_pilots_enclose(module, noisy_grid):
+def test_who_is_told_advises_only_within_his_pilots(module, noisy_grid):
     """Two levels at one load: the advice is one of those two and those between, at that load."""
-    bound, regret = module("_regime_bound"), module("_regime_regret")
+    told, regret = module("_regime_told"), module("_regime_regret")
     loads, levels, truth, noise = noisy_grid
     quiet = truth * noise**0.01
-    surface = bound.Surface.fit(quiet, loads, levels)
+    surface = told.Surface.fit(quiet, loads, levels)
     reference = regret.Reference(quiet)
-    found = bound.least_regret(reference, surface, lambda _: [2, 3], 1, draws=50)
+    found = told.told_regret(reference, surface, lambda _: [2, 3], 1, draws=50)
     # Best at this load is level 0; the nearest that may be said is 2.
     expected = 100 * float(truth[0, 2, 0] - truth[0, 0, 0])
     assert found["regret_points"] == pytest.approx(expected, rel=0.02)

@@ -1,13 +1,14 @@
-"""How little regret pilots of a task allow at all: an adviser who is told what no user knows.
+"""What a plain adviser gets who is told how noisy and how smooth a task is.
 
 He sees the same cells with the same number of dense seeds. He is told how much runs differ by seeds
 at each density and how smooth the surface of the error is: a Gaussian process of ln(error) over
-ln(density) and the root of the epochs, whose amplitudes and lengths are fitted to the reference. He
-advises the level of the least expected error, which no other choice beats under that law.
+ln(density) and the root of the epochs, whose amplitudes and lengths are fitted to the reference,
+which no user has. He advises the level of the least expected error under that law.
 
-Truths are draws from the posterior of the reference's means; pilots are truths times the factors by
-which single seeds of the reference lie off their mean, one seed with all its cells. An adviser who
-knew the shape of this very surface could do better; one who only knows its smoothness cannot.
+It is no bound. Truths are drawn from the posterior of the reference's means, so all of them lie
+about one surface, and whoever knew that one could do better; and a pilot's seed brings all its
+cells along, while he takes cells for independent. Pilots are truths times the factors by which
+single seeds of the reference, drawn with replacement, lie off their mean.
 """
 
 from collections.abc import Callable, Sequence
@@ -78,7 +79,7 @@ def standardised(values: Array) -> Array:
     return (values - values.mean()) / values.std()
 
 
-def least_regret(
+def told_regret(
     reference: Reference,
     surface: Surface,
     cells: Callable[[np.random.Generator], Sequence[int]],
