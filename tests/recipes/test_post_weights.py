@@ -14,7 +14,7 @@ from probcomp.errors import BudgetError, InputError
 from probcomp.evaluation.regularity import measure_regularity
 from probcomp.inference.baselines.magnitude import magnitude_masks
 from probcomp.inference.quadratic import Quadratic
-from probcomp.priors import Blocks, Independent, Lattice, NofM
+from probcomp.priors import Blocks, Chain, GatedChain, Independent, Lattice, NofM
 from probcomp.recipes.job import Job, Outcome
 from probcomp.recipes.post_weights import WeightsConfig, run
 from probcomp.recipes.post_weights_decide import believe, choose
@@ -154,6 +154,17 @@ def test_a_lattice_has_fewer_clusters_at_equal_nonzeros() -> None:
     two, coupled = quick("params=0.4", Lattice(0.0, 1.2), scale=300.0)
     assert abs(kept(one, plain) - kept(two, coupled)) <= 0.01 * kept(one, plain)
     assert clusters(coupled) < clusters(plain)
+
+
+def test_a_gate_empties_whole_rows_at_equal_nonzeros() -> None:
+    one, plain = quick("params=0.4", reorder=True)
+    two, gated = quick("params=0.4", GatedChain(0.5, Chain.from_coupling(0.0, 0.5)))
+    assert abs(kept(one, plain) - kept(two, gated)) <= 0.01 * kept(one, plain)
+
+    def empty(outcome: Outcome) -> int:
+        return sum(int((~m.any(1)).sum()) for m in outcome.masks.values())
+
+    assert empty(gated) > empty(plain)
 
 
 def test_an_order_of_units_leaves_the_function_as_it_was() -> None:
