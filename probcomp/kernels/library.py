@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from probcomp.kernels import cpp, gather
 from probcomp.kernels.activations import activation_function
-from probcomp.kernels.blocks import BlockIndex, from_blocks
+from probcomp.kernels.blocks import BlockIndex, as_blocks, from_blocks
 from probcomp.kernels.derived import derived
 from probcomp.kernels.dispatch import Problem, choose, on_triton, triton_fits
 from probcomp.kernels.fast_dense import dense_product
@@ -159,9 +159,19 @@ def block_backward_weight(
         from probcomp.kernels.gpu.launch import block_backward_weight as launch
 
         out = launch(grad, x, at, (bn, bk))
+    elif backend == "auto" and _whole_gradient(grad, x, at, (bn, bk)):
+        out = as_blocks(grad.t() @ x, (bn, bk))[at.erow.long(), at.col.long()]
     else:
         out = gather.block_backward_weight(grad, x, at, (bn, bk))
     return out if bitmap is None else out * bitmap
+
+
+def _whole_gradient(grad: Tensor, x: Tensor, at: BlockIndex, block: tuple[int, int]) -> bool:
+    """Whether all of dW and then its live blocks is faster than its live blocks alone."""
+    shape, nnz = (grad.shape[1], x.shape[1]), at.erow.shape[0]
+    density = nnz * block[0] * block[1] / (shape[0] * shape[1])
+    problem = Problem("blocks", x.device, x.dtype, shape, block, density, x.shape[0], False)
+    return choose(problem).backend == "dense"
 
 
 @block_backward_weight.register_fake

@@ -112,9 +112,18 @@ def test_without_a_compiler_sparse_blocks_use_panels_and_training_gathers() -> N
 
 
 def test_int8_blocks_that_are_widened_first_leave_more_to_dense() -> None:
-    for kind, backend in (("blocks", "gather"), ("int8", "dense")):
-        assert choose(problem(kind=kind, density=0.15, rows=16, frozen=False)).backend == backend
-        assert choose(problem(kind=kind, density=0.1, rows=16, frozen=False)).backend == "gather"
+    able = ("dense", "gather")
+    for kind, backend in (("runs", "gather"), ("int8", "dense")):
+        assert dispatch._rule(problem(kind=kind, density=0.15), able, 1).backend == backend
+        assert dispatch._rule(problem(kind=kind, density=0.1), able, 1).backend == "gather"
+
+
+def test_training_expands_no_dense_weight_for_few_rows() -> None:
+    for rows, limit in ((1, 0.4), (16, 0.4), (64, 0.12), (1024, 0.12)):
+        asked = problem(rows=rows, frozen=False)
+        assert choose(asked._replace(density=limit - 0.01)).backend == "gather"
+        assert choose(asked._replace(density=limit + 0.01)).backend == "dense"
+    assert choose(problem(rows=16, block=(16, 16), frozen=False)).backend == "dense"
 
 
 def test_panels_break_even_where_they_were_measured_to() -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from probcomp.kernels import masked_linear, pack
+from probcomp.kernels import library, masked_linear, pack
 from probcomp.kernels.library import block_backward_input, block_backward_weight, block_linear
 from tests.kernels.supports import block_support, folded, generator, relative_error
 
@@ -64,6 +64,26 @@ def test_gradients_are_those_of_the_masked_dense_product(backend: str) -> None:
     for got, want in zip(ours, (dx, live.val, db)):
         assert relative_error(got, want) < 1e-13
     assert (ours[1][packed.bitmap == 0] == 0).all()  # dead entries stay dead
+
+
+@pytest.mark.parametrize(("density", "whole"), [(0.05, False), (0.6, True)])
+def test_a_gradient_of_live_blocks_is_taken_the_faster_way(density, whole, monkeypatch) -> None:
+    """Of all weights where many blocks live, of which the live blocks are then kept."""
+    support = block_support((1024, 1024), (64, 64), density, seed=1)
+    support[::7] &= torch.rand(147, 1024, generator=generator(2)) < 0.5
+    packed = pack(torch.zeros(1024, 1024), support, block=(64, 64), format="blocks")
+    grad, x = torch.randn(2, 32, 1024, generator=generator(3))
+    taken = []
+    real = library.gather.block_backward_weight
+    monkeypatch.setattr(
+        library.gather, "block_backward_weight", lambda *a: taken.append(1) or real(*a)
+    )
+    got = block_backward_weight(grad, x, list(packed.index), packed.bitmap, 64, 64, "auto")
+    assert taken == ([] if whole else [1])
+    want = pack(grad.double().t() @ x.double(), support, block=(64, 64), format="blocks")
+    assert got.shape == packed.val.shape
+    assert relative_error(got, want.val) < 2e-6
+    assert (got[packed.bitmap == 0] == 0).all()
 
 
 def test_gradcheck_in_float64() -> None:
