@@ -160,7 +160,8 @@ def block_backward_weight(
 
         out = launch(grad, x, at, (bn, bk))
     elif backend == "auto" and _whole_gradient(grad, x, at, (bn, bk)):
-        out = as_blocks(grad.t() @ x, (bn, bk))[at.erow.long(), at.col.long()]
+        every = as_blocks(grad.t() @ x, (bn, bk)).reshape(-1, bn, bk)
+        out = every.index_select(0, at.erow * (at.ccol.shape[0] - 1) + at.col)
     else:
         out = gather.block_backward_weight(grad, x, at, (bn, bk))
     return out if bitmap is None else out * bitmap

@@ -119,7 +119,7 @@ def test_int8_blocks_that_are_widened_first_leave_more_to_dense() -> None:
 
 
 def test_training_expands_no_dense_weight_for_few_rows() -> None:
-    for rows, limit in ((1, 0.4), (16, 0.4), (64, 0.12), (1024, 0.12)):
+    for rows, limit in ((1, 0.9), (16, 0.9), (64, 0.2), (256, 0.2), (1024, 0.12)):
         asked = problem(rows=rows, frozen=False)
         assert choose(asked._replace(density=limit - 0.01)).backend == "gather"
         assert choose(asked._replace(density=limit + 0.01)).backend == "dense"
