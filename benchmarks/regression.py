@@ -1,7 +1,8 @@
 """Inclusion probabilities of sparse regressions: every inference against the sum over supports.
 
 Weights on a chain of supports, noise precision 4, twice as many samples as weights; columns are
-independent, or share a common factor as strong as themselves. Errors are the largest of each
+independent, share a common factor as strong as themselves, or come in three pairs that are all but
+the same; and once fewer samples than weights. Errors are the largest of each
 problem; times are CPU seconds of one thread.
 
     probcomp bench regression [--problems 30 --seed 1000]
@@ -23,30 +24,41 @@ from probcomp.storage import write_json
 
 RESULTS = Path(__file__).parent / "results" / "regression.json"
 CHAIN, SLAB, SPIKE, NOISE = Chain(p01=0.1, p10=0.3), 1.0, 400.0, 4.0
-SIZES = (10, 14)
+SETTINGS = (
+    (10, 20, "independent"),
+    (10, 20, "correlated"),
+    (14, 28, "independent"),
+    (14, 28, "correlated"),
+    (10, 20, "three pairs"),
+    (14, 8, "independent"),
+)
+"""Weights, samples, columns."""
 OTHERS = ("ep", "joint", "turbo")
 
 
-def problem(seed: int, size: int, correlated: bool) -> Data:
+def problem(seed: int, size: int, samples: int, columns: str) -> Data:
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(2 * size, size, dtype=torch.double, generator=generator)
-    if correlated:
-        x = x + torch.randn(2 * size, 1, dtype=torch.double, generator=generator)
+    x = torch.randn(samples, size, dtype=torch.double, generator=generator)
+    if columns == "correlated":
+        x = x + torch.randn(samples, 1, dtype=torch.double, generator=generator)
+    if columns == "three pairs":
+        apart = torch.randn(samples, 3, dtype=torch.double, generator=generator)
+        x[:, 3:6] = x[:, :3] + 0.05 * apart
     support = CHAIN.sample((size,), generator=generator)
     scale = torch.where(support, SLAB**-0.5, SPIKE**-0.5)
     weight = scale * torch.randn(size, dtype=torch.double, generator=generator)
-    noise = torch.randn(2 * size, dtype=torch.double, generator=generator)
+    noise = torch.randn(samples, dtype=torch.double, generator=generator)
     return Data(x, x @ weight + NOISE**-0.5 * noise, NOISE)
 
 
-def compare(size: int, correlated: bool, seeds: range) -> dict[str, Any]:
+def compare(size: int, samples: int, columns: str, seeds: range) -> dict[str, Any]:
     """Mean and worst error of probabilities and evidence of each inference, and its time."""
     off: dict[str, list[float]] = {name: [] for name in OTHERS}
     nats: dict[str, list[float]] = {name: [] for name in OTHERS}
     seconds: dict[str, list[float]] = {name: [] for name in ("exact", *OTHERS)}
     unsettled = dict.fromkeys(OTHERS, 0)
     for seed in seeds:
-        data = problem(seed, size, correlated)
+        data = problem(seed, size, samples, columns)
         found = {}
         for name in ("exact", *OTHERS):
             began = time.process_time()
@@ -57,10 +69,7 @@ def compare(size: int, correlated: bool, seeds: range) -> dict[str, Any]:
             off[name].append(float(gap.abs().max()))
             nats[name].append(found[name].log_evidence - found["exact"].log_evidence)
             unsettled[name] += not found[name].converged
-    row: dict[str, Any] = {
-        "weights": size,
-        "columns": "correlated" if correlated else "independent",
-    }
+    row: dict[str, Any] = {"weights": size, "samples": samples, "columns": columns}
     row["exact"] = {"median_seconds": statistics.median(seconds["exact"])}
     for name in OTHERS:
         row[name] = {
@@ -72,7 +81,7 @@ def compare(size: int, correlated: bool, seeds: range) -> dict[str, Any]:
             "median_seconds": statistics.median(seconds[name]),
         }
         print(
-            f"{size} {row['columns']:11} {name:5} mean {row[name]['mean_error']:.3f} worst "
+            f"{size} of {samples} {columns:11} {name:5} mean {row[name]['mean_error']:.3f} worst "
             f"{row[name]['worst_error']:.3f}, evidence {row[name]['mean_nats']:+.3f} nats, "
             f"{row[name]['median_seconds']:.3f} s",
             flush=True,
@@ -88,7 +97,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     seeds = range(options.seed, options.seed + options.problems)
-    rows = [compare(size, correlated, seeds) for size in SIZES for correlated in (False, True)]
+    rows = [compare(*setting, seeds) for setting in SETTINGS]
     command = f"probcomp bench regression --problems {options.problems} --seed {options.seed}"
     write_json(
         options.out,

@@ -9,6 +9,9 @@ from probcomp.inference.selection import EXACT, select_variables
 from probcomp.priors import Chain, ExactK, Independent, Lattice
 from tests.inference.test_regression import CHAIN, SLAB, SPIKE, exact, problem
 
+FEW_MEAN, FEW_WORST = 0.04, 0.1
+"""Largest error of a problem with fewer samples than weights, over twelve problems."""
+
 
 def select(data, prior=CHAIN, inference: str = "auto"):
     return select_variables(data, prior, slab=SLAB, spike=SPIKE, inference=inference)
@@ -26,7 +29,7 @@ def test_the_default_is_exact_for_few_weights(prior) -> None:
 
 def test_exact_means_are_those_of_each_support_averaged() -> None:
     """Supports in several parts; the mean by Woodbury, in sample space."""
-    data = problem(0, correlated=False, n=EXACT + 1, samples=20)
+    data = problem(0, correlated=False, n=13, samples=20)
     found = select(data, inference="exact")
     truth, evidence = exact(data, CHAIN)
     torch.testing.assert_close(found.probability, truth, rtol=0, atol=1e-7)
@@ -55,7 +58,7 @@ def test_others_are_near_it(inference: str, error: float, nats: float) -> None:
 
 
 def test_many_weights_take_expectation_propagation() -> None:
-    data = problem(5, correlated=True, n=EXACT + 3, samples=30)
+    data = problem(5, correlated=True, n=EXACT + 1, samples=34)
     found = select(data)
     assert found.inference == "ep"
     assert found.converged
@@ -63,11 +66,17 @@ def test_many_weights_take_expectation_propagation() -> None:
     torch.testing.assert_close(found.probability, truth, rtol=0, atol=0.01)
 
 
+@pytest.mark.slow
 def test_fewer_samples_than_weights() -> None:
-    """The Gram matrix is singular, the posterior is not."""
-    data = problem(4, correlated=False, n=EXACT + 1, samples=8)
-    truth = select(data, inference="exact").probability
-    assert float((select(data).probability - truth).abs().max()) < 0.05
+    """The Gram matrix is singular, the posterior is not, and sites are at their limit."""
+    errors = []
+    for seed in range(12):
+        data = problem(seed, correlated=False, n=13, samples=8)
+        truth = select(data, inference="exact").probability
+        found = select(data, inference="ep").probability
+        errors.append(float((found - truth).abs().max()))
+    assert sum(errors) / len(errors) < FEW_MEAN
+    assert max(errors) < FEW_WORST
 
 
 def test_bad_input_is_refused() -> None:

@@ -13,6 +13,7 @@ columns of no unit under their slab, and :math:`T = \mathrm{diag}\,\tau`,
 its own integral is one). At a fixed point it does not move with the sites to first order.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from probcomp.inference.quadratic.group import GroupFactor, GroupResult
-from probcomp.inference.quadratic.likelihood import cholesky
+from probcomp.inference.quadratic.likelihood import Quadratic, cholesky
 from probcomp.inference.quadratic.savage_dickey import group_rows
 from probcomp.inference.quadratic.sites import FactorState, factor_cavity
 from probcomp.inference.supports import CLIP, marginals
@@ -30,7 +31,7 @@ from probcomp.priors.base import softplus
 def log_evidence(factors: Sequence[GroupFactor], result: GroupResult) -> float:
     """``ln p(D)`` under the result's prior, field, price and slabs, less that without any weight.
 
-    One more inverse of each factor's matrix.
+    One more inverse of each factor's matrix, in double precision.
 
     Args:
         factors: The axis's consumers.
@@ -51,8 +52,14 @@ def log_evidence(factors: Sequence[GroupFactor], result: GroupResult) -> float:
 
 
 def _consumer(factor: GroupFactor, state: FactorState) -> tuple[float, Tensor]:
-    """The Gaussian part of one consumer, and its evidence for each unit."""
-    quadratic, columns = factor.quadratic, factor.columns
+    """The Gaussian part of one consumer, and its evidence for each unit.
+
+    In double precision: large terms cancel, and differences of one nat are to count.
+    """
+    given, columns = factor.quadratic, factor.columns
+    quadratic = Quadratic(given.weight.double(), given.gram.double(), given.jitter)
+    factor = dataclasses.replace(factor, quadratic=quadratic)
+    state = FactorState(state.site.double(), state.linear.double(), state.slab)
     cavity = factor_cavity(factor, state)
     root = cholesky(quadratic.precision + state.site.diag())
     shifted = quadratic.linear + state.linear

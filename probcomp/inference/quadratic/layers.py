@@ -92,9 +92,10 @@ def ep_layers(
 ) -> list[GroupResult]:
     """Inclusion probabilities of the units of several layers whose density and slabs are unknown.
 
-    Some eighty inferences a layer, each from its neighbour's result: a second for 64 units. Meant
-    for layers of up to a few hundred units; larger ones determine both, and ``ep_group(...,
-    learn=True)`` estimates them.
+    Some hundred inferences a layer, each from its neighbour's result: a second for 64 units. A
+    layer that says next to nothing has its whole grid searched, some nine hundred. Meant for layers
+    of up to a few hundred units; larger ones determine both, and ``ep_group(..., learn=True)``
+    estimates them.
 
     Args:
         layers: The consumers of each layer's units, as `ep_group` takes them. Slabs that a factor

@@ -66,3 +66,16 @@ def test_strong_evidence_is_counted_beyond_the_clip() -> None:
     assert float(result.evidence.min()) > 1000
     truth = float(_total(factors, Independent(0.4)))
     assert log_evidence(factors, result) == pytest.approx(truth, rel=1e-12)
+
+
+def test_single_precision_is_summed_in_double() -> None:
+    """Terms of thousands of nats cancel; the evidence of the same sites does not move."""
+    teacher = group_teacher(groups=8, width=1, tokens=2000, slab=0.01, correlation=1.0)
+    single = Quadratic(teacher.quadratic.weight.float(), teacher.quadratic.gram.float(), 0.0)
+    low = [GroupFactor(single, teacher.columns, teacher.slab)]
+    result = ep_group(low, prior=Independent(0.5), **TIGHT)
+    same = Quadratic(single.weight.double(), single.gram.double(), 0.0)
+    high = [GroupFactor(same, teacher.columns, teacher.slab)]
+    truth = log_evidence(high, ep_group(high, prior=Independent(0.5), **TIGHT))
+    assert abs(truth) > 1e5
+    assert log_evidence(low, result) == pytest.approx(truth, abs=0.05)
