@@ -115,7 +115,11 @@ class Categorical:
         return (wanted.exp() * (wanted - found)).sum(-1).mean()
 
     def units(self, outputs: Tensor, targets: Tensor) -> int:
-        return len(outputs) if self.soft else len(self._flat(outputs, targets)[1])
+        return len(self.rows(outputs, targets))
+
+    def rows(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Logits of the units, one a row, [units, classes]."""
+        return outputs if self.soft else self._flat(outputs, targets)[0]
 
     def probe(self, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
         r"""With signs ``e`` and probabilities ``p``, :math:`z_c = \sqrt{p_c} e_c - p_c

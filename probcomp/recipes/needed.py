@@ -9,14 +9,16 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from probcomp.data.batches import Batches
+from probcomp.data.batches import Batch
 from probcomp.evidence.collect import evaluating
 from probcomp.evidence.readouts import produces
 from probcomp.recipes.job import Job
+from probcomp.recipes.task import Tensors
 from probcomp.structure import Axis, silence
 
-SAMPLES = 8
-"""Training samples that the model is run on without the units that nothing seems to read."""
+SAMPLES = 64
+"""Training samples, spread over the data, that the model is run on without the units that nothing
+seems to read."""
 SAME = 1e-5
 """Share of the largest output by which outputs may differ: products with zero add nothing."""
 
@@ -32,7 +34,7 @@ def all_needed(
         masks: Parameter name to what stays of it, boolean, in the parameter's shape.
     """
     keep = {axis.name: needed(axis, masks, model) for axis in job.units}
-    batch = Batches(job.train, shuffle=False).example(SAMPLES)
+    batch = spread(job.train, SAMPLES)
     notes = []
 
     def outputs(candidate: nn.Module) -> Tensor:
@@ -45,8 +47,8 @@ def all_needed(
         found = outputs(silence(job.structure, model, chosen))
         return float((found - wanted).abs().max()) <= SAME * float(wanted.abs().max())
 
-    cut = [name for name, stays in keep.items() if not bool(stays.all())]
-    if cut and not harmless(keep):
+    while not harmless(keep):
+        cut = [name for name, stays in keep.items() if not bool(stays.all())]
         # One that does no harm by itself may still do some together with others.
         for name in [n for n in cut if not harmless({n: keep[n]})] or cut:
             keep[name] = torch.ones_like(keep[name])
@@ -54,7 +56,18 @@ def all_needed(
                 f"The units of {name} all stay: without those that no weight reads the outputs "
                 "change, so something other than a weight reads them."
             )
+        if not cut:
+            break  # nothing is left to put back: outputs that differ from run to run
     return keep, notes
+
+
+def spread(samples: Tensors, most: int) -> Batch:
+    """A batch of some samples, evenly over data that may be sorted."""
+    tensors = list(samples.values()) if isinstance(samples, Mapping) else list(samples)
+    count = len(tensors[0])
+    chosen = torch.arange(min(most, count)) * count // min(most, count)
+    picked = [t[chosen.to(t.device)] for t in tensors]
+    return dict(zip(samples, picked)) if isinstance(samples, Mapping) else tuple(picked)
 
 
 def needed(axis: Axis, masks: Mapping[str, Tensor], model: nn.Module) -> Tensor:

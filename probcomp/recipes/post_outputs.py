@@ -9,9 +9,10 @@ are multiplied by the factor
 over calibration samples that nothing was fitted to: temperature scaling (Guo, Pleiss, Sun and
 Weinberger 2017, arXiv 1706.04599, section 4.2, with ``s = 1 / T``), with the dense model's
 predictions in the place of labels, since labels of images that a network was trained on say nothing
-about its errors. The sum is convex in ``s``. Decisions stay the same. The factor goes into the last
-layer, so it needs one of its own: logits that come straight out of a linear layer whose weight
-nothing else uses.
+about its errors. The sum is convex in ``s``. Decisions stay the same. Of few samples the factor is
+noise, so it needs `FEWEST`, and is used only where those of two halves gain on each other. It goes
+into the last layer, so it needs one of its own: logits that come straight out of a linear layer
+whose weight nothing else uses.
 """
 
 import math
@@ -25,7 +26,7 @@ from probcomp.evidence.collect import evaluating
 from probcomp.evidence.fisher import Categorical, Likelihood
 from probcomp.recipes.task import Task
 
-FEWEST, ENOUGH = 16, 1024
+FEWEST, ENOUGH = 64, 1024
 """Samples, or tokens, that one number is fitted on at least, and at most to the next batch."""
 RANGE = (0.1, 10.0)
 """Factors that are tried."""
@@ -51,8 +52,7 @@ def scale_outputs(
     """
     if not isinstance(likelihood, Categorical):
         return None
-    likelihood = Categorical(likelihood.shift, likelihood.soft, likelihood.unit)
-    pairs: list[tuple[Tensor, Tensor, Tensor]] = []
+    pairs: list[tuple[Tensor, Tensor]] = []
     head, count = None, 0
     with evaluating(model), evaluating(dense), torch.no_grad():
         for batch in batches:
@@ -63,32 +63,48 @@ def scale_outputs(
                 head = head_of(model, task, batch)
                 if head is None:
                     return None
-            outputs = (task.logits(m, batch).double() for m in (model, dense))
-            pairs.append((*outputs, targets))  # type: ignore[arg-type]
-            count += likelihood.units(pairs[-1][0], targets)
+            first, second = (
+                likelihood.rows(task.logits(m, batch), targets).double() for m in (model, dense)
+            )
+            pairs.append((first, second))
+            count += len(first)
             if count >= ENOUGH:
                 break
         if head is None or count < FEWEST:
             return None
-        scale = best_scale(likelihood, pairs)
+        found, wanted = (torch.cat(part) for part in zip(*pairs))
+        scale = worthwhile_scale(found, wanted)
         for parameter in head.parameters():
             parameter.mul_(scale)
     return scale
 
 
-def best_scale(likelihood: Categorical, pairs: list[tuple[Tensor, Tensor, Tensor]]) -> float:
-    """The factor of the least divergence, by golden section; for outputs, dense ones and targets.
+def worthwhile_scale(found: Tensor, dense: Tensor) -> float:
+    """The best factor, or 1 where it does not gain between halves of the units.
 
-    1 where no factor is better.
+    Args:
+        found: Logits of the pruned model, [units, classes].
+        dense: Those of the dense model.
     """
-    weights = [likelihood.units(found, targets) for found, _, targets in pairs]
+    gains = []
+    for fitted, judged in ((0, 1), (1, 0)):
+        scale = best_scale(found[fitted::2], dense[fitted::2])
+        other, wanted = found[judged::2], dense[judged::2]
+        gains.append(divergences(other, wanted) - divergences(scale * other, wanted))
+    return best_scale(found, dense) if float(torch.cat(gains).sum()) > 0 else 1.0
+
+
+def divergences(found: Tensor, dense: Tensor) -> Tensor:
+    """``KL(softmax(dense) || softmax(found))`` of each unit, nats."""
+    wanted = dense.log_softmax(-1)
+    return (wanted.exp() * (wanted - found.log_softmax(-1))).sum(-1)
+
+
+def best_scale(found: Tensor, dense: Tensor) -> float:
+    """The factor of the least divergence, by golden section; 1 where no factor is better."""
 
     def divergence(log: float) -> float:
-        parts = (
-            likelihood.divergence(math.exp(log) * found, dense, targets)
-            for found, dense, targets in pairs
-        )
-        return sum(w * float(p) for w, p in zip(weights, parts) if w)
+        return float(divergences(math.exp(log) * found, dense).sum())
 
     low, high = (math.log(end) for end in RANGE)
     first, second = high - GOLDEN * (high - low), low + GOLDEN * (high - low)

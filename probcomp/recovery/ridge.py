@@ -89,12 +89,12 @@ class Moments:
         inputs, targets = self.inputs.float(), self.targets.float()
         return Moments(gram, cross, inputs, targets, self.square, self.count)
 
-    def some(self, step: int) -> "Moments":
-        """The same rows with every so many of the outputs alone."""
-        if step == 1:
+    def some(self, outputs: Tensor) -> "Moments":
+        """The same rows with some of the outputs alone."""
+        if len(outputs) == len(self.targets):
             return self
-        cross, targets = self.cross[:, ::step].contiguous(), self.targets[::step]
-        return Moments(self.gram, cross, self.inputs, targets, self.square[::step], self.count)
+        cross, targets = self.cross[:, outputs].contiguous(), self.targets[outputs]
+        return Moments(self.gram, cross, self.inputs, targets, self.square[outputs], self.count)
 
     def error(self, change: Tensor) -> float:
         """``sum |y - D x|^2`` for ``D`` [do, k]."""
@@ -142,8 +142,10 @@ def fit(
     if len(folds) != 2:
         raise InputError(f"the refit needs two halves of the data, got {len(folds)} parts")
     whole = folds[0] + folds[1]
-    step = max(1, len(whole.targets) // SCORED)
-    used = [fold.centred() if bias else fold for fold in (f.some(step) for f in folds)]
+    every = [fold.centred() if bias else fold for fold in folds]
+    chosen = (every[0].square + every[1].square > 0).nonzero().flatten()
+    chosen = chosen[:: max(1, len(chosen) // SCORED)]
+    used = [fold.some(chosen) for fold in every]
     scale = float(whole.gram.diagonal().sum()) / max(1, len(whole.gram) * whole.count)
     base = float(sum(fold.square.sum() for fold in used))
     empty = any(fold.count == 0 for fold in folds)  # nothing could say how much to believe
@@ -176,11 +178,18 @@ def fit(
         if best == at:
             break
         at = best
-    if known[at] >= base:
+    if known[at] >= base and not _helps(every, grid[at] * scale):
         change = whole.cross.T * 0.0
         return Fit(change, _offset(whole, change, bias), grid[-1], 1.0)
     change = _solve(whole.centred() if bias else whole, grid[at] * scale * whole.count)
-    return Fit(change, _offset(whole, change, bias), grid[at], known[at] / base)
+    return Fit(change, _offset(whole, change, bias), grid[at], min(1.0, known[at] / base))
+
+
+def _helps(folds: Sequence[Moments], penalty: float) -> bool:
+    """Whether refits of each half lower the error of all outputs in the other."""
+    first, second = (_solve(fold, penalty * fold.count) for fold in folds)
+    error = folds[1].error(first) + folds[0].error(second)
+    return error < float(sum(fold.square.sum() for fold in folds))
 
 
 def _solve(moments: Moments, penalty: float) -> Tensor:

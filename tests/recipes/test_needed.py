@@ -9,7 +9,7 @@ from probcomp.allocation.counts import weight_macs
 from probcomp.recipes.compress import removable
 from probcomp.recipes.job import Job
 from probcomp.recipes.magnitude import run as magnitude
-from probcomp.recipes.needed import needed
+from probcomp.recipes.needed import all_needed, needed
 from probcomp.recipes.post_weights import WeightsConfig
 from probcomp.recipes.post_weights import run as post_weights
 from probcomp.recipes.task import Task
@@ -120,6 +120,32 @@ def test_a_shrunk_model_equals_the_masked_one(method: str, reader: str) -> None:
     with torch.no_grad():
         small = shrink(found.model, structure, found.keep)
         torch.testing.assert_close(small(data[0]), found.model(data[0]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_reader_that_few_samples_show_is_found_in_sorted_data() -> None:
+    """Units 0 and 1 are on for the last of three classes alone, and no weight reads them."""
+    model = Two(3, 6, plain=True)
+    y = torch.arange(3).repeat_interleave(60)
+    x = torch.eye(3)[y]
+    with torch.no_grad():
+        model.a.weight[:2] = torch.tensor([0.0, 0.0, 1.0])
+        model.a.bias[:2] = 0.0
+        model.b.weight[:, :2] = model.c.weight[:, :2] = 0.0
+    structure, axis = traced(model, x[:2])
+    given = Job(
+        model=model,
+        task=Task(),
+        train=(x, y),
+        structure=structure,
+        units=(axis,),
+        budget=None,
+        uses={},
+    )
+    read = model.b.weight != 0
+    assert needed(axis, {"b.weight": read}, model).tolist() == [False] * 2 + [True] * 4
+    keep, notes = all_needed(given, model, {"b.weight": read})
+    assert bool(keep[axis.name].all())
+    assert len(notes) == 1
 
 
 class Conv1D(nn.Module):

@@ -8,7 +8,14 @@ from torch import Tensor, nn
 
 from probcomp.evidence.fisher import IGNORED, Categorical, Gaussian
 from probcomp.recipes.post_config import PostConfig
-from probcomp.recipes.post_outputs import ENOUGH, FEWEST, best_scale, head_of, scale_outputs
+from probcomp.recipes.post_outputs import (
+    ENOUGH,
+    FEWEST,
+    best_scale,
+    head_of,
+    scale_outputs,
+    worthwhile_scale,
+)
 from probcomp.recipes.post_training import run
 from probcomp.recipes.task import Task
 from tests.recipes.jobs import job
@@ -17,31 +24,37 @@ from tests.recipes.nets import clouds, trained
 CLOSE = 1e-4  # golden section: a minimum of float64 is known to the root of its rounding
 
 
-def pair(noise: float) -> tuple[Tensor, Tensor, Tensor]:
+def pair(noise: float, units: int = 200) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    dense = 3 * torch.randn(200, 5, generator=generator, dtype=torch.float64)
-    found = dense + noise * torch.randn(200, 5, generator=generator, dtype=torch.float64)
-    return found, dense, torch.zeros(200, dtype=torch.long)
+    dense = 3 * torch.randn(units, 5, generator=generator, dtype=torch.float64)
+    return dense + noise * torch.randn(units, 5, generator=generator, dtype=torch.float64), dense
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
 def test_outputs_of_another_size_are_brought_back(factor: float) -> None:
-    found, dense, targets = pair(0.0)
-    scale = best_scale(Categorical(), [(found * factor, dense, targets)])
-    assert scale == pytest.approx(1 / factor, rel=CLOSE)
+    found, dense = pair(0.0)
+    assert best_scale(found * factor, dense) == pytest.approx(1 / factor, rel=CLOSE)
+    assert worthwhile_scale(found * factor, dense) == pytest.approx(1 / factor, rel=CLOSE)
 
 
 def test_the_factor_is_the_best_of_a_grid() -> None:
-    found, dense, targets = pair(4.0)
-    likelihood = Categorical()
-    halves = [
-        tuple(t[part] for t in (found, dense, targets)) for part in (slice(50), slice(50, None))
-    ]
-    scale = best_scale(likelihood, halves)  # type: ignore[arg-type]
+    found, dense = pair(4.0)
+    scale = worthwhile_scale(found, dense)
     grid = torch.linspace(0.1, 2.0, 381, dtype=torch.float64)
-    losses = [float(likelihood.divergence(s * found, dense, targets)) for s in grid]
+    targets = torch.zeros(len(found), dtype=torch.long)
+    losses = [float(Categorical().divergence(s * found, dense, targets)) for s in grid]
     assert scale == pytest.approx(float(grid[losses.index(min(losses))]), abs=0.005)
     assert scale < 0.8  # wrong outputs should not be as sure
+
+
+def test_a_factor_that_does_not_gain_between_halves_is_not_used() -> None:
+    """The halves, every second unit, ask for factors of 1/3 and 3."""
+    _, dense = pair(0.0)
+    found = dense.clone()
+    found[::2] *= 3
+    found[1::2] /= 3
+    assert best_scale(found, dense) != 1
+    assert worthwhile_scale(found, dense) == 1
 
 
 def test_the_last_layer_takes_the_factor_and_decisions_stay() -> None:
@@ -78,7 +91,7 @@ def test_positions_that_do_not_count_have_no_say() -> None:
         model.head.weight *= 2
         model.head.bias *= 2
         model.table.weight[8] = 50.0  # only where labels are ignored
-    ids = torch.tensor([[1, 2, 3, 8], [4, 5, 6, 8]]).repeat(4, 1)
+    ids = torch.tensor([[1, 2, 3, 8], [4, 5, 6, 8]]).repeat(16, 1)
     labels = ids.masked_fill(ids == 8, IGNORED)
     likelihood = Categorical(unit="token")
     scale = scale_outputs(model, dense, Task(), likelihood, [(ids, labels)])
@@ -121,22 +134,29 @@ def test_only_a_last_layer_of_its_own_takes_a_factor(kind: str) -> None:
     found = head_of(model, Task(), (torch.randn(3, 4), torch.zeros(3, dtype=torch.long)))
     assert found is (model.last if kind == "plain" else None)
     before = copy.deepcopy(model.state_dict())
-    batch = (torch.randn(16, 4), torch.zeros(16, dtype=torch.long))
+    batch = (torch.randn(FEWEST, 4), torch.zeros(FEWEST, dtype=torch.long))
     scale = scale_outputs(model, Ends(kind), Task(), Categorical(), [batch])
     assert (scale is None) == (kind != "plain")
     if scale is None:
         assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
 
 
-def test_the_recipe_scales_and_says_so() -> None:
+@pytest.mark.parametrize("factor", [0.5, 1.0])
+def test_the_recipe_scales_and_says_so(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
     x, _ = clouds()
+    units: list[int] = []
+
+    def found(outputs: Tensor, dense: Tensor) -> float:
+        units.append(len(outputs))
+        return factor
+
+    monkeypatch.setattr("probcomp.recipes.post_outputs.worthwhile_scale", found)
     scaled, plain = (run(job("params=0.4", config=PostConfig(scaled=s))) for s in (True, False))
-    scale = scaled.posterior.meta["output_scale"]
+    assert units == [64]  # those that are kept back, and only with the setting
+    assert scaled.posterior.meta["output_scale"] == factor
     assert "output_scale" not in plain.posterior.meta
-    assert any(f"multiplied by {scale:.3g}" in note for note in scaled.warnings)
+    told = [note for note in scaled.warnings if "multiplied by" in note]
+    assert len(told) == (factor != 1)
     with torch.no_grad():
-        first, second, dense = (m(x) for m in (scaled.model, plain.model, trained()))
-    torch.testing.assert_close(first, scale * second, rtol=1e-4, atol=1e-5)
-    likelihood = Categorical()
-    losses = [float(likelihood.divergence(z, dense, dense.argmax(1))) for z in (first, second)]
-    assert losses[0] < losses[1]
+        first, second = (m(x) for m in (scaled.model, plain.model))
+    torch.testing.assert_close(first, factor * second, rtol=1e-4, atol=1e-5)

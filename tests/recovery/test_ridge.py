@@ -90,6 +90,25 @@ def test_of_many_outputs_a_part_chooses_the_penalty_for_all() -> None:
     assert bool(found.change[1::2].any())  # and all are refitted
 
 
+def test_outputs_of_zero_do_not_stop_the_refit_of_others() -> None:
+    """Every second output is an exact map of the inputs, the others are nothing."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 5, generator=generator, dtype=torch.float64)
+    w = torch.randn(2 * SCORED, 5, generator=generator, dtype=torch.float64)
+    w[::2] = 0
+    found = fit(halves(x, x @ w.T), bias=True)
+    torch.testing.assert_close(found.change, w, atol=0.05, rtol=0.05)
+
+
+def test_noise_in_the_scored_outputs_does_not_stop_the_refit_of_others() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(12, 5, generator=generator, dtype=torch.float64)
+    y = x @ torch.randn(2 * SCORED, 5, generator=generator, dtype=torch.float64).T
+    y[:, ::2] = torch.randn(12, SCORED, generator=generator, dtype=torch.float64)
+    assert not fit(halves(x, y[:, ::2]), bias=True).change.any()
+    assert bool(fit(halves(x, y), bias=True).change[1::2].any())
+
+
 def test_few_rows_are_believed_less_than_many() -> None:
     few, many = (fit(halves(*data(rows, 4.0)), bias=True).ridge for rows in (14, 2000))
     assert few > many
