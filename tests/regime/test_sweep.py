@@ -38,6 +38,7 @@ def test_engines_give_the_same_records(expected, engine, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a cluster starts slowly on a busy machine
 @pytest.mark.parametrize("engine", ["ray", "dask"])
 def test_clusters_give_the_same_records(expected, engine, tmp_path):
     pytest.importorskip({"ray": "ray", "dask": "distributed"}[engine])
