@@ -10,9 +10,9 @@ over calibration samples that nothing was fitted to: temperature scaling (Guo, P
 Weinberger 2017, arXiv 1706.04599, section 4.2, with ``s = 1 / T``), with the dense model's
 predictions in the place of labels, since labels of images that a network was trained on say nothing
 about its errors. The sum is convex in ``s``. Decisions stay the same. Of few samples the factor is
-noise, so it needs `FEWEST`, and is used only where those of two halves gain on each other. It goes
-into the last layer, so it needs one of its own: logits that come straight out of a linear layer
-whose weight nothing else uses.
+noise and does harm, so it needs `FEWEST`; of that many it still rests on the few samples whose
+answers changed most, and the factors of two halves differ much. It goes into the last layer, so it
+needs one of its own: logits straight out of a linear layer whose weight nothing else uses.
 """
 
 import math
@@ -73,25 +73,10 @@ def scale_outputs(
         if head is None or count < FEWEST:
             return None
         found, wanted = (torch.cat(part) for part in zip(*pairs))
-        scale = worthwhile_scale(found, wanted)
+        scale = best_scale(found, wanted)
         for parameter in head.parameters():
             parameter.mul_(scale)
     return scale
-
-
-def worthwhile_scale(found: Tensor, dense: Tensor) -> float:
-    """The best factor, or 1 where it does not gain between halves of the units.
-
-    Args:
-        found: Logits of the pruned model, [units, classes].
-        dense: Those of the dense model.
-    """
-    gains = []
-    for fitted, judged in ((0, 1), (1, 0)):
-        scale = best_scale(found[fitted::2], dense[fitted::2])
-        other, wanted = found[judged::2], dense[judged::2]
-        gains.append(divergences(other, wanted) - divergences(scale * other, wanted))
-    return best_scale(found, dense) if float(torch.cat(gains).sum()) > 0 else 1.0
 
 
 def divergences(found: Tensor, dense: Tensor) -> Tensor:
@@ -101,7 +86,12 @@ def divergences(found: Tensor, dense: Tensor) -> Tensor:
 
 
 def best_scale(found: Tensor, dense: Tensor) -> float:
-    """The factor of the least divergence, by golden section; 1 where no factor is better."""
+    """The factor of the least divergence, by golden section; 1 where no factor is better.
+
+    Args:
+        found: Logits of the pruned model, [units, classes].
+        dense: Those of the dense model.
+    """
 
     def divergence(log: float) -> float:
         return float(divergences(math.exp(log) * found, dense).sum())

@@ -14,7 +14,6 @@ from probcomp.recipes.post_outputs import (
     best_scale,
     head_of,
     scale_outputs,
-    worthwhile_scale,
 )
 from probcomp.recipes.post_training import run
 from probcomp.recipes.task import Task
@@ -34,27 +33,16 @@ def pair(noise: float, units: int = 200) -> tuple[Tensor, Tensor]:
 def test_outputs_of_another_size_are_brought_back(factor: float) -> None:
     found, dense = pair(0.0)
     assert best_scale(found * factor, dense) == pytest.approx(1 / factor, rel=CLOSE)
-    assert worthwhile_scale(found * factor, dense) == pytest.approx(1 / factor, rel=CLOSE)
 
 
 def test_the_factor_is_the_best_of_a_grid() -> None:
     found, dense = pair(4.0)
-    scale = worthwhile_scale(found, dense)
+    scale = best_scale(found, dense)
     grid = torch.linspace(0.1, 2.0, 381, dtype=torch.float64)
     targets = torch.zeros(len(found), dtype=torch.long)
     losses = [float(Categorical().divergence(s * found, dense, targets)) for s in grid]
     assert scale == pytest.approx(float(grid[losses.index(min(losses))]), abs=0.005)
     assert scale < 0.8  # wrong outputs should not be as sure
-
-
-def test_a_factor_that_does_not_gain_between_halves_is_not_used() -> None:
-    """The halves, every second unit, ask for factors of 1/3 and 3."""
-    _, dense = pair(0.0)
-    found = dense.clone()
-    found[::2] *= 3
-    found[1::2] /= 3
-    assert best_scale(found, dense) != 1
-    assert worthwhile_scale(found, dense) == 1
 
 
 def test_the_last_layer_takes_the_factor_and_decisions_stay() -> None:
@@ -150,7 +138,7 @@ def test_the_recipe_scales_and_says_so(factor: float, monkeypatch: pytest.Monkey
         units.append(len(outputs))
         return factor
 
-    monkeypatch.setattr("probcomp.recipes.post_outputs.worthwhile_scale", found)
+    monkeypatch.setattr("probcomp.recipes.post_outputs.best_scale", found)
     scaled, plain = (run(job("params=0.4", config=PostConfig(scaled=s))) for s in (True, False))
     assert units == [64]  # those that are kept back, and only with the setting
     assert scaled.posterior.meta["output_scale"] == factor
