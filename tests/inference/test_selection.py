@@ -9,8 +9,8 @@ from probcomp.inference.selection import EXACT, select_variables
 from probcomp.priors import Chain, ExactK, Independent, Lattice
 from tests.inference.test_regression import CHAIN, SLAB, SPIKE, exact, problem
 
-FEW_MEAN, FEW_WORST = 0.04, 0.1
-"""Largest error of a problem with fewer samples than weights, over twelve problems."""
+FEW_MEAN, FEW_WORST = 0.03, 0.1
+"""Largest error of a problem with fewer samples than weights: measured 0.021 and 0.082."""
 
 
 def select(data, prior=CHAIN, inference: str = "auto"):
