@@ -12,7 +12,8 @@ The package's inferences for it differ in what they cost and in what they promis
     (`probcomp.inference.quadratic.ep_conditioned`): two of them, five where samples are fewer than
     weights. Of those that scale it is the nearest to exact, and right about two columns that stand
     in for each other. With fewer samples than weights, or several pairs of such columns, it may be
-    off by 0.1 and more, its evidence by half a nat either way, and ``converged`` does not tell.
+    off by 0.15, its evidence by half a nat either way, and ``converged`` does not tell; the two
+    below are off by 0.8 there.
 ``joint``
     Coordinate ascent on a bound under a chain, split at each support
     (`probcomp.inference.joint.joint_chain`): its log evidence is never too high. Up to a hundred
