@@ -3,7 +3,7 @@
     PROBCOMP_DATA=/data python benchmarks/regime.py designs --count 20
     PROBCOMP_DATA=/data python benchmarks/regime.py loo
     PROBCOMP_DATA=/data python benchmarks/regime.py diagnosis
-    python benchmarks/regime.py sweep --store DIR --seeds 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16
+    python benchmarks/regime.py sweep --store DIR --seeds 0 1 2 3 4 5 6 7 8 9 10 11
     python benchmarks/regime.py reference --count 60
     python benchmarks/regime.py digits --count 10
 
