@@ -302,7 +302,9 @@ def main() -> None:
     parser.add_argument("--model-dir", type=Path, help="directory of the encoder's weights")
     parser.add_argument("--cache", type=Path, default=cache_directory())
     parser.add_argument("--epochs", type=int, default=12, help="of the language model's training")
-    parser.add_argument("--no-ablations", action="store_true", help="the comparison and the factor alone")
+    parser.add_argument(
+        "--no-ablations", action="store_true", help="the comparison and the factor alone"
+    )
     parser.add_argument("--cost", type=int, default=0, metavar="N", help="only time ours, N times")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that all runs")
     parser.add_argument("--out", type=Path, default=RESULTS)
