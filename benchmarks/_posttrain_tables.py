@@ -20,7 +20,7 @@ from probcomp.testing.quadratic import (
 )
 
 FRESH = 3000
-"""First seed of the teachers that judge calibration; lower ones were seen while it was worked on."""
+"""First seed of the teachers that judge calibration; lower ones were seen in the making."""
 
 
 def top(score: Tensor, count: int) -> Tensor:
