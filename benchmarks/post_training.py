@@ -1,11 +1,11 @@
 """Units removed after training, without tuning: Turbo-VBI beside four published baselines.
 
-Three networks (the MiniLM sentence encoder, a CIFAR-10 ResNet-20, a small character-level Llama
-trained here), the same calibration samples for every method, and 30 % or 50 % of the prunable
-parameters removed. Held-out loss increases are compared in pairs over calibration seeds. Batch
-norms are re-estimated where that lowers the loss between halves of the calibration samples, for
-every method alike. Baselines are run with each of their allocations on the first seed; the one that
-is best on the held-out samples goes on, and is what ours is compared with.
+Four networks (the MiniLM sentence encoder, ResNet-20 and ResNet-32 for CIFAR-10, a small
+character-level Llama trained here), the same calibration samples for every method, and 30 % or 50 %
+of the prunable parameters removed. Held-out loss increases are compared in pairs over calibration
+seeds. Batch norms are re-estimated where that lowers the loss between halves of the calibration
+samples, for every method alike. Baselines are run with each of their allocations on the first seed;
+the one that is best on the held-out samples goes on, and is what ours is compared with.
 
 Ablations separate the choice of units from the refit. "OBS absolute, our refit" has the baseline's
 units and our refit: less OBS it is what the refit is worth, and ours less it what our choice is.
@@ -55,12 +55,22 @@ from probcomp.storage import read_json, write_json
 
 RESULTS = Path(__file__).parent / "results" / "post_training.json"
 OURS = "turbo-vbi-post"
-NETWORKS = ("minilm", "resnet20", "char-llama")
+NETWORKS = ("minilm", "resnet20", "resnet32", "char-llama")
 REMOVED = (0.3, 0.5)
-SIZES = {"minilm": (128, 128, 32), "resnet20": (256, 4000, 64), "char-llama": (256, 320, 32)}
+SIZES = {
+    "minilm": (128, 128, 32),
+    "resnet20": (256, 4000, 64),
+    "resnet32": (256, 4000, 64),
+    "char-llama": (256, 320, 32),
+}
 """Calibration samples, held-out samples, and random masks whose loss is predicted: half of them fit
 the law, the others judge it."""
-QUICK = {"minilm": (16, 16, 4), "resnet20": (64, 200, 4), "char-llama": (32, 32, 4)}
+QUICK = {
+    "minilm": (16, 16, 4),
+    "resnet20": (64, 200, 4),
+    "resnet32": (64, 200, 4),
+    "char-llama": (32, 32, 4),
+}
 
 
 def baselines() -> list[Row]:
@@ -83,8 +93,8 @@ def load(name: str, options: argparse.Namespace) -> Network:
     data, held = Path(options.data), sizes(name, options)[1]
     if name == "minilm":
         return minilm(data, options.model_dir, held)
-    if name == "resnet20":
-        return resnet(data, held)
+    if name.startswith("resnet"):
+        return resnet(data, held, int(name.removeprefix("resnet")))
     epochs = 1 if options.quick else options.epochs
     return language_model(data, options.cache, held, options.seed, epochs)
 
@@ -94,7 +104,11 @@ def sizes(name: str, options: argparse.Namespace) -> tuple[int, int, int]:
 
 
 class Record:
-    """The result file; written after each row, and read again when a run goes on."""
+    """The result file; written after each row, and read again when a run goes on.
+
+    Networks that a run leaves out keep their rows, and notes stay. Each network names the command
+    that last added a row to it.
+    """
 
     def __init__(self, path: Path, settings: dict[str, Any], command: str) -> None:
         self.path = path
@@ -113,6 +127,8 @@ class Record:
         old = read_json(path)
         same = {n for n, value in settings.items() if old.get("settings", {}).get(n) == value}
         self.value["cost"] = old.get("cost", {})
+        if "notes" in old:
+            self.value["notes"] = old["notes"]
         for part in ("rows", "predictions"):
             self.value[part] = [row for row in old[part] if row["network"] in same]
         self.value["networks"] = {n: v for n, v in old["networks"].items() if n in same}
@@ -122,7 +138,14 @@ class Record:
 
     def add(self, part: str, row: dict[str, Any]) -> None:
         self.value[part].append(row)
+        facts = self.value["networks"].setdefault(row["network"], {})
+        facts["command"] = self.value["command"]
         self.write()
+
+    def describe(self, network: str, facts: dict[str, Any]) -> None:
+        """Facts of a network, beside the command that its rows are of."""
+        old = self.value["networks"].get(network, {})
+        self.value["networks"][network] = {k: v for k, v in old.items() if k == "command"} | facts
 
     def write(self) -> None:
         self.value["summary"] = summary(self.value["rows"])
@@ -309,8 +332,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that all runs")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    quick = " --quick" if options.quick else ""
-    command = f"probcomp bench post_training --seed {options.seed} --seeds {options.seeds}{quick}"
+    command = f"probcomp bench post_training --seed {options.seed} --seeds {options.seeds}"
+    if set(options.networks) != set(NETWORKS):
+        command += f" --networks {' '.join(options.networks)}"
+    command += " --no-ablations" * options.no_ablations + " --quick" * options.quick
     settings = {n: {"sizes": list(sizes(n, options)[:2]), "seed": options.seed} for n in NETWORKS}
     settings["char-llama"]["epochs"] = 1 if options.quick else options.epochs
     record = Record(options.out, settings, command)
@@ -323,7 +348,7 @@ def main() -> None:
             for name in options.networks:
                 if name not in networks:
                     networks[name] = Prepared.of(load(name, options))
-                    record.value["networks"][name] = describe_network(networks[name], options)
+                    record.describe(name, describe_network(networks[name], options))
                 if options.cost:
                     data = networks[name].network.calibration(sizes(name, options)[0], seed)
                     found = [

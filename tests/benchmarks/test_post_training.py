@@ -64,6 +64,26 @@ def test_a_run_goes_on_where_the_sizes_are_the_same(module, tmp_path):
     assert not other.value["rows"]
 
 
+def test_networks_left_out_of_a_run_keep_their_rows_and_the_notes(module, tmp_path):
+    bench = module("post_training")
+    path = tmp_path / "r.json"
+    settings = {n: {"sizes": [1, 2]} for n in ("minilm", "resnet32")}
+    first = bench.Record(path, settings, "all of it")
+    first.value["notes"] = ["a note"]
+    first.describe("minilm", {"prunable": 3})
+    first.add("rows", ROWS[0])
+    later = bench.Record(path, settings, "the other alone")
+    later.describe("resnet32", {"prunable": 4})
+    later.add("rows", {**ROWS[0], "network": "resnet32"})
+    value = json.loads(path.read_text())
+    assert [r["network"] for r in value["rows"]] == ["minilm", "resnet32"]
+    assert value["notes"] == ["a note"]
+    assert value["networks"] == {
+        "minilm": {"prunable": 3, "command": "all of it"},
+        "resnet32": {"prunable": 4, "command": "the other alone"},
+    }
+
+
 def test_batch_norms_are_reestimated_on_the_given_samples(module):
     rows = module("_post_rows")
     torch.manual_seed(0)
