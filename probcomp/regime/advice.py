@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from probcomp.errors import InputError
+from probcomp.regime.beside import Opinion, opinions
 from probcomp.regime.decision import ACTIONS, GAIN, best_actions, decide
 from probcomp.regime.design import NextPilot, next_pilots, should_stop
 from probcomp.regime.diagram import grid_values, reference
@@ -37,6 +38,7 @@ class Advice:
         next_batch: The pilots worth running next, whatever the decision: as many as ``batch``.
         converged, convergence: Whether the fit passed its gates, and in words.
         levels, along: Knob values, and P(raise, lower, keep) at each, [levels, 3].
+        beside: What simpler advisers say to the same question, by name.
         notes: What was assumed when the runs were read.
         model: The fitted model.
     """
@@ -61,6 +63,7 @@ class Advice:
     convergence: str
     levels: Array
     along: Array
+    beside: dict[str, Opinion]
     notes: tuple[str, ...]
     model: RegimeModel
 
@@ -69,6 +72,7 @@ class Advice:
         out = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "model"}
         out["next"] = None if self.next is None else asdict(self.next)
         out["next_batch"] = [asdict(pilot) for pilot in self.next_batch]
+        out["beside"] = {name: asdict(opinion) for name, opinion in self.beside.items()}
         out["levels"], out["along"] = self.levels.tolist(), self.along.tolist()
         for name in ("best_interval", "gain_interval", "error_interval", "notes"):
             out[name] = list(out[name])
@@ -177,6 +181,7 @@ def advise(
         convergence=str(model.convergence),
         levels=values,
         along=along,
+        beside=opinions(model, position, settings, here, float(density), gain),
         notes=table.notes,
         model=model,
     )

@@ -147,13 +147,17 @@ def connectivity_rule(table: RunTable) -> Array:
     runs at the same load: lower. Otherwise keep. The cuts are fitted to the grid of Zhou et al.
     2023, whose own procedures have none.
     """
-    out = np.full(len(table), 2)
     unlike = 1 - table.similarity
-    for load in np.unique(table.load):
-        column = table.load == load
-        out[column & (unlike > DISSIMILAR * unlike[column].min())] = 1
-    out[table.connectivity < CONNECTED] = 0
-    return out
+    least = {load: unlike[table.load == load].min() for load in np.unique(table.load)}
+    rows = zip(table.connectivity, unlike, table.load)
+    return np.array([called(lmc, apart, least[load]) for lmc, apart, load in rows])
+
+
+def called(connectivity: float, unlike: float, least: float) -> int:
+    """The action of `connectivity_rule` for one run; ``least`` 1 - CKA at its load."""
+    if connectivity < CONNECTED:
+        return 0
+    return 1 if unlike > DISSIMILAR * least else 2
 
 
 def longest_training(table: RunTable) -> Array:

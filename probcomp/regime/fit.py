@@ -204,7 +204,7 @@ class RegimeModel:
         rows = np.arange(len(error))
         if self.process is not None:
             rows = np.linspace(0, len(error) - 1, round(self.share * len(error))).astype(int)
-            other = self._by_process(np.column_stack([x, c]), len(error) - len(rows), generator)
+            other = self._of_process(np.column_stack([x, c]), len(error) - len(rows), generator)
             spread = np.sqrt(self.process.noise**2 + self._beyond_cells(x).mean(0))
             error = np.concatenate([error[rows], other])
             noisy = np.concatenate(
@@ -257,7 +257,18 @@ class RegimeModel:
             return np.zeros((len(self.draws), len(x)))
         return self.seeds(x) ** 2 * (1 - np.mean(1 / np.bincount(self.table.cells)))
 
-    def _by_process(self, inputs: Array, count: int, generator: np.random.Generator) -> Array:
+    def by_process(self, settings: Array, load: float, count: int) -> Array:
+        """Draws of the error from the process that knows no regimes alone, [count, settings].
+
+        ``settings`` [rows, knobs]; of the same mean over seeds as `Prediction.error`.
+        """
+        values, loads = self.points(settings, load)
+        x, c = self.coordinates.load(loads), self.coordinates.settings(values)
+        z = self._of_process(np.column_stack([x, c]), count, np.random.default_rng(self.seed))
+        none = np.zeros(0, int)
+        return self.coordinates.error(z + self.mean_over_seeds(none, count, x))
+
+    def _of_process(self, inputs: Array, count: int, generator: np.random.Generator) -> Array:
         """Draws of the error channel from the process that knows no regimes."""
         if self.process is None:
             raise InputError("this model was fitted without a process.")

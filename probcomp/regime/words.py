@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from probcomp.regime.beside import measured
+
 if TYPE_CHECKING:
     from probcomp.regime.advice import Advice
 
@@ -27,6 +29,9 @@ def details(said: "Advice") -> dict[str, str]:
         "gain": f"{said.gain_points:.2f} points of test error (90 %: {span(said.gain_interval)})",
         "error now": f"{said.error_points:.2f} % (90 %: {span(said.error_interval)})",
     }
+    if said.beside:
+        lines["others"] = "; ".join(f"{name}: {told}" for name, told in said.beside.items())
+        lines[""] = measured()
     if said.next is not None:
         where = ", ".join(f"{name} {value:g}" for name, value in said.next.settings.items())
         lines["next pilot"] = (
