@@ -167,6 +167,7 @@ def walk(
     settle: Callable[[str, tuple[Moments, Moments]], None],
     *,
     skip: int = 0,
+    whole: Collection[str] = (),
 ) -> None:
     """Settle every read-out in the order of the forward pass, each on the prefix before it.
 
@@ -178,6 +179,7 @@ def walk(
         settle: Given a name and the moments of kept inputs and target, for even and odd samples,
             writes the read-out's final weights.
         skip: Of every so many neighbouring rows one is left out of the moments; 0 for none.
+        whole: Paths of modules that are run as they are: routers, whose scores are watched.
 
     Raises:
         OutOfStep: Batches stop at different read-outs. What was settled until then is final.
@@ -190,7 +192,7 @@ def walk(
         evaluating(pruned),
         torch.no_grad(),
         watched(pruned, matrices, residual=targets.residual) as watching,
-        _thinned(pruned, [m.module for m in matrices.values()]) as again,
+        _thinned(pruned, [m.module for m in matrices.values()], whole) as again,
     ):
 
         def work(batch: Any) -> Callable[[Walker], None]:
@@ -248,7 +250,7 @@ def _moments(
 
 @contextlib.contextmanager
 def _thinned(
-    model: nn.Module, reads: Collection[str]
+    model: nn.Module, reads: Collection[str], whole: Collection[str]
 ) -> Iterator[Callable[[nn.Module], Callable[..., Tensor] | None]]:
     """Linear layers that leave out what is zero, and read-outs that only give out placeholders.
 
@@ -261,7 +263,7 @@ def _thinned(
 
     modules = dict(model.named_modules())
     idle = {modules[name] for name in reads}
-    chosen = [m for m in modules.values() if plain(m)]
+    chosen = [m for name, m in modules.items() if plain(m) and name not in whole]
     for module in chosen:
         assert isinstance(module, nn.Linear)
         forward = blank(module) if module in idle else functools.partial(thin, module)

@@ -17,6 +17,7 @@ from probcomp.data import Data
 from probcomp.data.batches import Batches
 from probcomp.errors import BudgetError, InputError, SurgeryError
 from probcomp.evidence.collect import evaluating
+from probcomp.inference.training.own_weights import check_plain
 from probcomp.kernels import PackedLayer, pack_layers
 from probcomp.progress import progress as progress_bar
 from probcomp.recipes.coded import BITS_A_WEIGHT, Coded, Trial, code, code_within, least_bits
@@ -24,14 +25,13 @@ from probcomp.recipes.describe import dense_bits, describe
 from probcomp.recipes.job import Job
 from probcomp.recipes.label_free import label_free
 from probcomp.recipes.methods import IN_PARAMS, METHODS
+from probcomp.recipes.methods import UNIT_KINDS as UNIT_KINDS
 from probcomp.recipes.result import Compressed
 from probcomp.recipes.task import Task, as_tensors, has_targets, split
-from probcomp.structure import Axis, Structure, apply_masks, trace
+from probcomp.structure import Axis, Structure, apply_masks, silence, trace
 from probcomp.structure.masks import forget_missing, masks_of
 from probcomp.structure.shrink import shrink_report
 
-UNIT_KINDS = ("neuron", "channel", "head", "kv_group")
-"""Axes whose units are removed by default: those that cost nothing but themselves."""
 SURGERY_TOLERANCE = 1e-4
 """Largest difference allowed between masked and shrunk outputs, relative to the outputs' scale;
 float32 sums taken in another order differ by about 1e-6."""
@@ -47,7 +47,7 @@ def compress(
     seed: int = 0,
     loss: Callable[[Any, Any], Tensor] | None = None,
     test: Any = None,
-    kinds: tuple[str, ...] = UNIT_KINDS,
+    kinds: tuple[str, ...] | None = None,
     round_to: int = 1,
     config: Any = None,
     checkpoint: Path | str | None = None,
@@ -72,7 +72,8 @@ def compress(
             By default cross-entropy for integer targets, half the squared error for real ones,
             and the model's own loss for dict data.
         test: Data that the report is measured on; by default a tenth of ``data`` is set aside.
-        kinds: Kinds of axis whose units may be removed.
+        kinds: Kinds of axis whose units may be removed, of ``neuron``, ``channel``, ``head``,
+            ``kv_group`` and, where the method judges them, ``expert``; by default all of them.
         round_to: Kept units are rounded up to a multiple of this.
         config: The method's own settings.
         checkpoint: Directory for checkpoints; a run that was stopped goes on from there.
@@ -111,6 +112,10 @@ def compress(
         raise BudgetError(
             f"method {method!r} meets budgets in {', '.join(chosen.units)}, not {budget.unit}"
         )
+    kinds = chosen.kinds if kinds is None else tuple(kinds)
+    if "expert" in kinds and not chosen.experts:
+        able = ", ".join(name for name in METHODS if METHODS[name].experts)
+        raise InputError(f"method {method!r} cannot remove whole experts; methods that can: {able}")
     task = Task(loss)
     if not has_targets(train):
         if chosen.data != "calibration" or loss is not None:
@@ -122,6 +127,7 @@ def compress(
         task, train, held = found.task, found.train, found.held
         warnings.append(found.words)
     batches = Batches(train, shuffle=False)
+    check_plain(model)
     dense = copy.deepcopy(model)
     with clock("structure"):
         check_finite(dense.named_parameters(), "parameter")
@@ -159,6 +165,8 @@ def compress(
                 f"{shrunk.reason}"
             )
         example = Batches(held, shuffle=False).example(64)
+        if any(a.kind == "expert" and not bool(outcome.keep[a.name].all()) for a in units):
+            masked = silence(structure, masked, dict(outcome.keep))
         _compare(masked, small, task, example)
     trial = Trial(task, train, seed, trains=chosen.data == "training")
     coded = None
@@ -252,11 +260,18 @@ def prunable_range(
 
 
 def removable(structure: Structure, kinds: tuple[str, ...]) -> tuple[Axis, ...]:
-    """Axes that may be cut exactly, of the kinds asked for."""
+    """Axes that may be cut exactly, of the kinds asked for.
+
+    Experts count among them: without them a model equals the dense one with the router score minus
+    infinity, not that with weights of zero.
+    """
     return tuple(
         axis
         for axis in structure.axes
-        if axis.kind in kinds and axis.exact and not axis.blocked and axis.size > axis.min_keep
+        if axis.kind in kinds
+        and (axis.exact or axis.kind == "expert")
+        and not axis.blocked
+        and axis.size > axis.min_keep
     )
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 from probcomp.registry import Registry
 
+UNIT_KINDS = ("neuron", "channel", "head", "kv_group")
+"""Axes whose units every method may remove: those that cost nothing but themselves."""
 IN_PARAMS = ("prunable", "bits")
 """Budget units that the main job turns into a number of parameters before a method sees them."""
 
@@ -37,6 +39,7 @@ class Method:
         budgets: Budget units it knows; users may name others too, see `units`.
         probabilistic: Whether its output is a posterior; otherwise a score.
         own_rule: Whether it has a pruning rule of its own, so that no budget need be given.
+        experts: Whether it can remove whole experts.
     """
 
     name: str
@@ -54,6 +57,12 @@ class Method:
     budgets: tuple[str, ...]
     probabilistic: bool
     own_rule: bool = False
+    experts: bool = False
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of axis whose units it removes where the user names none."""
+        return (*UNIT_KINDS, "expert") if self.experts else UNIT_KINDS
 
     @property
     def units(self) -> tuple[str, ...]:

@@ -83,6 +83,16 @@ class Context:
             changes[read.parameter] = (read.matrix, new, gain)
         return changes
 
+    def measured(
+        self, evidence: Evidence, keep: Mapping[str, Tensor], judged: Mapping[str, Judged]
+    ) -> float:
+        """Loss increase, nats a unit, when axes keep what ``keep`` says and the rest adjusts."""
+        changes: Changes = {}
+        for name, stays in keep.items():
+            changes |= self.removal(judged[name], stays, evidence.statistics)
+        experts = {name: k for name, k in keep.items() if judged[name].axis.kind == "expert"}
+        return evidence.meter.increase(changes, experts)
+
     def _quadratic(self, read: Readout, statistics: Statistics) -> Quadratic:
         """Kept from one removal to the next, unless memory is limited.
 
@@ -132,8 +142,9 @@ def temper(
             gone = min(max(removed[name], 1), len(j.order))
             near = number and tempering[name].near(float(j.loss[gone]))
             if gone and not near:
-                new = context.removal(j, j.keep(gone), evidence.statistics)
-                tempering[name].add(float(j.loss[gone]), evidence.meter.increase(new))
+                tempering[name].add(
+                    float(j.loss[gone]), context.measured(evidence, {name: j.keep(gone)}, judged)
+                )
             step(f"trying removals of {name}")
         removed = dict(solved().removed)
     return tempering, solved()
@@ -154,12 +165,8 @@ def temper_together(
         return joint
     if isinstance(meter.likelihood, Categorical):
         meter.likelihood = replace(meter.likelihood, softness=1.0)  # in nats of the real loss
-    changes: dict[str, Any] = {}
-    expected = 0.0
-    for name, j in judged.items():
-        expected += float(tempering[name](j.loss[found.removed[name]]))
-        changes |= context.removal(j, keep[name], evidence.statistics)
-    joint.add(expected, meter.increase(changes))
+    expected = sum(float(tempering[n](j.loss[found.removed[n]])) for n, j in judged.items())
+    joint.add(expected, context.measured(evidence, keep, judged))
     return joint
 
 

@@ -49,6 +49,8 @@ class PostConfig:
         softness: Softness of a classifier, see `probcomp.evidence.fisher.Categorical`.
         damping: Pull of selections and sampled removals towards the dense weights, over the mean
             diagonal of each Gram matrix; by default its inputs over the rows it has seen.
+        experts: Most samples on which the removal of each expert is measured, for the order in
+            which experts go (`probcomp.recipes.post_experts`).
         correlations: Whether units are judged by what the others can make up for; off for
             comparisons only.
         measured: Most calibration samples that are kept back from statistics and refits, to measure
@@ -74,6 +76,7 @@ class PostConfig:
     softness: float = 4.0
     damping: float | None = None
     measured: int = 64
+    experts: int = 32
     correlations: bool = True
     rounds: int = 2
     refit: str = "sequential"
@@ -86,6 +89,7 @@ class PostConfig:
         least = {
             "batch_size": 1,
             "measured": 1,
+            "experts": 1,
             "iterations": 1,
             "probes": 0,
             "rounds": 0,

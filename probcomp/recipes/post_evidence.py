@@ -21,6 +21,7 @@ from probcomp.recipes.likelihoods import probe_of
 from probcomp.recipes.post_config import PostConfig, calibration_batches, parts_of, settled
 from probcomp.recipes.post_temper import Meter
 from probcomp.recipes.task import Task
+from probcomp.structure import Routers
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +49,7 @@ def dense_evidence(
     matrices: Mapping[str, Matrix],
     places: Mapping[str, BiasPlace | None],
     on_batch: Callable[[], None],
+    routers: Routers | None = None,
 ) -> Iterator[Evidence]:
     """Run the dense model.
 
@@ -59,6 +61,7 @@ def dense_evidence(
         matrices: Read-out parameter to how it is read.
         places: Read-out parameter to what takes up its mean error.
         on_batch: Called after each batch.
+        routers: Routers of the experts whose removal will be measured.
     """
     config = settled(config, likelihood)
     fitted, tried = parts_of(job.train, config, likelihood)
@@ -93,6 +96,8 @@ def dense_evidence(
                 )
             )
         keep_outputs = config.limit is None
-        meter = Meter(job.model, task, likelihood, kept_back, places, replay=keep_outputs)
+        meter = Meter(
+            job.model, task, likelihood, kept_back, places, replay=keep_outputs, routers=routers
+        )
         on_batch()
         yield Evidence(store, meter, targets)

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from probcomp.recipes.job import Job
 from probcomp.recipes.post_config import PostConfig, calibration_batches
 from probcomp.recipes.post_units import Judged, dense_quadratic, dense_refit, kept_columns
 from probcomp.recovery.ridge import Moments, fit
+from probcomp.structure import Routers
 
 
 def _columns(
@@ -77,12 +79,21 @@ def refit_sequential(
     places: Mapping[str, BiasPlace | None],
     step: Callable[[str], None],
     targets: Targets | None = None,
+    routers: Routers | None = None,
 ) -> None:
     """Walk the read-outs in the order of the forward pass; each sees the final prefix.
 
     With recorded targets in one pass of all batches in step; otherwise, and from the point where
-    batches get out of step, with a pass of both models for each read-out.
+    batches get out of step, with a pass of both models for each read-out. Experts that are gone are
+    silent in the pruned model.
     """
+
+    def run(which: nn.Module, batch: Any) -> Any:
+        if routers is None or which is not model:
+            return job.task.run(which, batch)
+        with routers.without(model, keep):
+            return job.task.run(which, batch)
+
     columns = _columns(job, judged, keep)
     matrices = {name: read.matrix for name, (read, _) in columns.items()}
     settled: set[str] = set()
@@ -103,7 +114,8 @@ def refit_sequential(
     if targets is not None:
         with contextlib.suppress(OutOfStep):
             stay = {name: kept for name, (_, kept) in columns.items()}
-            walk(model, targets, stay, job.task.run, settle, skip=config.skip or 0)
+            used = {p.rpartition(".")[0] for p in routers.all_parameters} if routers else set()
+            walk(model, targets, stay, run, settle, skip=config.skip or 0, whole=used)
             return
     example = next(calibration_batches(job.train, 2))
     for name in call_order(job.model, matrices, example, job.task.run):
@@ -118,7 +130,7 @@ def refit_sequential(
                     read.matrix,
                     kept,
                     batches,
-                    job.task.run,
+                    run,
                     residual=config.residual,
                     skip=config.skip or 0,
                 ),

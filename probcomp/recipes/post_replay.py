@@ -1,15 +1,17 @@
 """A model that is run again and again with a few changed weights, without repeating what precedes.
 
 Up to the first changed module every leaf module gives out what it gave in the dense pass, so its
-output is taken from there; what happens between modules is cheap and is run. That needs passes that
-call the same modules in the same order, which evaluation on the same batch does.
+output is taken from there; what happens between modules is cheap and is run. A leaf is a module
+without others inside, or one with weights of its own whose inner modules have none (fused experts).
+That needs passes that call the same modules in the same order, which evaluation on the same batch
+does.
 
 A pass may change an output in place (``y += x``, a ReLU in place): of such outputs a copy is kept,
 by a second pass, and each run gets a copy of its own. Modules that change their inputs, or give out
 a part of them, are run again, and so are those that give out anything but a tensor.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,9 +58,8 @@ class Replay:
         self._calls: list[_Call] = []
         self._copied: frozenset[int] = frozenset()
         self._at = 0
-        for module in model.modules():
-            if not any(True for _ in module.children()):
-                module.forward = self._wrapped(module, module.forward)
+        for module in dict.fromkeys(_leaves(model)):
+            module.forward = self._wrapped(module, module.forward)
 
     def record(self, batch: int, run: Callable[[], Any]) -> Any:
         """Run the dense model on a batch, and keep what its modules give out."""
@@ -115,6 +116,21 @@ class Replay:
             return result
 
         return called
+
+
+def _leaves(module: nn.Module) -> Iterator[nn.Module]:
+    inner = list(module.children())
+    own = any(True for _ in module.parameters(recurse=False))
+    if not inner or (own and not any(True for c in inner for _ in _held(c))):
+        yield module
+    else:
+        for child in inner:
+            yield from _leaves(child)
+
+
+def _held(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
 
 
 def _version(tensor: Tensor) -> int:

@@ -15,6 +15,7 @@ import copy
 import functools
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,7 @@ from probcomp.evidence.fisher import Likelihood
 from probcomp.evidence.watch import BiasPlace
 from probcomp.recipes.post_replay import Replay
 from probcomp.recipes.task import Task
+from probcomp.structure import Routers
 
 STEEPEST = 2.0
 """Largest power beyond the removals that were tried; 1 is a quadratic loss."""
@@ -123,6 +125,7 @@ class Meter:
         places: Read-out parameter to what takes up its mean error.
         replay: Whether outputs of all modules are kept, for all batches, so that only what follows
             a change is run.
+        routers: Routers of the experts that may be silenced.
     """
 
     def __init__(
@@ -134,7 +137,9 @@ class Meter:
         places: Mapping[str, BiasPlace | None],
         *,
         replay: bool = True,
+        routers: Routers | None = None,
     ) -> None:
+        self.routers = routers
         self.model, self.task, self.likelihood = copy.deepcopy(model).eval(), task, likelihood
         self.batches, self.places = list(batches), places
         self.tensors: dict[str, Tensor] = dict(self.model.named_parameters(remove_duplicate=False))
@@ -164,8 +169,16 @@ class Meter:
         return float(self.likelihood.divergence(found, dense, targets))
 
     @torch.no_grad()
-    def increase(self, changes: Mapping[str, tuple[Any, Tensor, Tensor | None]]) -> float:
-        """Loss increase, nats a unit: parameter to (matrix view, new matrix, bias gain).
+    def increase(
+        self,
+        changes: Mapping[str, tuple[Any, Tensor, Tensor | None]],
+        keep: Mapping[str, Tensor] | None = None,
+    ) -> float:
+        """Loss increase, nats a unit.
+
+        Args:
+            changes: Parameter to (matrix view, new matrix, bias gain).
+            keep: Axis name to the experts that stay, boolean; the others are never chosen.
 
         A difference of losses (no likelihood is known) is noisy, and counts no less than its
         standard error over the batches.
@@ -186,8 +199,11 @@ class Meter:
                     bias.add_(gain.to(bias), alpha=place.sign)
             torch.clear_autocast_cache()  # which may hold the weights of before
             weights = [units_of(self.task, batch) for batch in self.batches]
-            changed = self._owners({id(self.tensors[name]) for name in old})
-            found = [self._increase(n, changed) for n in range(len(self.batches))]
+            silent = {n: k for n, k in (keep or {}).items() if not bool(k.all())}
+            read = [p for n in silent for p in self.routers.parameters[n]] if self.routers else []
+            changed = self._owners({id(self.tensors[name]) for name in (*old, *read)})
+            with self.routers.without(self.model, silent) if self.routers else nullcontext():
+                found = [self._increase(n, changed) for n in range(len(self.batches))]
         finally:
             for name, value in reversed(old.items()):  # tied weights: the first was the dense one
                 self.tensors[name].copy_(value)
@@ -195,8 +211,8 @@ class Meter:
         mean = sum(w * f for w, f in zip(weights, found)) / sum(weights)
         if not math.isfinite(mean):
             raise DivergenceError(
-                f"the loss changes by {mean:g} when units that {', '.join(changes)} read are "
-                "removed; check that the model's outputs are finite on the calibration data"
+                f"the loss changes by {mean:g} when units that {', '.join((*changes, *read))} read "
+                "are removed; check that the model's outputs are finite on the calibration data"
             )
         if self.likelihood is None and len(found) > 1:
             spread = torch.tensor(found, dtype=torch.float64).std() / math.sqrt(len(found))

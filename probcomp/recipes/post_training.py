@@ -16,7 +16,7 @@ from torch import Tensor
 
 from probcomp.allocation.curves import Allocation
 from probcomp.errors import BudgetError, InputError
-from probcomp.evidence import Readout, Statistics, readouts, unread
+from probcomp.evidence import Readout, readouts, unread
 from probcomp.evidence.fisher import Categorical
 from probcomp.evidence.watch import bias_places
 from probcomp.inference import Posterior
@@ -28,7 +28,15 @@ from probcomp.recipes.methods import Method
 from probcomp.recipes.post_allocate import Context, temper, temper_together
 from probcomp.recipes.post_config import PostConfig as PostConfig
 from probcomp.recipes.post_config import Steps, calibration_batches, parts_of, settled
-from probcomp.recipes.post_evidence import dense_evidence
+from probcomp.recipes.post_evidence import Evidence, dense_evidence
+from probcomp.recipes.post_experts import (
+    Weighing,
+    expert_scores,
+    experts_by_posterior,
+    found_routers,
+    judge_experts,
+    loss_of,
+)
 from probcomp.recipes.post_outputs import scale_outputs
 from probcomp.recipes.post_posterior import believe
 from probcomp.recipes.post_refit import refit_dense, refit_sequential
@@ -37,7 +45,7 @@ from probcomp.recipes.post_temper import Tempering, units_of
 from probcomp.recipes.post_units import Judged, judge
 from probcomp.recipes.task import Task
 from probcomp.recipes.units import Spending
-from probcomp.structure import Axis, silence
+from probcomp.structure import Axis, zeroed
 
 SCORES = (
     "Units were chosen by elimination with measured tempering; their probabilities are inclusion "
@@ -68,7 +76,15 @@ def run(job: Job) -> Outcome:
             f"prior must be a prior over the units of an axis, such as Chain or Independent, got "
             f"{job.prior!r}"
         )
-    axes, reads, notes = _readable(job)
+    read_axes, reads, notes = _readable(job)
+    experts, routers, more = found_routers(job)
+    axes, notes = (*read_axes, *experts), notes + more
+    if not axes:
+        raise InputError(
+            "no removable units are read by a linear layer or a convolution, and none are experts; "
+            "this method judges units where they are read, and experts at their router"
+            + "".join(f". {note}" for note in notes)
+        )
     spending = None if job.budget is None else _spending(job, axes)
     likelihood = likelihood_of(job.task, job.model, next(calibration_batches(job.train, 2)))
     config = settled(config, likelihood)
@@ -88,22 +104,30 @@ def run(job: Job) -> Outcome:
     places = bias_places(job.model, matrices, example, task.run)
     context = Context(job, config, places)
     with dense_evidence(
-        job, task, likelihood, config, matrices, places, lambda: step("reading the data")
+        job, task, likelihood, config, matrices, places, lambda: step("reading the data"), routers
     ) as found_out:
         seen, judged = found_out.statistics, {}
-        for axis in axes:
+        for axis in read_axes:
             parts = context.factors(reads[axis.name], seen, config.correlations)
             judged[axis.name] = judge(axis, reads[axis.name], parts, units=total_units)
             step(f"judging {axis.name}")
+        whole = judge_experts(job, config, task, likelihood, experts, routers, fitted, step)
         forecast = None
         if spending is None:
             keep, units, temperatures, unsure = by_posterior(context, judged, found_out)
+            for name, j in whole.items():
+                loss, weighing = loss_of(found_out.meter, name), Weighing(total_units, 0, job.prior)
+                keep[name], units[name] = experts_by_posterior(j, loss, weighing)
+            judged |= whole
             notes += unsure
             facts: dict[str, Any] = {"price": 0.0, "temperatures": temperatures}
         else:
+            judged |= whole
             tempering, found = temper(context, judged, found_out, spending, step)
             keep = {name: judged[name].keep(m) for name, m in found.removed.items()}
-            units = _posterior(context, judged, seen, tempering, found, keep, total_units, step)
+            units = _posterior(
+                context, judged, found_out, tempering, found, keep, total_units, step
+            )
             joint = temper_together(context, judged, found_out, tempering, found, keep)
             step("measuring removals of all axes")
             forecast = _forecast(judged, tempering, joint, found, task)
@@ -113,16 +137,18 @@ def run(job: Job) -> Outcome:
                 "predicted_increase": forecast.increase,
                 "temperatures": dict(forecast.temperatures),
             }
-        model = silence(job.structure, job.model, _whole(job, keep))
+        model = zeroed(job.structure, job.model, _whole(job, keep))
         if config.refit == "dense":
             refit_dense(job, config, judged, seen, keep, model, places)
     if config.refit == "sequential":
         fitting = replace(job, train=fitted)
-        refit_sequential(fitting, config, judged, keep, model, places, step, found_out.targets)
-    model = silence(job.structure, model, _whole(job, keep))
+        targets = found_out.targets
+        refit_sequential(fitting, config, judged, keep, model, places, step, targets, routers)
+    model = zeroed(job.structure, model, _whole(job, keep))
     if config.scaled:
         batches = calibration_batches(tried, config.batch_size)
-        scale = scale_outputs(model, job.model, task, likelihood, batches)
+        with routers.without(model, keep):
+            scale = scale_outputs(model, job.model, task, likelihood, batches)
         if scale is not None:
             facts["output_scale"] = scale
             notes += [SCALED.format(scale)] if scale != 1 else []
@@ -148,17 +174,13 @@ def run(job: Job) -> Outcome:
 
 def _readable(job: Job) -> tuple[tuple[Axis, ...], dict[str, tuple[Readout, ...]], list[str]]:
     reads: dict[str, tuple[Readout, ...]] = {}
-    for read in readouts(job.model, job.structure, job.units):
+    others = [axis for axis in job.units if axis.kind != "expert"]
+    for read in readouts(job.model, job.structure, others):
         reads[read.axis] = (*reads.get(read.axis, ()), read)
-    axes = tuple(axis for axis in job.units if axis.name in reads)
-    if not axes:
-        raise InputError(
-            "no removable units are read by a linear layer or a convolution; this method judges "
-            "units where they are read"
-        )
+    axes = tuple(axis for axis in others if axis.name in reads)
     notes = [
         f"The units of {name} all stay: {reason} is not understood as a read-out."
-        for name, reason in unread(job.model, job.structure, job.units).items()
+        for name, reason in unread(job.model, job.structure, others).items()
     ]
     return axes, reads, notes
 
@@ -192,7 +214,7 @@ def _spending(job: Job, axes: tuple[Axis, ...]) -> Spending:
 def _posterior(
     context: Context,
     judged: Mapping[str, Judged],
-    seen: Mapping[str, Statistics],
+    evidence: Evidence,
     tempering: Mapping[str, Tempering],
     found: Allocation,
     keep: dict[str, Tensor],
@@ -207,25 +229,37 @@ def _posterior(
     job, config = context.job, context.config
     posterior = {}
     for name, j in judged.items():
+        price = found.price * found.costs[name] * units
+        if j.axis.kind == "expert":
+            loss, weighing = loss_of(evidence.meter, name), Weighing(units, price, job.prior)
+            posterior[name] = expert_scores(j.axis, keep[name], loss, weighing)
+            _follow(job, keep, name, posterior[name].log_odds)
+            step(f"posterior of {name}")
+            continue
         predicted = float(j.loss[found.removed[name]])
         # The slope of the tempered curve is what a further unit costs.
         warmth = 1 / tempering[name].worth(predicted)
-        parts = context.factors(j.reads, seen)
+        parts = context.factors(j.reads, evidence.statistics)
         # Single precision is enough for numbers that are rounded to probabilities.
         cooled = [replace(f, quadratic=f.quadratic.single().tempered(warmth)) for f in parts]
         belief = believe(
             cooled,
             keep[name],
-            price=found.price * found.costs[name] * units,
+            price=price,
             prior=job.prior,
             iterations=config.iterations,
         )
-        if job.prior is not None:
-            best = belief.log_odds.topk(int(keep[name].sum())).indices
-            keep[name] = torch.zeros_like(keep[name]).index_fill_(0, best, True)
+        _follow(job, keep, name, belief.log_odds)
         posterior[name] = UnitPosterior(belief.log_odds, belief.probability)
         step(f"posterior of {name}")
     return posterior
+
+
+def _follow(job: Job, keep: dict[str, Tensor], name: str, log_odds: Tensor) -> None:
+    """With a prior, the units of highest odds are those that stay."""
+    if job.prior is not None:
+        best = log_odds.topk(int(keep[name].sum())).indices
+        keep[name] = torch.zeros_like(keep[name]).index_fill_(0, best, True)
 
 
 def _whole(job: Job, keep: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -268,4 +302,5 @@ METHOD = Method(
     budgets=("params", "macs", "prunable"),
     probabilistic=True,
     own_rule=True,
+    experts=True,
 )

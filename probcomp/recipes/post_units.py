@@ -31,7 +31,7 @@ class Judged:
 
     Attributes:
         axis: The axis.
-        reads: Its read-outs.
+        reads: Its read-outs; none for experts, whose removal is measured.
         order: Unit numbers, first to go first, [size - min_keep].
         loss: Predicted loss increase with 0, 1, 2 ... of them gone and the others adjusted, in
             nats a unit of the loss, before tempering, [len(order) + 1].

@@ -14,7 +14,9 @@ from probcomp.structure.masks import masks_of as masks_of
 from probcomp.structure.recipe import load as load
 from probcomp.structure.recipe import save as save
 from probcomp.structure.shrink import shrink as shrink
+from probcomp.structure.silence import Routers as Routers
 from probcomp.structure.silence import silence as silence
+from probcomp.structure.silence import zeroed as zeroed
 from probcomp.structure.trace import trace as trace
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "Cost",
     "Keep",
     "Member",
+    "Routers",
     "Structure",
     "apply_masks",
     "cut_graph",
@@ -34,4 +37,5 @@ __all__ = [
     "shrink",
     "silence",
     "trace",
+    "zeroed",
 ]

@@ -1,7 +1,8 @@
 """The dense model with units switched off: the reference that every cut must equal."""
 
+import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,31 +28,93 @@ def silence(structure: Structure, model: torch.nn.Module, keep: Keep) -> torch.n
     Raises:
         SurgeryError: as for a cut, and for a layer or an expert that cannot be silenced in place.
     """
-    kept, layers = structure.resolve(keep)
+    silent = zeroed(structure, model, keep)
+    routers = [
+        router
+        for axis, gone in _gone(structure, keep)
+        if axis.kind == "expert"
+        for router in _routers(structure, axis, gone)
+    ]
+    return _routed(silent, routers) if routers else silent
+
+
+def zeroed(structure: Structure, model: torch.nn.Module, keep: Keep) -> torch.nn.Module:
+    """A deep copy of ``model`` with every member slice of the removed units at zero.
+
+    As `silence`, but routers still give removed experts a score; see `Routers`.
+    """
     silent = copy.deepcopy(model)
     tensors: dict[str, torch.Tensor] = dict(silent.named_parameters(remove_duplicate=False))
     tensors.update(silent.named_buffers(remove_duplicate=False))
-    routers: list[_Router] = []
+    with torch.no_grad():
+        for axis, gone in _gone(structure, keep):
+            for member in axis.members:
+                tensor = tensors[member.parameter]
+                where = member.index[gone].reshape(-1).to(tensor.device)
+                tensor.index_fill_(member.dim, where, 0)
+    return silent
+
+
+def _gone(structure: Structure, keep: Keep) -> Iterator[tuple[Axis, torch.Tensor]]:
+    """Axes that lose units, and which."""
+    kept, layers = structure.resolve(keep)
     for axis in structure.axes:
-        gone = None
         if axis.var in kept:
-            gone = ~kept[axis.var]
+            yield axis, ~kept[axis.var]
         elif axis.name in layers:
             if not axis.exact:
                 raise SurgeryError(
                     f"layer {axis.name!r} cannot be silenced: {axis.inexact_because}"
                 )
-            gone = torch.ones(1, dtype=torch.bool)
-        if gone is None:
-            continue
-        if axis.kind == "expert":
-            routers.extend(_routers(structure, axis, gone))
-        with torch.no_grad():
-            for member in axis.members:
-                tensor = tensors[member.parameter]
-                where = member.index[gone].reshape(-1).to(tensor.device)
-                tensor.index_fill_(member.dim, where, 0)
-    return _routed(silent, routers) if routers else silent
+            yield axis, torch.ones(1, dtype=torch.bool)
+
+
+class Routers:
+    """The routers of some axes of experts, found once, so that experts can be silenced for a time.
+
+    Args:
+        structure: The traced model.
+        axes: Axes of kind ``expert``.
+
+    Attributes:
+        parameters: Axis name to the names of the parameters that its scores are made from.
+
+    Raises:
+        SurgeryError: The router of one of them is not found.
+    """
+
+    def __init__(self, structure: Structure, axes: Iterable[Axis]) -> None:
+        self._found = {
+            axis.name: tuple(_routers(structure, axis, torch.zeros(axis.size, dtype=torch.bool)))
+            for axis in axes
+        }
+        self.parameters = {
+            name: frozenset(router.parameter for router in routers)
+            for name, routers in self._found.items()
+        }
+
+    @property
+    def all_parameters(self) -> frozenset[str]:
+        """Those of all axes."""
+        return frozenset().union(*self.parameters.values())
+
+    def without(self, model: torch.nn.Module, keep: Keep) -> contextlib.AbstractContextManager[Any]:
+        """A context in which ``model`` runs as if some experts had the score minus infinity.
+
+        Only ``model`` itself is concerned: its copies run as they are. It holds for the thread
+        that enters it.
+
+        Args:
+            model: The traced model, or one with the same parameters.
+            keep: Axis name to the experts that stay, boolean [size]; those of other axes stay.
+        """
+        routers = [
+            _Router(router.parameter, router.dim, ~keep[name])
+            for name, found in self._found.items()
+            if name in keep and not bool(keep[name].all())
+            for router in found
+        ]
+        return _SilentExperts(model, routers) if routers else contextlib.nullcontext()
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,7 @@ class LawfulMeter:
         self.likelihood = Categorical(softness=4.0)
         self.calls: list[list[str]] = []
 
-    def increase(self, changes) -> float:
+    def increase(self, changes, keep=None) -> float:
         self.calls.append(sorted(changes))
         total = 0.0
         for name, judged in self.found.judged.items():
