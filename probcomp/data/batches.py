@@ -17,7 +17,9 @@ class Batches:
     Args:
         data: ``(inputs, targets)``, tensors of equal first dimension, or a dict of such tensors
             (keyword inputs of a Hugging Face model, with ``labels``).
-        batch_size: Samples a batch; the last batch of an epoch may be smaller.
+        batch_size: Samples a batch; the last batch of an epoch may be smaller. Where it would be a
+            single sample of a permutation, the batch before it takes that in: batch norms cannot
+            train on one.
         seed: Seed of the permutations. Epoch ``e`` is drawn from ``(seed, e)`` alone, so a run that
             resumes at epoch ``e`` sees what it would have seen.
         shuffle: Whether to permute; off for evaluation.
@@ -59,7 +61,13 @@ class Batches:
 
     def __len__(self) -> int:
         """Batches per epoch."""
-        return -(-self.samples // self.batch_size)
+        return -(-self.samples // self.batch_size) - self._left_over
+
+    @property
+    def _left_over(self) -> bool:
+        """Whether a permutation leaves a single sample behind its whole batches."""
+        whole, rest = divmod(self.samples, self.batch_size)
+        return self.shuffle and rest == 1 < self.batch_size and whole > 0
 
     def _pick(self, index: Tensor | slice) -> Batch:
         picked = [tensor[index] for tensor in self.tensors]
@@ -74,7 +82,10 @@ class Batches:
         # Two numbers into one seed; the multiplier keeps neighbouring runs apart.
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(self.samples, generator=generator)
-        for index in order.split(self.batch_size):
+        parts = list(order.split(self.batch_size))
+        if self._left_over:
+            parts[-2:] = [torch.cat(parts[-2:])]
+        for index in parts:
             yield self._pick(index)
 
     def example(self, samples: int = 2) -> Batch:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from probcomp.evidence.matrices import Matrix, matrix_of
+from probcomp.evidence.matrices import Matrix, matrix_of, produces
 from probcomp.structure import Axis, Structure
 
 
@@ -87,14 +87,3 @@ def _of_axis(model: nn.Module, axis: Axis) -> tuple[tuple[Readout, ...], str]:
     if not found:
         return (), "no linear layer or convolution reads its units"
     return tuple(found), ""
-
-
-def produces(module: nn.Module, dim: int) -> bool:
-    """Whether units along ``dim`` of this module's weight are what it gives out."""
-    if isinstance(module, nn.Embedding):
-        return dim == 1
-    if isinstance(module, nn.modules.conv._ConvTransposeNd):
-        return dim == 1 and module.groups == 1
-    if type(module).__name__ == "Conv1D":
-        return dim == 1
-    return dim == 0 and isinstance(module, nn.Linear | nn.modules.conv._ConvNd)

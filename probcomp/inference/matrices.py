@@ -82,6 +82,36 @@ def matrix_of(module: nn.Module, path: str) -> Matrix | str:
     return f"{path} is a {type(module).__name__}, not a linear layer or a convolution"
 
 
+def produces(module: nn.Module, dim: int) -> bool:
+    """Whether units along ``dim`` of this module's weight are what it gives out."""
+    if isinstance(module, nn.Embedding):
+        return dim == 1
+    if isinstance(module, nn.modules.conv._ConvTransposeNd):
+        return dim == 1 and module.groups == 1
+    if type(module).__name__ == "Conv1D":
+        return dim == 1
+    return dim == 0 and isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
+
+
+def given_out(model: nn.Module, parameter: nn.Parameter, dim: int) -> bool:
+    """Whether units along ``dim`` of a parameter are what all modules that have it give out.
+
+    Otherwise some module reads them, as far as is known: a shared weight may do both.
+    """
+
+    def gives(module: nn.Module, name: str) -> bool:
+        if isinstance(module, nn.MultiheadAttention):  # its inner heads, from stacked projections
+            return dim == 0
+        return name == "weight" and produces(module, dim)
+
+    return all(
+        gives(module, name)
+        for module in model.modules()
+        for name, value in module.named_parameters(recurse=False, remove_duplicate=False)
+        if value is parameter
+    )
+
+
 def _unfold(module: Any, inputs: Tensor) -> Tensor:
     """Patches [batch, c_in * kernel, positions] that the kernel meets, in any padding mode."""
     if inputs.dim() != 2 + len(module.kernel_size):

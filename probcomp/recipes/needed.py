@@ -4,14 +4,14 @@ Weights are looked at first; then the model is run without the units that none o
 a model may also read units without a weight (``h.sum()`` beside a layer).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from probcomp.data.batches import Batch
 from probcomp.evidence.collect import evaluating
-from probcomp.evidence.readouts import produces
+from probcomp.inference.matrices import given_out
 from probcomp.recipes.job import Job
 from probcomp.recipes.task import Tensors
 from probcomp.structure import Axis, silence
@@ -89,7 +89,7 @@ def needed(axis: Axis, masks: Mapping[str, Tensor], model: nn.Module) -> Tensor:
         value = values.get(member.parameter)
         if value is None or value.dim() < 2:
             continue
-        if all(_gives_out(m, own, member.dim) for m, own in _owners(model, value)):
+        if given_out(model, value, member.dim):
             continue
         readers += 1
         mask = masks.get(member.parameter)
@@ -102,18 +102,3 @@ def needed(axis: Axis, masks: Mapping[str, Tensor], model: nn.Module) -> Tensor:
     spare = torch.nonzero(~read).flatten()[: max(0, least - int(read.sum()))]
     read[spare] = True
     return read
-
-
-def _owners(model: nn.Module, parameter: nn.Parameter) -> Iterator[tuple[nn.Module, str]]:
-    """Every module that has the parameter, and its name there: a shared one may read and give."""
-    for module in model.modules():
-        for own, value in module.named_parameters(recurse=False, remove_duplicate=False):
-            if value is parameter:
-                yield module, own
-
-
-def _gives_out(module: nn.Module, own: str, dim: int) -> bool:
-    """Whether units along a dimension of a module's parameter are what the module gives out."""
-    if isinstance(module, nn.MultiheadAttention):  # its inner heads, from stacked projections
-        return dim == 0
-    return own == "weight" and produces(module, dim)

@@ -27,6 +27,19 @@ def test_epochs_of_neighbouring_seeds_differ():
     )
 
 
+@pytest.mark.parametrize(
+    ("samples", "size", "sizes"), [(9, 4, [4, 5]), (1, 4, [1]), (5, 1, [1] * 5), (10, 4, [4, 4, 2])]
+)
+def test_a_batch_norm_never_trains_on_one_sample_left_over(samples, size, sizes):
+    x = torch.arange(samples)
+    batches = Batches((x, x), size)
+    assert [len(b[0]) for b in batches(0)] == sizes
+    assert len(batches) == len(sizes)
+    assert sorted(torch.cat([b[0] for b in batches(1)]).tolist()) == x.tolist()
+    in_order = Batches((x, x), size, shuffle=False)
+    assert len(in_order) == len(list(in_order(0))) == -(-samples // size)
+
+
 def test_dicts_and_no_shuffle():
     data = {"input_ids": torch.arange(6).view(3, 2), "labels": torch.arange(3)}
     batches = Batches(data, batch_size=2, shuffle=False)

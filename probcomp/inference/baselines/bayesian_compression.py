@@ -195,8 +195,9 @@ class HorseshoeGate(Gate):
 def move_scales(model: nn.Module, gates: Sequence[Any]) -> None:
     """Write each group as its root mean square times weights of order one, in place."""
     for gate in gates:
-        place, total = gate.place, torch.zeros(gate.place.size)
+        place = gate.place
         weights: list[Any] = [model.get_submodule(r.layer).weight for r in place.readers]
+        total = weights[0].new_zeros(place.size)
         for reader, weight in zip(place.readers, weights, strict=True):
             here = reader.index >= 0
             squares = weight.square().movedim(1, 0).flatten(1).sum(1)
@@ -312,8 +313,7 @@ def weight_variance(layers: dict[str, Any], gates: list[Gate]) -> dict[str, Tens
     """Posterior variance of ``z w``: ``E[z^2] (mu^2 + sigma^2) - E[z]^2 mu^2``, by weight name."""
     found = {}
     for name, layer in layers.items():
-        first = torch.ones(layer.weight.shape[1])
-        second = first.clone()
+        first = second = layer.weight.new_ones(layer.weight.shape[1])
         for gate in gates:
             for reader in gate.place.readers:
                 if f"{reader.layer}.weight".lstrip(".") == name:

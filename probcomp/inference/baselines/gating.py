@@ -93,7 +93,7 @@ class Gating:
                 between = x.dim() - 2 if dense else 0
                 after = 0 if dense else x.dim() - 2
                 shape = (values.shape[0], *[1] * between, values.shape[1], *[1] * after)
-                x = x * values.reshape(shape)
+                x = x * values.reshape(shape).to(x)
             return (x, *inputs[1:])
 
         return scale

@@ -18,6 +18,7 @@ from probcomp.inference.baselines.places import columns
 from probcomp.inference.baselines.readout import Limit, settle
 from probcomp.inference.training.distillation import check_teacher, distilled
 from probcomp.inference.training.layers import Noise, bayesian_layers, from_bayesian, to_bayesian
+from probcomp.inference.training.own_weights import check_plain, own_layers
 from probcomp.inference.training.readout import unit_masks
 from probcomp.inference.training.refitting import apply_masks, refit
 from probcomp.inference.training.units import UnitGroup, slots
@@ -66,18 +67,11 @@ def working_copy(setting: Setting) -> tuple[nn.Module, list[str]]:
     is trainable and no other module's.
 
     Raises:
-        InputError: There is none, or a weight is not finite.
+        InputError: There is none, or a weight cannot be trained; see `own_layers`.
     """
+    check_plain(setting.model)
     model = copy.deepcopy(setting.model)
-    users: dict[int, int] = {}
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            users[id(parameter)] = users.get(id(parameter), 0) + 1
-    layers = {
-        name: module
-        for name, module in model.named_modules()
-        if type(module) in KINDS and module.weight.requires_grad and users[id(module.weight)] == 1
-    }
+    layers = own_layers(model, lambda module: type(module) in KINDS)
     called: list[str] = []
     handles = [
         module.register_forward_pre_hook(lambda m, x, name=name: called.append(name))
@@ -92,9 +86,6 @@ def working_copy(setting: Setting) -> tuple[nn.Module, list[str]]:
     names = list(dict.fromkeys(called))
     if not names:
         raise InputError("the model has no trainable linear or convolution layer to prune")
-    for name in names:
-        if not bool(torch.isfinite(layers[name].weight).all()):
-            raise InputError(f"the weight of layer {name!r} holds NaN or infinite values")
     return model, names
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from probcomp.errors import BudgetError
+from probcomp.inference.matrices import given_out
 from probcomp.inference.posterior import Posterior
 from probcomp.inference.training.readout import unit_masks
 from probcomp.inference.training.units import Slot, UnitGroup, slots
@@ -59,7 +60,8 @@ def settle(
     which may leave units before it unread, so this repeats until nothing changes.
 
     Args:
-        model: Gives the shapes.
+        model: Gives the shapes, what each of its weights reads, and the values of those without a
+            mask.
         masks: Weight name to booleans of its shape.
         units: Groups of units that may be removed.
 
@@ -70,41 +72,48 @@ def settle(
     shapes |= {name: tuple(b.shape) for name, b in model.named_buffers()}
     gates = slots(units, shapes)
     keep = {group.name: torch.ones(group.size, dtype=torch.bool) for group in units}
-    masks = dict(masks)
+    readers = _readers(model, gates)
+    # A weight without a mask reads what it is not zero at.
+    alive = {n: model.get_parameter(n).detach() != 0 for n in readers} | dict(masks)
     while True:
         before = sum(int(k.sum()) for k in keep.values())
         for group in units:
-            keep[group.name] = still_read(group, masks, gates, keep[group.name])
+            keep[group.name] = _still_read(group, alive, readers, keep[group.name])
         whole = unit_masks(keep, gates, shapes)
-        masks = {name: mask & whole.get(name, torch.tensor(True)) for name, mask in masks.items()}
+        alive = {name: mask & whole.get(name, torch.tensor(True)) for name, mask in alive.items()}
         if sum(int(k.sum()) for k in keep.values()) == before:
-            return masks, keep
+            return {name: alive[name] for name in masks}, keep
 
 
-def still_read(
+def _readers(model: nn.Module, gates: Mapping[str, Sequence[Slot]]) -> dict[str, tuple[Slot, ...]]:
+    """For each parameter that reads units, the gates on what it reads."""
+    parameters = {name: p for name, p in model.named_parameters() if p.dim() > 1}
+    found = {
+        name: tuple(slot for slot in gates[name] if not given_out(model, p, slot.dim))
+        for name, p in parameters.items()
+        if gates[name]
+    }
+    return {name: entries for name, entries in found.items() if entries}
+
+
+def _still_read(
     group: UnitGroup,
-    masks: Mapping[str, Tensor],
-    gates: Mapping[str, Sequence[Slot]],
+    alive: Mapping[str, Tensor],
+    readers: Mapping[str, Sequence[Slot]],
     kept: Tensor,
 ) -> Tensor:
-    """Which of the kept units of a group some kept weight reads, [size].
+    """Which of the kept units of a group some weight reads, [size]; all where none is known to.
 
-    All of them where that is not known; and never fewer than the group must keep.
+    Never fewer than the group must keep.
     """
-    read = torch.zeros(group.size, dtype=torch.bool)
-    readers = 0
-    for name, entries in gates.items():
-        for slot in entries:
-            if slot.group != group.name or slot.dim != 1:
-                continue
-            if name not in masks:
-                return kept
-            readers += 1
-            lines = masks[name].movedim(1, 0).flatten(1).any(1)
-            here = slot.index[lines]
-            read[here[here >= 0]] = True
-    if not readers:
+    mine = [(alive[n], s) for n, entries in readers.items() for s in entries
+            if s.group == group.name]  # fmt: skip
+    if not mine:
         return kept
+    read = torch.zeros(group.size, dtype=torch.bool)
+    for mask, slot in mine:
+        here = slot.index[mask.movedim(slot.dim, 0).flatten(1).any(1)]
+        read[here[here >= 0]] = True
     read &= kept
     least = min(max(int(getattr(group, "min_keep", 1)), 1), group.size)
     spare = torch.nonzero(kept & ~read).flatten()[: max(0, least - int(read.sum()))]

@@ -57,20 +57,20 @@ def build_graph(
     shapes = tensor_shapes(model)
     parameters = {n for n, _ in model.named_parameters()}
     found = slots(groups, shapes)
-    device = next(model.parameters()).device
     masked = set(weight_names(model))
-    costs = _costs(cost, shapes, parameters, device)
+    like = model.get_parameter(min(masked))  # messages are of the weights' type, where they lie
+    costs = _costs(cost, shapes, parameters, like)
     matrices: dict[str, Matrix] = {}
     gated: dict[str, Gated] = {}
     constant = 0.0
     for name, shape in shapes.items():
-        gates = tuple(Slot(s.group, s.dim, s.index.to(device)) for s in found[name])
+        gates = tuple(Slot(s.group, s.dim, s.index.to(like.device)) for s in found[name])
         here = costs.get(name)
         if name in masked:
             if any(slot.dim > 1 for slot in gates):
                 raise InputError(f"{name}: units along a kernel dimension cannot be gated")
             sites = Sites(shape, "shared" if len(shape) == 2 else config.kernels)
-            whole = torch.zeros(shape, device=device) if here is None else here.expand(shape)
+            whole = like.new_zeros(shape) if here is None else here.expand(shape)
             own = prior.get(name) if isinstance(prior, Mapping) else prior
             if own is None:
                 raise InputError(f"the prior has no entry for {name}; it has {sorted(prior)}")
@@ -85,25 +85,24 @@ def build_graph(
                 sites.collect(whole**config.cost_power),
             )
         elif gates and name in parameters:
-            free = torch.zeros((), device=device)
-            own_cost = (free if here is None else here).expand(shape).clone()
+            own_cost = (like.new_zeros(()) if here is None else here).expand(shape).clone()
             gated[name] = Gated(gates, own_cost, own_cost**config.cost_power)
         elif here is not None:
             constant += float(here.expand(shape).double().sum())
-    fields = {g.name: torch.full((g.size,), config.gate_field, device=device) for g in groups}
+    fields = {g.name: like.new_full((g.size,), config.gate_field) for g in groups}
     return Graph(matrices, gated, fields, constant, config.damping)
 
 
 def _costs(
-    cost: Cost | None, shapes: Mapping[str, tuple[int, ...]], parameters: set[str], device: Any
+    cost: Cost | None, shapes: Mapping[str, tuple[int, ...]], parameters: set[str], like: Tensor
 ) -> dict[str, Tensor]:
     if cost is None:
-        return {name: torch.ones((), device=device) for name in shapes if name in parameters}
+        return {name: like.new_ones(()) for name in shapes if name in parameters}
     costs = {}
     for name, value in cost.items():
         if name not in shapes:
             raise InputError(f"cost names {name!r}, which the model does not have")
-        tensor = torch.as_tensor(value, dtype=torch.float32, device=device)
+        tensor = torch.as_tensor(value).to(like)
         try:
             tensor.expand(shapes[name])
         except RuntimeError as error:

@@ -15,7 +15,6 @@ from probcomp.inference.training.build import (
     Cost,
     build_graph,
     check_target,
-    reorder,
     tensor_shapes,
 )
 from probcomp.inference.training.checkpoint import (
@@ -34,7 +33,8 @@ from probcomp.inference.training.evidence import (
 )
 from probcomp.inference.training.gates import Graph, beliefs, expected_cost
 from probcomp.inference.training.layers import Noise, bayesian_layers, from_bayesian, to_bayesian
-from probcomp.inference.training.permute import PERMUTABLE, permute_model, permuted
+from probcomp.inference.training.own_weights import check_plain
+from probcomp.inference.training.permute import cluster, permuted, permuted_posterior
 from probcomp.inference.training.readout import decide, unit_masks
 from probcomp.inference.training.refitting import apply_masks, refit
 from probcomp.inference.training.schedule import divergence_weight
@@ -53,9 +53,6 @@ and the share of the budget that counts as spent."""
 ORDERING = 1.4
 """Coupling at which a lattice orders without evidence, as loopy belief propagation sees it (1.386);
 the density that a budget holds is far from where that happens."""
-
-SAME_LOSS = 1e-4
-"""Relative change of the loss below which a permutation of units counts as exact (float32)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +149,11 @@ def fit(
         )
     if prior is not None and config.coupling_start is not None:
         raise InputError("coupling_start is for the default prior, and another was given")
-    check_teacher(loss, model, next(iter(batches(0))), config.refit_teacher)
+    check_plain(model)
+    first = next(iter(batches(0)), None)
+    if first is None:
+        raise InputError("the first epoch of the batches is empty")
+    check_teacher(loss, model, first, config.refit_teacher)
     dense, model = model, copy.deepcopy(model)
     device = next(model.parameters()).device
     devices = [device] if device.type == "cuda" else []
@@ -259,10 +260,11 @@ def _finish(
     apply_masks(model, _all_masks(model, masks, keep, gates))
     orders = {}
     if config.permute and units:
-        orders = _order(run, graph, model, masks, keep, units, gates)
+        batch = next(iter(run.batches(0)))
+        orders = cluster(model, graph, masks, keep, units, gates, lambda m: run.loss(m, batch))
         masks = {n: permuted(m, gates[n], orders) for n, m in masks.items()}
         keep = {n: k[orders[n]] if n in orders else k for n, k in keep.items()}
-        posterior = _permute_posterior(posterior, gates, orders)
+        posterior = permuted_posterior(posterior, gates, orders)
     refit_history = _refit(run, model, state, _all_masks(model, masks, keep, gates), dense)
     model.train(dense.training)
     return TurboResult(
@@ -316,43 +318,6 @@ def _all_masks(
     return {n: m for n, m in whole.items() if n in parameters} | masks
 
 
-def _order(
-    run: Run,
-    graph: Graph,
-    model: nn.Module,
-    masks: dict[str, Tensor],
-    keep: dict[str, Tensor],
-    units: Sequence[UnitGroup],
-    gates: dict[str, tuple[Slot, ...]],
-) -> dict[str, Tensor]:
-    """Permute the model so that its masks are clustered; nothing if its function would change."""
-    chosen = {n: (graph.matrices[n].sites.collect(m.float()) > 0).float() for n, m in masks.items()}
-    _, orders = reorder(graph, chosen)
-    orders = {
-        g.name: _kept_first(orders[g.name], keep[g.name])
-        for g in units
-        if g.name in orders
-        and getattr(g, "exact", False)
-        and getattr(g, "kind", PERMUTABLE[0]) in PERMUTABLE
-    }
-    if not orders:
-        return {}
-    batch = next(iter(run.batches(0)))
-    with torch.no_grad():
-        before = float(run.loss(model, batch))
-        permute_model(model, gates, orders)
-        after = float(run.loss(model, batch))
-    if abs(after - before) <= SAME_LOSS * max(abs(before), 1e-3):
-        return orders
-    back = {name: torch.argsort(order) for name, order in orders.items()}
-    permute_model(model, gates, back)
-    return {}
-
-
-def _kept_first(order: Tensor, keep: Tensor) -> Tensor:
-    return torch.cat([order[keep[order]], order[~keep[order]]])
-
-
 def _moments(run: Run) -> dict[str, tuple[Tensor, Tensor]]:
     """Posterior mean and variance of each weight."""
     return {
@@ -385,17 +350,3 @@ def _posterior(
         "temperature": run.config.temperature,
     }
     return Posterior(weights, groups, meta)
-
-
-def _permute_posterior(
-    posterior: Posterior, gates: dict[str, tuple[Slot, ...]], orders: dict[str, Tensor]
-) -> Posterior:
-    weights = {
-        n: WeightPosterior(**{k: permuted(v, gates[n], orders) for k, v in vars(w).items()})
-        for n, w in posterior.weights.items()
-    }
-    groups = {
-        n: UnitPosterior(u.log_odds[orders[n]], u.probability[orders[n]]) if n in orders else u
-        for n, u in posterior.units.items()
-    }
-    return Posterior(weights, groups, posterior.meta)

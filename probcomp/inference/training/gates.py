@@ -159,10 +159,10 @@ def start(graph: Graph) -> Messages:
     """Messages before any evidence."""
     matrices = {}
     for name, matrix in graph.matrices.items():
-        zero = torch.zeros(matrix.sites.shape)
+        zero = matrix.cost.new_zeros(matrix.sites.shape)
         result = _solve(matrix.prior, zero, None)
         psi = _extrinsic(result.log_odds, _cavities(matrix, graph.fields, ()))
-        blank = tuple(torch.zeros(matrix.sites.shape) for _ in matrix.slots)
+        blank = tuple(zero.clone() for _ in matrix.slots)
         matrices[name] = MatrixMessages(result.log_odds, blank, psi)
     return Messages(dict(graph.fields), matrices)
 

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from probcomp.errors import InputError
+from probcomp.inference.training.own_weights import own_layers
 from probcomp.kernels.reparameterised import fused_noise, noisy_linear
 
 Draw = Literal["outputs", "weights"]
@@ -327,22 +328,13 @@ def to_bayesian(
         Names of the layers that were changed.
 
     Raises:
-        InputError: No layer could be changed, or a weight is not finite.
+        InputError: No layer could be changed, or a weight cannot be trained; see `own_layers`.
     """
-    users: dict[int, int] = {}
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            users[id(parameter)] = users.get(id(parameter), 0) + 1
     changed = []
-    for name, module in model.named_modules():
+    for name, module in own_layers(model, lambda m: _kind_of(m) is not None).items():
         kind = _kind_of(module)
-        if kind is None or users[id(module.weight)] > 1 or not module.weight.requires_grad:
-            continue
         weight = module.weight.detach()
-        scale = float(weight.square().mean().sqrt())
-        if not math.isfinite(scale):
-            raise InputError(f"the weight of layer {name!r} holds NaN or infinite values")
-        log_sigma = math.log(sigma_ratio * max(scale, 1e-8))
+        log_sigma = math.log(sigma_ratio * max(float(weight.square().mean().sqrt()), 1e-8))
         module.__class__ = kind
         module.register_parameter(LOG_SIGMA, nn.Parameter(torch.full_like(weight, log_sigma)))
         module.variance = None

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from probcomp.data.batches import Batches
 from probcomp.errors import DivergenceError, InputError
 from probcomp.inference.baselines import (
     GroupConfig,
@@ -87,6 +88,24 @@ def test_the_same_seed_gives_the_same_result_and_a_budget_is_met(name: str) -> N
     kept = sum(int(p.count_nonzero()) for p in one.model.parameters())
     assert kept <= 80
     assert given.limit.spent(one.masks, one.keep) <= 80
+
+
+@pytest.mark.parametrize("own", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", METHODS)
+def test_any_pair_of_own_and_default_type(name: str, own: torch.dtype) -> None:
+    fit, config = METHODS[name]
+    given = setting()
+    x, y = given.batches.tensors
+    given = dataclasses.replace(
+        given, model=given.model.to(own), batches=Batches((x.to(own), y), 50)
+    )
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32 if own is torch.float64 else torch.float64)
+    try:
+        found = fit(given, dataclasses.replace(config, epochs=1))
+    finally:
+        torch.set_default_dtype(before)
+    assert {p.dtype for p in found.model.parameters()} == {own}
 
 
 def test_a_loss_that_explodes_is_an_error() -> None:

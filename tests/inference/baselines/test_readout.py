@@ -108,3 +108,42 @@ def test_a_budget_out_of_reach() -> None:
     decide = lambda alive: settle(model, alive, units())  # noqa: E731
     with pytest.raises(BudgetError, match="the least that leaves every layer connected"):
         cut(scores, dict.fromkeys(scores, 0.0), decide, limit(model, 2))
+
+
+class Looking(nn.Module):
+    """A table and a transposed convolution whose units lie along dimensions 1 and 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(7, 4)
+        self.first = nn.Linear(4, 3)
+        self.wide = nn.ConvTranspose1d(3, 2, 2)
+        self.out = nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.first(self.table(x)).relu()
+        return self.out(hidden) + self.wide(hidden[..., None]).sum(-1)
+
+
+def test_what_a_weight_reads_is_told_by_its_module() -> None:
+    def one(name: str, size: int, *members: tuple[str, int]) -> Units:
+        index = torch.arange(size)[:, None]
+        return Units(name, size, tuple(Slice(n, dim, index) for n, dim in members))
+
+    model = Looking()
+    groups = [
+        one("columns", 4, ("table.weight", 1), ("first.weight", 1)),
+        one("hidden", 3, ("first.weight", 0), ("first.bias", 0), ("out.weight", 1),
+            ("wide.weight", 0)),
+    ]  # fmt: skip
+    masks = {n: torch.ones(model.get_parameter(n).shape, dtype=torch.bool)
+             for n in ("first.weight", "out.weight")}  # fmt: skip
+    masks["first.weight"][:, 1] = False
+    masks["out.weight"][:, 2] = False
+    _, keep = settle(model, masks, groups)
+    assert keep["columns"].tolist() == [True, False, True, True]  # the table only makes them
+    assert keep["hidden"].tolist() == [True] * 3  # the transposed convolution reads the last one
+    with torch.no_grad():
+        model.wide.weight[2] = 0
+    _, keep = settle(model, masks, groups)
+    assert keep["hidden"].tolist() == [True, True, False]

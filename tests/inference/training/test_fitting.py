@@ -153,6 +153,35 @@ def test_same_seed_same_bits_and_another_seed_differs() -> None:
     assert not torch.equal(again[0].model[0].weight, again[2].model[0].weight)
 
 
+@pytest.mark.parametrize("own", [torch.float32, torch.float64])
+@pytest.mark.parametrize("default", [torch.float32, torch.float64])
+def test_any_pair_of_own_and_default_type(own, default) -> None:
+    """Messages have the type of the weights, whatever torch makes new tensors of."""
+    _, (x, y) = teacher()
+    model, units = student().to(own), [hidden()]
+    config = TurboConfig(rounds=2, epochs=1, refit_epochs=0)
+    batches = Batches((x.to(own), y.to(own)), 50)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        result = fit(model, batches, loss=mse, units=units, target=0.4, config=config)
+    finally:
+        torch.set_default_dtype(before)
+    assert {p.dtype for p in result.model.parameters()} == {own}
+    assert {w.log_odds.dtype for w in result.posterior.weights.values()} == {own}
+
+
+def test_batches_that_give_none_are_refused() -> None:
+    class Empty:
+        samples = 5
+
+        def __call__(self, epoch):
+            return iter(())
+
+    with pytest.raises(InputError, match="first epoch of the batches is empty"):
+        fit(student(), Empty(), loss=mse)
+
+
 @pytest.mark.parametrize("prior", [None, Independent(0.4), {"0.weight": Lattice(0.0, 0.5)}])
 def test_priors_by_default_by_name_and_by_parameter(prior) -> None:
     _, data = teacher()
