@@ -1,7 +1,6 @@
 """What every variational baseline does before and after its training."""
 
 import copy
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from probcomp.inference.baselines.engine import Epoch, Fit, Schedule, train
 from probcomp.inference.baselines.gating import Gate
 from probcomp.inference.baselines.places import columns
 from probcomp.inference.baselines.readout import Limit, settle
+from probcomp.inference.training.checkpoint import checksum
 from probcomp.inference.training.distillation import check_teacher, distilled
 from probcomp.inference.training.layers import Noise, bayesian_layers, from_bayesian, to_bayesian
 from probcomp.inference.training.own_weights import check_plain, own_layers
@@ -121,11 +121,10 @@ def run(fit: Fit, setting: Setting, schedule: Schedule) -> dict[str, list[float]
     batch = next(iter(setting.batches(0)))
     check_teacher(setting.loss, setting.model, batch, schedule.refit_teacher)
     kinds = sorted({type(part).__name__ for part in (*fit.gates, *fit.terms)})
-    shapes = [(name, tuple(p.shape)) for name, p in fit.model.named_parameters()]
     identity = (
         f"{schedule!r} {' '.join(kinds)} seed={setting.seed} samples={setting.batches.samples} "
         f"allowed={setting.limit.allowed if setting.limit else None} "
-        f"model={zlib.crc32(repr(shapes).encode()):08x}"
+        f"model={checksum(dict(setting.model.state_dict())):08x} batch={checksum(batch):08x}"
     )
     history = train(
         fit, checkpoint=setting.checkpoint, identity=identity, on_epoch=setting.on_epoch

@@ -149,33 +149,36 @@ def load_checkpoint(
 
 
 def fingerprint(run: Run, graph: Graph) -> dict[str, str]:
-    """What makes two runs with the same settings different: costs, units, data.
+    """What makes two runs with the same settings different: costs, units, data, where they began.
 
     Checksums of: the shape and cost of every entry and which units gate it; the names and sizes of
-    the groups of units; the first batch, which changes with the data, the batch size and its seed.
+    the groups of units; the first batch, which changes with the data, the batch size and its seed;
+    the values of the model, which has to be as before any round.
     """
     costs, gates = 0, 0
     entries: dict[str, Matrix | Gated] = {**graph.matrices, **graph.gated}
     for name, entry in entries.items():
-        costs = _crc((name, entry.cost), costs)
-        gates = _crc((name, [(s.group, s.dim, s.index) for s in entry.slots]), gates)
-    costs = _crc(graph.constant, costs)
-    gates = _crc([(name, len(field)) for name, field in graph.fields.items()], gates)
+        costs = checksum((name, entry.cost), costs)
+        gates = checksum((name, [(s.group, s.dim, s.index) for s in entry.slots]), gates)
+    costs = checksum(graph.constant, costs)
+    gates = checksum([(name, len(field)) for name, field in graph.fields.items()], gates)
     batch = next(iter(run.batches(0)), None)
-    return {"cost": f"{costs:08x}", "units": f"{gates:08x}", "batches": f"{_crc(batch, 0):08x}"}
+    sums = {"cost": costs, "units": gates, "batches": checksum(batch)}
+    sums["model"] = checksum(dict(run.model.state_dict()))
+    return {name: f"{value:08x}" for name, value in sums.items()}
 
 
-def _crc(value: Any, start: int) -> int:
+def checksum(value: Any, start: int = 0) -> int:
     """Checksum of nested tensors, numbers and strings; other objects count by their type."""
     if isinstance(value, Tensor):
         whole = value.detach().cpu().contiguous()
         data = whole.reshape(-1).view(torch.uint8).numpy().tobytes() if whole.numel() else b""
         return zlib.crc32(data, zlib.crc32(repr(tuple(value.shape)).encode(), start))
     if isinstance(value, Mapping):
-        return _crc([*value.items()], start)
+        return checksum([*value.items()], start)
     if isinstance(value, tuple | list):
         for entry in value:
-            start = _crc(entry, start)
+            start = checksum(entry, start)
         return zlib.crc32(str(len(value)).encode(), start)
     known = value is None or isinstance(value, bool | int | float | str)
     return zlib.crc32((repr(value) if known else type(value).__name__).encode(), start)

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from probcomp.data.batches import Batches
 from probcomp.errors import InputError
 from probcomp.inference.baselines import (
     GroupConfig,
@@ -20,7 +21,7 @@ from probcomp.inference.baselines import (
     spike_slab,
 )
 from probcomp.inference.baselines.engine import Decay, Epoch
-from tests.inference.baselines.networks import SHORT, limit, setting
+from tests.inference.baselines.networks import SHORT, limit, samples, setting
 
 
 class Stop(Exception):
@@ -86,8 +87,14 @@ def test_a_checkpoint_of_another_method_is_refused(tmp_path) -> None:
 def test_a_checkpoint_of_another_run_is_refused(tmp_path) -> None:
     schedule = L0Config(**(SHORT | {"epochs": 1}))
     l0(setting(checkpoint=tmp_path), schedule)
-    with pytest.raises(InputError, match="of another run"):
-        l0(setting(checkpoint=tmp_path, seed=1), schedule)
+    other = setting().model
+    with torch.no_grad():
+        other[0].weight[0, 0] += 1
+    x, y = samples(0)
+    for change in ({"seed": 1}, {"model": other}, {"batches": Batches((x + 1, y), 50)}):
+        with pytest.raises(InputError, match="of another run"):
+            l0(setting(checkpoint=tmp_path, **change), schedule)
+    l0(setting(checkpoint=tmp_path), schedule)
 
 
 def test_decay_is_a_gaussian_prior() -> None:

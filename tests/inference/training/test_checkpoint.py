@@ -34,9 +34,11 @@ def hidden(units: int = 6) -> Units:
     return Units("h", units, members)
 
 
-def fresh(width: int = 6, cost=None, batch: int = 8, shift: float = 0.0) -> tuple[Run, State]:
+def fresh(
+    width: int = 6, cost=None, batch: int = 8, shift: float = 0.0, start: int = 0
+) -> tuple[Run, State]:
     """A run before any round."""
-    torch.manual_seed(0)
+    torch.manual_seed(start)
     model = nn.Sequential(nn.Linear(5, width), nn.ReLU(), nn.Linear(width, 2))
     noise = Noise(torch.Generator().manual_seed(0))
     to_bayesian(model, noise)
@@ -156,7 +158,8 @@ def test_a_state_of_unknown_kind_is_not_stored(tmp_path: Path) -> None:
         ({"cost": {"0.weight": 2.0, "2.weight": 1.0}}, {"cost"}),
         ({"batch": 16}, {"batches"}),
         ({"shift": 0.5}, {"batches"}),
-        ({"width": 7}, {"cost", "units"}),
+        ({"width": 7}, {"cost", "units", "model"}),
+        ({"start": 1}, {"model"}),
     ],
 )
 def test_a_fingerprint_changes_with_what_a_run_depends_on(change, differs) -> None:

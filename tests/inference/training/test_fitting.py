@@ -398,6 +398,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         ({"units": []}, "units"),
         ({"batches": 40}, "batches"),
         ({"batches": 50, "seed": 1}, "batches"),
+        ({"model": 2}, "model"),
     ],
 )
 def test_a_checkpoint_of_another_objective_is_refused(
@@ -407,11 +408,11 @@ def test_a_checkpoint_of_another_objective_is_refused(
     _, data = teacher()
     config = TurboConfig(rounds=1, epochs=1, refit_epochs=0)
 
-    def go(cost=None, units=None, batches: int = 50, seed: int = 0):
+    def go(cost=None, units=None, batches: int = 50, seed: int = 0, model: int = 1):
         units = [hidden()] if units is None else units
         source = Batches(data, batches, seed)
         return fit(
-            student(), source, loss=mse, units=units, cost=cost, target=0.5, config=config,
+            student(model), source, loss=mse, units=units, cost=cost, target=0.5, config=config,
             checkpoint=tmp_path,
         )  # fmt: skip
 
