@@ -26,7 +26,8 @@ class PhaseDiagram:
         values: The knob's values, [values]; loads: [loads].
         probability: Of I, II-A and II-B, [values, loads, 3].
         error: Posterior mean of the test error (fraction) by the regimes alone, without the
-            processes; of the same mean over seeds as `Prediction.error`, [values, loads].
+            processes and what the seeds of the runs have in common; of the same mean over seeds
+            as `Prediction.error`, [values, loads].
         boundary: 5, 50 and 95 % quantiles of the knob's value where the runs become connected
             (p_I = 1/2), [3, loads]; NaN where fewer than half of the draws have such a value.
         similar: The same quantiles where the outputs become similar (II-A | II-B), at loads above

@@ -25,6 +25,7 @@ from probcomp.regime.sampler import (
     sample,
     schedule_ratios,
 )
+from probcomp.regime.seeds import common_share, seeds_seen
 from probcomp.regime.stacking import (
     groups_of,
     process_scores,
@@ -200,11 +201,15 @@ class RegimeModel:
         z = surfaces["mean"]
         generator = np.random.default_rng(self.seed)
         error, variance = self._stacked(z[:, :, 0], x, surfaces["t"].mean(0), generator)
+        # In a stream of its own: what is drawn beside it stays what it was.
+        common = np.random.default_rng((self.seed, 1))
+        error = error + self.common_shift(np.arange(len(error)), len(error), x, common)
         noisy = error + np.sqrt(variance) * generator.standard_normal(error.shape)
         rows = np.arange(len(error))
         if self.process is not None:
             rows = np.linspace(0, len(error) - 1, round(self.share * len(error))).astype(int)
             other = self._of_process(np.column_stack([x, c]), len(error) - len(rows), generator)
+            other = other + self.common_shift(rows[:0], len(other), x, common)
             spread = np.sqrt(self.process.noise**2 + self._beyond_cells(x).mean(0))
             error = np.concatenate([error[rows], other])
             noisy = np.concatenate(
@@ -241,12 +246,34 @@ class RegimeModel:
         another: a row is then taken for the mean that is wanted, since s would be its prior's, with
         a long tail. Draws beyond ``rows`` are the process's, with the mean of s^2.
         """
+        return self.coordinates.z_scale[0] * self._seed_variance(rows, count, x) / 2
+
+    def common_shift(
+        self, rows: NDArray[np.int64], count: int, x: Array, generator: np.random.Generator
+    ) -> Array:
+        """Draws of how far the seeds that were run lie off all seeds, in step, [count, settings].
+
+        See `probcomp.regime.seeds`; arguments as of `mean_over_seeds`.
+        """
+        scale = np.sqrt(self._seed_variance(rows, count, x))
+        if not scale.any():
+            return scale
+        table, cells = self.table, self.table.cells
+        z = self.coordinates.observables(table)[:, 0]
+        off = z - (np.bincount(cells, z) / np.bincount(cells))[cells]
+        typical = np.sqrt((self.seeds(self.coordinates.load(table.load)) ** 2).mean(0))
+        rho = common_share(off / typical, table.seed, count, generator)
+        far = np.sqrt(rho / seeds_seen(table.seed, cells)) * generator.standard_normal(count)
+        return far[:, None] * scale
+
+    def _seed_variance(self, rows: NDArray[np.int64], count: int, x: Array) -> Array:
+        """Variance over seeds of ln(error), standardised, of draws as in `mean_over_seeds`."""
         if len(self.table) - (self.table.cells.max() + 1) < LEAST_REPEATS:
             return np.zeros((count, len(x)))
         square = self.seeds(x) ** 2
         out = np.tile(square.mean(0), (count, 1))
         out[: len(rows)] = square[rows]
-        return self.coordinates.z_scale[0] * out / 2
+        return out
 
     def _beyond_cells(self, x: Array) -> Array:
         """Variance of a single run that the mean of a cell of several has not, [draws, settings].

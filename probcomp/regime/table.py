@@ -28,6 +28,7 @@ CONNECTIVITIES = (
     *("mode_connectivity", "mode_conn_train", "mc"),
 )
 SIMILARITIES = ("cka", "cka_softmax", "cka_last", "similarity")
+SEEDS = ("dense_seed", "seed")
 TASKS = (
     *("task", "dataset", "data", "data_amount", "data_share", "label_noise"),
     *("arch", "architecture", "network", "model", "method", "prune"),
@@ -58,6 +59,7 @@ class RunTable:
         measured: Standard errors of error, connectivity and similarity (fractions), where the
             table has columns of them (``test_error_se``, ``lmc_se``, ``cka_se``), else zero,
             [rows, 3].
+        seed: Index of the (dense) seed of each row where the table tells, [rows].
     """
 
     knobs: tuple[Knob, ...]
@@ -70,6 +72,7 @@ class RunTable:
     cost: Array
     measured: Array
     notes: tuple[str, ...] = ()
+    seed: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.error)
@@ -83,7 +86,8 @@ class RunTable:
     def take(self, rows: Any) -> "RunTable":
         """The rows of an index or a mask, without checking that they suffice for a fit."""
         names = ("settings", "load", "error", "connectivity", "similarity", "cost", "measured")
-        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+        taken = {name: getattr(self, name)[rows] for name in names}
+        return replace(self, **taken, seed=None if self.seed is None else self.seed[rows])
 
     def knob(self, name: str | None = None) -> int:
         """Position of a knob by name; the first one without a name."""
@@ -236,8 +240,17 @@ def _from_columns(
     settings = np.column_stack([values[knob.name] for knob in chosen])
     measured = _standard_errors(columns, (error_column, lmc_column, cka_column))
     return RunTable(
-        tuple(chosen), settings, loads, load_name, error, lmc, cka, cost, measured, tuple(notes)
-    )
+        tuple(chosen), settings, loads, load_name, error, lmc, cka, cost, measured, tuple(notes),
+        _seeds(columns, pick("seed", SEEDS)),
+    )  # fmt: skip
+
+
+def _seeds(columns: Mapping[str, Any], name: str | None) -> NDArray[np.int64] | None:
+    """Index of each row's seed by its label; None where there is no such column."""
+    if name is None:
+        return None
+    labels = [str(label).strip() for label in columns[name]]
+    return np.unique(labels, return_inverse=True)[1].reshape(-1)
 
 
 def _once(auto: Sequence[str], columns: Mapping[str, Any]) -> list[str]:

@@ -73,6 +73,6 @@ def test_every_share_that_is_printed_was_measured():
         "rule by hand": "connectivity_rule",
         "coldest": "longest_training",
     }
-    assert MEASURED == {name: round(mean[key]["accuracy"], 2) for name, key in named.items()}
+    assert {name: round(mean[key]["accuracy"], 2) for name, key in named.items()} == MEASURED
     for name, share in MEASURED.items():
         assert f"{name} {share:.0%}" in measured()

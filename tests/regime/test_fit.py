@@ -63,6 +63,14 @@ def of_the_prior(rows, more=2.0):
     return RegimeModel.of_draws(columns, Draws(size(1), more), Convergence(1.0, 400, 0, 40))
 
 
+@pytest.fixture
+def no_shift(monkeypatch):
+    """Without what seeds have in common, which is drawn at random (`test_seeds`)."""
+    none = lambda self, rows, count, x, generator: np.zeros((count, len(x)))  # noqa: E731
+    monkeypatch.setattr(RegimeModel, "common_shift", none)
+
+
+@pytest.mark.usefixtures("no_shift")
 @pytest.mark.parametrize("times", [1, 3])
 def test_the_expected_error_is_the_mean_over_seeds_not_that_of_the_logarithms(times):
     model = of_the_prior(np.repeat(np.arange(9), times))
@@ -107,6 +115,7 @@ def test_two_repeated_runs_do_not_tell_the_spread_over_seeds():
     assert of_the_prior(np.r_[every, 0, 1, 2]).mean_over_seeds(*at).all()
 
 
+@pytest.mark.usefixtures("no_shift")
 def test_draws_of_the_process_get_the_mean_spread_over_seeds():
     model = of_the_prior(np.repeat(np.arange(9), 3))
     process = SimpleNamespace(condition=lambda at: (np.zeros((1, 9)), np.zeros((1, 1))), noise=0.0)
@@ -118,6 +127,7 @@ def test_draws_of_the_process_get_the_mean_spread_over_seeds():
     assert np.ptp(square) > 0.1 * square.mean()  # the regime model's own draws have each theirs
 
 
+@pytest.mark.usefixtures("no_shift")
 def test_the_diagram_shows_the_error_that_is_predicted():
     model = of_the_prior(np.repeat(np.arange(9), 3))
     diagram = model.phase_diagram(size=4)
