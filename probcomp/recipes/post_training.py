@@ -291,7 +291,7 @@ METHOD = Method(
     source="this package; likelihood of Martens and Grosse (2015), order of Kurtic et al. (2023)",
     run=run,
     evidence="loss that removing a unit costs, its neighbours' compensation integrated out",
-    prior="even odds for each unit",
+    prior="even odds for each unit; without a budget their odds are learnt",
     inference="backward elimination decides, scores by expectation propagation around it; without "
     "a budget its posterior decides",
     allocation="one price for all axes, tempered by measured removals",

@@ -33,9 +33,10 @@ Notes:
 """
 
 import dataclasses
+import functools
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,20 +70,26 @@ class _Explored:
     """What one layer says of each value: steps of the density's log-odds and of the slab.
 
     Attributes:
-        results: On the nodes that were solved.
+        best: The result at the node of highest evidence.
+        moved: How much a probability moved last at each node that was solved.
+        unsettled: Nodes whose inference did not converge.
+        iterations: Of all nodes together.
         surface: Log evidence and log-odds of the units on the finer grid, ``[1 + G]``.
         slabs: How many of the coarser steps the slab may take.
         scale: Mean square of each consumer's dense weights where its slab is free, else None.
     """
 
-    results: dict[Node, GroupResult]
+    best: GroupResult
+    moved: dict[Node, float]
+    unsettled: set[Node]
+    iterations: int
     surface: dict[Node, np.ndarray]
     slabs: int
     scale: tuple[float | None, ...]
 
 
 def ep_layers(
-    layers: Sequence[Sequence[GroupFactor]],
+    layers: Iterable[Sequence[GroupFactor]],
     *,
     concentration: float = 1.0,
     seed: int = 0,
@@ -99,7 +106,9 @@ def ep_layers(
 
     Args:
         layers: The consumers of each layer's units, as `ep_group` takes them. Slabs that a factor
-            names stay; a free one is the grid's, relative to that consumer's dense weights.
+            names stay; a free one is the grid's, relative to that consumer's dense weights. They
+            are taken one at a time, and of each its log-odds on the grid are kept and one result:
+            a generator holds the matrices of one layer in memory.
         concentration: ``c``: how many layers a value of a layer's own counts for.
         seed: Seed of the draws of which layers share.
         iterations: Most iterations of each inference.
@@ -109,25 +118,25 @@ def ep_layers(
     Returns:
         One result a layer. Its ``prior`` and ``slabs`` are posterior means (of slabs the geometric
         one), ``evidence`` is the averaged log-odds less the prior's, and ``states`` are those of
-        the most probable value.
+        the value of most evidence in the layer.
 
     Raises:
         InputError: No layer, or a concentration that is not positive.
     """
-    if not layers:
-        raise InputError("layers must hold the consumers of at least one layer, got none")
     if not (math.isfinite(concentration) and concentration > 0):
         raise InputError(f"concentration must be positive and finite, got {concentration}")
-    for factors in layers:
-        check_axis(factors, iterations, tolerance, damping)
     options = {"iterations": iterations, "tolerance": tolerance, "damping": damping}
-    explored = [_explore(factors, options) for factors in layers]
+    # A loop's variable would hold a layer while the next one is made.
+    explored = list(map(functools.partial(_explore, options=options), layers))
+    if not explored:
+        raise InputError("layers must hold the consumers of at least one layer, got none")
     shares = _shared(explored, concentration, seed)
     return [_average(e, share) for e, share in zip(explored, shares, strict=True)]
 
 
 def _explore(factors: Sequence[GroupFactor], options: dict[str, float]) -> _Explored:
     """Evidence and posterior of all values worth a look, from the estimate outwards."""
+    check_axis(factors, **options)  # type: ignore[arg-type]
     free = [f.slab is None for f in factors]
     scale = [float(f.quadratic.weight.square().mean()) or 1.0 for f in factors]
     highest = math.floor(_weakest(factors, scale) / SLAB_STEP) if any(free) else 0
@@ -139,8 +148,10 @@ def _explore(factors: Sequence[GroupFactor], options: dict[str, float]) -> _Expl
         min(max(round(float(density) / DENSITY_STEP), -DENSEST), DENSEST),
         min(max(round(slab / SLAB_STEP), lowest), highest),
     )
-    results: dict[Node, GroupResult] = {}
     evidence: dict[Node, float] = {}
+    found_at: dict[Node, np.ndarray] = {}
+    moved, unsettled, solves = {}, set(), 0
+    best = guess
     queue, seen = deque([(first, guess)]), {first}
     while queue:
         node, start = queue.popleft()
@@ -150,7 +161,11 @@ def _explore(factors: Sequence[GroupFactor], options: dict[str, float]) -> _Expl
         ]
         prior = Independent(_density(node[0]))
         found = ep_group(here, prior=prior, start=start, **options)  # type: ignore[arg-type]
-        results[node], evidence[node] = found, log_evidence(here, found)
+        evidence[node] = log_evidence(here, found)
+        found_at[node] = np.append(evidence[node], found.log_odds.double().cpu().numpy())
+        moved[node], solves = found.change, solves + found.iterations
+        unsettled |= set() if found.converged else {node}
+        best = found if evidence[node] >= max(evidence.values()) else best
         if evidence[node] < max(evidence.values()) - DROP:
             continue
         for step in ((-1, 0), (1, 0), (0, -1), (0, 1)):
@@ -159,11 +174,9 @@ def _explore(factors: Sequence[GroupFactor], options: dict[str, float]) -> _Expl
             if inside and next_ not in seen:
                 seen.add(next_)
                 queue.append((next_, found))
-    surface = refine(
-        {n: np.append(evidence[n], results[n].log_odds.double().cpu().numpy()) for n in results}
-    )
     scales = tuple(square if open_ else None for square, open_ in zip(scale, free))
-    return _Explored(results, surface, highest - lowest + 1, scales)
+    surface = refine(found_at)
+    return _Explored(best, moved, unsettled, solves, surface, highest - lowest + 1, scales)
 
 
 def _weakest(factors: Sequence[GroupFactor], scale: Sequence[float]) -> float:
@@ -208,8 +221,8 @@ def _average(explored: _Explored, weight: dict[Node, float]) -> GroupResult:
     for (i, j), w in weight.items():
         node = (round(i / FINE), round(j / FINE))
         near[node] = near.get(node, 0.0) + w
-    counted = [r for node, r in explored.results.items() if near.get(node, 0.0) > NEGLIGIBLE]
-    best = explored.results[max(explored.results, key=lambda node: near.get(node, 0.0))]
+    counted = [node for node in explored.moved if near.get(node, 0.0) > NEGLIGIBLE]
+    best = explored.best
     share = torch.tensor(list(weight.values()), dtype=torch.double)
     odds = _mixed(torch.tensor(np.stack([explored.surface[n][1:] for n in weight])), share)
     density = sum(w * _density(i / FINE) for (i, _), w in weight.items())
@@ -225,9 +238,9 @@ def _average(explored: _Explored, weight: dict[Node, float]) -> GroupResult:
             slab if square is None else math.exp(step) / square
             for slab, square in zip(best.slabs, explored.scale, strict=True)
         ),
-        iterations=sum(r.iterations for r in explored.results.values()),
-        converged=all(r.converged for r in counted),
-        change=max(r.change for r in counted),
+        iterations=explored.iterations,
+        converged=explored.unsettled.isdisjoint(counted),
+        change=max(explored.moved[node] for node in counted),
     )
 
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import weakref
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -108,6 +110,22 @@ def test_the_result_can_be_priced_and_continued() -> None:
     assert result.expected_cost(1.0) < result.expected_cost(0.0)
     again = ep_group([t.factor], start=result, price=0.5)
     assert bool((again.probability < result.probability + 0.1).all())
+
+
+def test_layers_are_taken_one_at_a_time() -> None:
+    """Matrices of a layer are gone when the next one is made; the results are the same."""
+    made: list[weakref.ref] = []
+
+    def layers() -> Iterator[list[GroupFactor]]:
+        for seed in range(3):
+            factor = teacher(seed).factor
+            assert [ref() for ref in made] == [None] * seed
+            made.append(weakref.ref(factor.quadratic))
+            yield [factor]
+
+    together = ep_layers([[teacher(seed).factor] for seed in range(3)])
+    for one, other in zip(ep_layers(layers()), together, strict=True):
+        torch.testing.assert_close(one.probability, other.probability)
 
 
 def test_averages_keep_certain_units_apart() -> None:
