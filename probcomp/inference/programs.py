@@ -75,10 +75,10 @@ def to_pyro(
             raise InputError(f"the prior of {name} is a {type(value).__name__}, not a weight prior")
         if isinstance(value, SpikeSlabGaussian) and value.spike == 0:
             raise InputError(f"{name}: a spike of no width has no density; give spike > 0")
-    shapes = {name: module.get_parameter(name).shape for name in weights}
+    like = {name: module.get_parameter(name).detach() for name in weights}
 
     def draw(_prior: Any, _plate: Any) -> dict[str, Tensor]:
-        return {name: _drawn(name, shapes[name], priors[name], density) for name in weights}
+        return {name: _drawn(name, like[name], priors[name], density) for name in weights}
 
     return build(module, weights, draw, likelihood, samples)
 
@@ -101,9 +101,16 @@ def choose(module: nn.Module, weights: Sequence[str] | None) -> list[str]:
     return list(weights)
 
 
-def marginal(prior: SpikeSlabGamma | SpikeSlabGaussian | LogUniform, density: float) -> Any:
-    """The prior of one weight with its support summed out, as a Pyro distribution on the reals."""
-    return _classes()[isinstance(prior, LogUniform)](prior, density)
+def marginal(
+    prior: SpikeSlabGamma | SpikeSlabGaussian | LogUniform,
+    density: float,
+    like: Tensor | None = None,
+) -> Any:
+    """The prior of one weight with its support summed out, as a Pyro distribution on the reals.
+
+    Draws are of the type and on the device of ``like``, by default of torch's defaults.
+    """
+    return _classes()[isinstance(prior, LogUniform)](prior, density, (), like)
 
 
 def inclusion(prior: SpikeSlabGamma | SpikeSlabGaussian, density: float, weight: Tensor) -> Tensor:
@@ -127,17 +134,26 @@ def _classes() -> tuple[type, type]:
         arg_constraints: dict[str, Any] = {}  # noqa: RUF012
         support = constraints.real
 
-        def __init__(self, prior: Any, density: float, batch_shape: Sequence[int] = ()) -> None:
+        def __init__(
+            self,
+            prior: Any,
+            density: float,
+            batch_shape: Sequence[int] = (),
+            like: Tensor | None = None,
+        ) -> None:
             self.prior, self.density = prior, density
+            self.like = torch.zeros(()) if like is None else like.new_zeros(())
             super().__init__(torch.Size(batch_shape), validate_args=False)
 
         def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Any:
-            return type(self)(self.prior, self.density, batch_shape)
+            return type(self)(self.prior, self.density, batch_shape, self.like)
+
+        def uniform(self, sample_shape: Sequence[int]) -> Tensor:
+            return torch.rand_like(self.like.expand(*sample_shape, *self.batch_shape))
 
     class SpikeSlab(OfWeight):
         def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
-            support = torch.rand(torch.Size(sample_shape) + self.batch_shape) < self.density
-            return self.prior.sample(support).to(torch.get_default_dtype())
+            return self.prior.sample(self.uniform(sample_shape) < self.density).to(self.like)
 
         def log_prob(self, value: Tensor) -> Tensor:
             on = self.prior.log_prob(value, torch.ones_like(value))
@@ -146,9 +162,8 @@ def _classes() -> tuple[type, type]:
 
     class SignedLogUniform(OfWeight):
         def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
-            shape = torch.Size(sample_shape) + self.batch_shape
-            size = (SPREAD * (2 * torch.rand(shape) - 1)).exp()
-            return size * (2 * torch.randint(2, shape) - 1)
+            place = 2 * self.uniform(sample_shape) - 1  # its sign, and where the size lies
+            return place.sign() * (SPREAD * (2 * place.abs() - 1)).exp()
 
         def log_prob(self, value: Tensor) -> Tensor:
             # Half the mass on each sign. Flat below the smallest size, so that a guide may cross
@@ -159,19 +174,21 @@ def _classes() -> tuple[type, type]:
     return SpikeSlab, SignedLogUniform
 
 
-def _drawn(name: str, shape: Sequence[int], prior: WeightPrior, density: float) -> Tensor:
+def _drawn(name: str, like: Tensor, prior: WeightPrior, density: float) -> Tensor:
     """One weight tensor, drawn under its parameter's name."""
     import pyro
     import pyro.distributions as dist
 
+    shape = like.shape
     if isinstance(prior, HalfCauchy):
         columns = (1, shape[1], *[1] * (len(shape) - 2))
         scale = pyro.sample(
-            f"{name}_scale", dist.HalfCauchy(prior.scale).expand(columns).to_event(len(shape))
+            f"{name}_scale",
+            dist.HalfCauchy(like.new_tensor(prior.scale)).expand(columns).to_event(len(shape)),
         )
-        base = dist.Normal(torch.zeros(()), scale).expand(shape)
+        base = dist.Normal(like.new_zeros(()), scale).expand(shape)
     else:
-        base = marginal(prior, density).expand(shape)
+        base = marginal(prior, density, like).expand(shape)
     return pyro.sample(name, base.to_event(len(shape)))
 
 

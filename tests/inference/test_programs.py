@@ -128,6 +128,24 @@ def test_columns_share_a_horseshoe_scale() -> None:
     assert nodes["obs"]["value"].shape == (4,)
 
 
+@pytest.mark.parametrize("prior", PRIORS, ids=repr)
+@pytest.mark.parametrize("own", [torch.float32, torch.float64])
+def test_draws_have_the_type_of_the_module(prior, own) -> None:
+    from pyro import poutine
+
+    program = to_pyro(nn.Linear(4, 3).to(own), prior)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32 if own is torch.float64 else torch.float64)
+    try:
+        trace = poutine.trace(program).get_trace(torch.randn(5, 4, dtype=own))
+    finally:
+        torch.set_default_dtype(before)
+    drawn = {name: node["value"].dtype for name, node in trace.nodes.items()
+             if name.startswith("weight")}  # fmt: skip
+    assert drawn
+    assert set(drawn.values()) == {own}
+
+
 def test_priors_by_parameter_and_parameters_that_stay() -> None:
     net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     program = to_pyro(net, {"0.weight": PRIORS[0]}, weights=["0.weight"])

@@ -43,8 +43,9 @@ class ProperLogUniform(_StandIn):
         prior: LogUniform | None = None,
         density: float = 0.5,
         batch_shape: Sequence[int] = (),
+        like: Tensor | None = None,
     ) -> None:
-        super().__init__(prior or LogUniform(), density, batch_shape)
+        super().__init__(prior or LogUniform(), density, batch_shape, like)
 
 
 class RootGamma(dist.Gamma):

@@ -70,10 +70,10 @@ class LogUniformPrior(Prior):
 
     def __init__(self, weight: Tensor, config: SparseVDConfig) -> None:
         super().__init__()
-        self.shape = weight.shape
+        self.shape, self.like = weight.shape, weight.new_zeros(())
 
     def sites(self) -> Sites:
-        return {"": whole(ProperLogUniform().expand(self.shape))}
+        return {"": whole(ProperLogUniform(like=self.like).expand(self.shape))}
 
 
 class AdditivePosterior(Posterior):
@@ -143,7 +143,7 @@ class JeffreysPrior(GroupPrior):
     """BC-GNJ: ``p(z)`` proportional to ``1 / |z|``."""
 
     def scales(self) -> Sites:
-        return {"_scale": whole(ProperLogUniform().expand(self.columns))}
+        return {"_scale": whole(ProperLogUniform(like=self.base).expand(self.columns))}
 
     def scale(self, drawn: Mapping[str, Tensor]) -> Tensor:
         return drawn["_scale"]

@@ -390,3 +390,15 @@ def test_what_is_not_finite_and_what_has_no_threshold_is_refused() -> None:
         net[0].weight[0, 0] = float("nan")
     with pytest.raises(InputError, match="not finite"):
         baseline_program("bc-gnj", net)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_prior_draws_in_the_type_of_the_module(name) -> None:
+    from pyro import poutine
+
+    model, guide = baseline_program(name, nn.Linear(4, 3).double(), samples=5)
+    x = torch.randn(5, 4, dtype=torch.float64)
+    for program in (model, guide):
+        nodes = poutine.trace(program).get_trace(x).nodes
+        kinds = {n["value"].dtype for k, n in nodes.items() if k.startswith("weight")}
+        assert kinds == {torch.float64}
