@@ -17,6 +17,9 @@ LEAST_CELLS = 5
 SIGN_SLACK = 0.02
 """Connectivity above this (a fraction) in every run is taken for a barrier with its sign lost."""
 
+CONFOUNDED = 0.85
+"""Share of the load's variance that the knobs may explain, in rank, before the two are one."""
+
 TURNED = 0.01
 """Chance of a rank correlation over cells below which a knob is noted as turned round."""
 
@@ -40,6 +43,27 @@ def check_enough(table: "RunTable") -> None:
         raise InputError(
             f"{cells} distinct pilot{'s' * (cells != 1)}; at least {LEAST_CELLS} are needed "
             f"(two settings x two values of {table.load_name} and one between), 9 are advised."
+        )
+
+
+def check_apart(table: "RunTable") -> None:
+    """Refuse runs whose knobs follow the load: what is due to which could not be told.
+
+    Raises:
+        InputError: where ranks of the knobs explain 85 % of the variance of the ranks of the load over cells.
+    """
+    from scipy.stats import rankdata
+
+    first = np.unique(table.cells, return_index=True)[1]
+    ranks = np.column_stack([rankdata(v[first]) for v in (table.load, *table.settings.T)])
+    ranks = ranks - ranks.mean(0)
+    load, knobs = ranks[:, 0], ranks[:, 1:]
+    left = load - knobs @ np.linalg.lstsq(knobs, load, rcond=None)[0]
+    if left @ left < (1 - CONFOUNDED) * (load @ load) and len(first) > 2 * len(ranks[0]):
+        names = " and ".join(repr(knob.name) for knob in table.knobs)
+        raise InputError(
+            f"{names} and {table.load_name} change together in these runs, so their effects cannot "
+            f"be told apart; add runs at other settings for the same {table.load_name}."
         )
 
 

@@ -90,9 +90,14 @@ ALIASES = {
 }
 
 
+def folded(column: str) -> str:
+    """A column's name without what spellings differ in: ``Batch Size`` is ``batch_size``."""
+    return column.strip().lower().replace(" ", "_").replace("-", "_")
+
+
 def known_name(column: str) -> str:
     """The knob's own name for a column that may use another spelling."""
-    return ALIASES.get(column.lower(), column.lower())
+    return ALIASES.get(folded(column), folded(column))
 
 
 def parse_knob(knob: "str | Knob", columns: Sequence[str]) -> Knob:

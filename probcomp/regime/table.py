@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probcomp.errors import InputError, unknown
-from probcomp.regime.checks import check_directions, check_enough
-from probcomp.regime.knobs import KNOWN, Array, Knob, known_name, parse_knob
+from probcomp.regime.checks import check_apart, check_directions, check_enough
+from probcomp.regime.knobs import KNOWN, Array, Knob, folded, known_name, parse_knob
 
 REMOVED = ("sparsity", "p_ratio", "prune_ratio", "pruning_ratio")
 LOADS = ("density", *REMOVED, "load", "width", "params", "para_amount")
@@ -37,6 +37,9 @@ TASKS = (
 
 PER_CENT = 2.0
 """A density or sparsity above this is one in per cent; one between 1 and this is a mistake."""
+
+LARGE = 0.5
+"""An error above this, in a column with none above 1, may be one in per cent: that is noted."""
 
 ROUNDED = 1e-3
 """By how much a similarity may exceed 1."""
@@ -134,6 +137,7 @@ def read_runs(
         table = _from_columns(_rows_where(columns, where or {}), knobs, load)
     if check:
         check_enough(table)
+        check_apart(table)
         table = replace(table, notes=table.notes + check_directions(table))
     return table
 
@@ -164,7 +168,7 @@ def _same(entry: Any, value: Any) -> bool:
 def _refuse_tasks(columns: Mapping[str, Any], used: Sequence[str]) -> None:
     """Refuse runs of several tasks: taken together they would pass for repeats of each other."""
     for name in columns:
-        if str(name).lower() not in TASKS or name in used:
+        if folded(str(name)) not in TASKS or name in used:
             continue
         values = list(dict.fromkeys(str(value).strip() for value in columns[name]))
         if 1 < len(values) < len(columns[name]):  # as many as rows: labels of the runs
@@ -188,10 +192,10 @@ def _from_columns(
             f"columns differ in length: {least!r} has {lengths[least]} rows, {most!r} "
             f"{lengths[most]}."
         )
-    folded = {name.lower(): name for name in names}
+    spelt = {folded(name): name for name in names}
 
     def pick(what: str, candidates: Sequence[str]) -> str | None:
-        return next((folded[name] for name in candidates if name in folded), None)
+        return next((spelt[name] for name in candidates if name in spelt), None)
 
     found = {
         "a load": load if load in names else pick("load", LOADS),
@@ -209,7 +213,8 @@ def _from_columns(
         raise InputError(
             f"missing column{'s' * (len(missing) > 1)}: {'; '.join(missing)}. Least needed: one "
             f"knob ({', '.join(sorted(KNOWN))}, or another named as NAME:up or NAME:down), one "
-            f"load (density, sparsity, width, params), test_error, lmc, cka. The table has: "
+            f"load (density, sparsity, width, params), test_error, lmc, cka "
+            f"(probcomp.regime.linear_connectivity and cka measure these two). The table has: "
             f"{', '.join(names) or 'no columns'}."
         )
     chosen = [parse_knob(knob, names) for knob in (knobs or _once(auto, columns))]
@@ -222,7 +227,7 @@ def _from_columns(
     notes: list[str] = []
     loads, load_name = _load(columns, load_column, notes)
     error = _fraction(columns, error_column, notes)
-    if error_column.lower() in ACCURACIES:
+    if folded(error_column) in ACCURACIES:
         error = 1 - error
     lmc = _fraction(columns, lmc_column, notes)
     cka = _numbers(columns[cka_column], cka_column)
@@ -265,7 +270,7 @@ def _once(auto: Sequence[str], columns: Mapping[str, Any]) -> list[str]:
 
 def _load(columns: Mapping[str, Any], name: str, notes: list[str]) -> tuple[Array, str]:
     """Loads, and what they are called; a share that was removed is turned into one kept."""
-    values, kind = _numbers(columns[name], name), name.lower()
+    values, kind = _numbers(columns[name], name), folded(name)
     removed = kind in REMOVED
     share = removed or kind == "density"
     if share and PER_CENT < values.max() <= 100:
@@ -312,6 +317,11 @@ def _varying(chosen: list[Knob], values: Mapping[str, Array], *, named: bool) ->
 def _fraction(columns: Mapping[str, Any], name: str, notes: list[str]) -> Array:
     values = _numbers(columns[name], name)
     if np.max(np.abs(values), initial=0.0) <= 1:
+        if folded(name) in ERRORS and values.max() > LARGE:
+            notes.append(
+                f"{name} was read as a share of 1 ({values.min():.0%} to {values.max():.0%} "
+                "wrong); were it in per cent, divide it by 100."
+            )
         return values
     notes.append(f"{name} was read as per cent.")
     return values / 100
@@ -324,10 +334,11 @@ def _numbers(values: Any, name: str) -> Array:
     out = np.empty(len(raw))
     for row, value in enumerate(raw):
         try:
-            out[row] = float(value) if value not in ("", None) else np.nan
+            out[row] = _number(value)
         except (TypeError, ValueError):
+            comma = "; decimals need a point" if isinstance(value, str) and "," in value else ""
             raise InputError(
-                f"column {name!r}, row {row + 1}: {value!r} is not a number."
+                f"column {name!r}, row {row + 1}: {value!r} is not a number{comma}."
             ) from None
     bad = np.flatnonzero(~np.isfinite(out))
     if bad.size:
@@ -337,6 +348,15 @@ def _numbers(values: Any, name: str) -> Array:
             "leave such runs out of the table."
         )
     return out
+
+
+def _number(value: Any) -> float:
+    """A cell of a table: ``5%`` is 0.05, a blank NaN."""
+    if value is None or value == "":
+        return float("nan")
+    if isinstance(value, str) and value.strip().endswith("%"):
+        return float(value.strip()[:-1]) / 100
+    return float(value)
 
 
 def _read_csv(path: Path) -> dict[str, list[str]]:

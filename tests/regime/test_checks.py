@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from probcomp.errors import InputError
-from probcomp.regime.checks import check_directions, check_enough
+from probcomp.regime.checks import check_apart, check_directions, check_enough
 from probcomp.regime.table import read_runs
 
 
@@ -69,3 +69,21 @@ def test_a_load_that_runs_backwards_and_a_barrier_without_its_sign_are_refused()
         check_directions(table(test_error=runs.load))
     with pytest.raises(InputError, match="a barrier must be negative"):
         check_directions(table(lmc=-runs.connectivity))
+
+
+def test_knobs_that_follow_the_load_are_refused_and_a_corner_more_helps():
+    """Two settings a density, on a diagonal: either may be what moves the error."""
+    at = np.arange(8) // 2
+    columns = {
+        "epochs": 10.0 * 2**at + np.arange(8) % 2,
+        "density": 0.05 * 2.0**at,
+        "test_error": 0.3 - 0.05 * at,
+        "lmc": -0.01 * np.ones(8),
+        "cka": 0.9 + 0.01 * at,
+    }
+    with pytest.raises(InputError, match="'epochs' and density change together"):
+        check_apart(read_runs(columns, check=False))
+    corner = {"epochs": 85.0, "density": 0.05, "test_error": 0.3, "lmc": -0.01, "cka": 0.9}
+    more = {name: np.append(values, corner[name]) for name, values in columns.items()}
+    check_apart(read_runs(more, check=False))
+    check_apart(table())

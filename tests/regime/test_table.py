@@ -139,6 +139,12 @@ BAD = {
     ),
     "barrier sign": (lambda: runs(lmc=-runs()["lmc"]), {}, "must be negative"),
     "text": (lambda: runs(cka=["high"] * 9), {}, "'high' is not a number"),
+    "decimal comma": (lambda: runs(cka=["0,9"] * 9), {}, "'0,9' is not a number; decimals need a"),
+    "a knob that follows the load": (
+        lambda: runs(epochs=np.tile([20.0, 80.0, 160.0], 3) + np.arange(9)),
+        {},
+        "'epochs' and density change together",
+    ),
     "range": (lambda: runs(cka=np.full(9, 3.0)), {}, "expected 0 to 1"),
     "density above one": (lambda: runs(density=runs()["density"] * 1.5), {}, "must lie in"),
     "density of 400 %": (lambda: runs(density=runs()["density"] * 500), {}, "must lie in"),
@@ -196,6 +202,36 @@ def test_files_of_spreadsheets_are_read(start, ends, tmp_path):
     (tmp_path / "ragged.csv").write_text(ends.join([*lines[:4], "", "1,2", *lines[4:]]))
     with pytest.raises(InputError, match="line 6: 2 values for 5 columns"):
         read_runs(tmp_path / "ragged.csv")
+
+
+def test_headings_with_blanks_and_shares_with_per_cent_signs_are_read():
+    base = runs()
+    plain = read_runs(base)
+    other = {
+        "Epochs": base["epochs"],
+        "Pruning Ratio": [f"{100 * (1 - value):.6g}%" for value in base["density"]],
+        "Test-Error": [f"{100 * value:.9g} %" for value in base["test_error"]],
+        "LMC": base["lmc"],
+        "CKA": base["cka"],
+    }
+    table = read_runs(other)
+    np.testing.assert_allclose(table.load, plain.load)
+    np.testing.assert_allclose(table.error, plain.error, rtol=1e-8)
+    assert read_runs(runs(epochs=None, **{"Batch Size": base["epochs"]})).knobs[0].physical
+
+
+def test_large_shares_of_errors_are_noted():
+    """MNIST's 0.4 to 0.9 per cent would pass for shares."""
+    assert read_runs(runs()).notes == ()
+    (note,) = read_runs(runs(test_error=4 * runs()["test_error"])).notes
+    assert "read as a share of 1 (42% to 73% wrong)" in note
+
+
+def test_seeds_are_told_apart_by_their_labels():
+    assert read_runs(runs()).seed is None
+    table = read_runs(runs(dense_seed=["b", "a", "a"] * 3))
+    np.testing.assert_array_equal(table.seed, [1, 0, 0] * 3)
+    np.testing.assert_array_equal(table.take([0, 1]).seed, [1, 0])
 
 
 def test_labels_of_runs_are_no_tasks():
