@@ -16,8 +16,10 @@ observation, so ``arviz.summary``, ``arviz.plot_trace`` and leave-one-out compar
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -65,6 +67,17 @@ class Model:
         return self.shape or (self.data.x.shape[1],)
 
 
+@contextmanager
+def _in_doubles() -> Iterator[None]:
+    """JAX in double precision for a while; otherwise its setting is the user's own."""
+    import jax
+
+    here: Any = jax if hasattr(jax, "enable_x64") else import_module("jax.experimental")
+    with here.enable_x64(True):
+        yield
+
+
+@_in_doubles()
 def nuts(
     model: Model, *, chains: int = 4, warmup: int = 500, draws: int = 1000, seed: int = 0
 ) -> Any:
@@ -85,7 +98,6 @@ def nuts(
     import numpyro.distributions as dist
     from numpyro.infer import MCMC, NUTS, init_to_value
 
-    numpyro.enable_x64()
     x, y, scale = _arrays(model)
     n = x.shape[1]
     log_sum(model.prior, jnp.zeros(model.event))  # refuses what it cannot sum, before any work
@@ -125,6 +137,7 @@ def nuts(
     return _arviz(model, "nuts", weight, probability.reshape(chains, draws, *model.event), stats)
 
 
+@_in_doubles()
 def gibbs(
     model: Model, *, chains: int = 4, warmup: int = 500, draws: int = 2000, seed: int = 0
 ) -> Any:
@@ -149,7 +162,6 @@ def gibbs(
     n = x.shape[1]
     if n > MOST_EXPLICIT:
         raise InputError(f"gibbs walks through at most {MOST_EXPLICIT} supports, got {n}; use nuts")
-    numpyro.enable_x64()
     prior = model.weights
     if isinstance(prior, SpikeSlabGamma) and prior.a != prior.a_spike:
         raise InputError("gibbs needs equal shapes of slab and spike; use nuts")

@@ -11,7 +11,14 @@ import torch
 from probcomp.errors import InputError
 from probcomp.inference.mcmc import Model, compare_priors, gibbs, inclusion_probability, nuts
 from probcomp.inference.regression import Data
-from probcomp.priors import Chain, Independent, Lattice, SpikeSlabGamma, SpikeSlabGaussian
+from probcomp.priors import (
+    Chain,
+    ExactK,
+    Independent,
+    Lattice,
+    SpikeSlabGamma,
+    SpikeSlabGaussian,
+)
 
 MONTE_CARLO = 0.03
 """Error of an inclusion probability from some thousand correlated draws, four chains."""
@@ -221,3 +228,16 @@ def test_bad_input() -> None:
         Model(HIERARCHY.data, Independent(0.5), SpikeSlabGaussian(1.0, 0.0))
     with pytest.raises(InputError, match="at most 12 supports"):
         gibbs(Model(data(13, 20), Independent(0.5), HIERARCHY.weights))
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_the_precision_of_jax_is_left_as_it_was(before: bool) -> None:
+    import jax
+
+    no_sum = Model(data(5, 20), ExactK(3), SpikeSlabGaussian(1.0, 0.01))
+    unequal = Model(data(5, 20), Independent(0.4), SpikeSlabGamma(a=2.0))
+    with jax.enable_x64(before):
+        for sampler, model in ((nuts, no_sum), (gibbs, unequal)):
+            with pytest.raises(InputError):
+                sampler(model)
+            assert jax.config.jax_enable_x64 is before
