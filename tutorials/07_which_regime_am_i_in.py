@@ -34,6 +34,7 @@
 # on one core.
 
 # %%
+import json
 import os
 from pathlib import Path
 
@@ -136,7 +137,7 @@ print(diagram.triple_value.round(2), "(5, 50, 95 %); exact: 1 and 1")
 # stops, six densities and twelve dense seeds; each row is the mean of two retrained networks and
 # the barrier between them. `python benchmarks/regime.py sweep` makes it. A user runs few of these:
 # our pilots have the first two dense seeds. The advice is judged on a second table, made by
-# `regime.py reference`: the error of every cell with sixty other dense seeds and retraining seeds
+# `regime.py reference`: the error of every cell with many other dense seeds, and retraining seeds
 # of their own.
 
 # %%
@@ -159,11 +160,18 @@ print("test error, %, epochs down, density across", loads)
 for e, row in zip(epochs, errors):
     print(f"{e:4.0f} " + " ".join(f"{v:6.1f}" for v in row))
 
+sparse = [cell(e, loads[0]) for e in epochs]
+seeds = len(sparse[0])
+unsure = np.mean([v.std(ddof=1) for v in sparse]) / seeds**0.5
+half, most = np.quantile(sparse[-1], [0.5, 0.95])
+print(f"density {loads[0]:g}: {seeds} seeds leave a standard error of {unsure:.1f} points a cell;")
+print(f"at the last stop half of them lie below {half:.0f} %, one in twenty above {most:.0f} %")
+
 # %% [markdown]
-# Above 10 % density long training costs a little, below it short training costs much; at 4 % the
-# stops from 12 epochs on can hardly be told apart even by sixty seeds (a cell's standard error is
-# about 0.8 points). Suppose we had run nine pilots only, one in each part of the plane, and ask
-# what to do with a network that has been trained to the end.
+# At high densities long training costs a little, at low ones short training costs much; at the
+# lowest the later stops can hardly be told apart even by all these seeds. Suppose we had run nine
+# pilots only, one in each part of the plane, and ask what to do with a network that has been
+# trained to the end.
 
 # %%
 rng = np.random.default_rng(0)
@@ -191,10 +199,25 @@ show("7-digits-similarity", plot_map(maps, "similarity"))
 # ## 4. Was the advice right?
 #
 # The **regret** is the error at the advised stop minus that of the best stop in the column, by
-# seeds that no pilot has. Even with sixty of them the least of seven means is a little too low:
-# the truly best stop would be charged a tenth of a point or so. `python benchmarks/regime.py
-# digits` takes that out. Ten sets of nine pilots differ much, and cost 0.46 points on average, no
-# less than training to the end (0.42); every cell with five seeds costs 0.27.
+# seeds that no pilot has. Even with many of them the least of seven means is a little too low, so
+# that the truly best stop, too, would be charged something. `python benchmarks/regime.py digits`
+# takes that out, and averages over several sets of pilots, which differ much. Its record says:
+
+# %%
+record = json.loads((results / "regime_digits.json").read_text())["result"]
+for name, what in (
+    ("nine", "nine pilots"),
+    ("five", "every cell with five seeds"),
+    ("longest_training", "training to the end"),
+    ("random", "any stop at random"),
+):
+    found = record["regret"][name]
+    low, high = found["regret_90"]
+    print(f"{what}: {found['regret_points']:.2f} points (90 %: {low:.2f} to {high:.2f}),", end=" ")
+    print(f"mean of {record['designs'][name]} sets")
+
+# %% [markdown]
+# And the one set of pilots above, counted plainly:
 
 # %%
 regret, longest = [], []
@@ -212,9 +235,8 @@ print(f"mean regret {np.mean(regret):.2f} points; longest training {np.mean(long
 # %% [markdown]
 # What this shows: how a sweep becomes advice, and how far two seeds a cell carry. What it cannot
 # show: that the regimes lie like this on large networks and images. The data are small, and one set
-# of nine pilots proves little. At 4 % a retraining now and then collapses (23 % error where 8 % is
-# usual), which two seeds a pilot cannot tell from a bad stop; there the model is undecided, and
-# rightly so.
+# of nine pilots proves little. At the lowest density a retraining now and then collapses, which two
+# seeds a pilot cannot tell from a bad stop: there it is right to be undecided.
 #
 # Last, the check against the formulas we began with: the probabilities of the fitted diagram are
 # $\sigma(C)$ and $\sigma(s_S D)$ at its parameters.

@@ -18,7 +18,7 @@ SIGN_SLACK = 0.02
 """Connectivity above this (a fraction) in every run is taken for a barrier with its sign lost."""
 
 CONFOUNDED = 0.85
-"""Share of the load's variance that the knobs may explain, in rank, before the two are one."""
+"""Share of the variance of the load's ranks that knobs may explain before they pass for one."""
 
 TURNED = 0.01
 """Chance of a rank correlation over cells below which a knob is noted as turned round."""
@@ -50,7 +50,8 @@ def check_apart(table: "RunTable") -> None:
     """Refuse runs whose knobs follow the load: what is due to which could not be told.
 
     Raises:
-        InputError: where ranks of the knobs explain 85 % of the variance of the ranks of the load over cells.
+        InputError: where the ranks of the knobs over cells explain 85 % of the variance of the
+            load's.
     """
     from scipy.stats import rankdata
 
