@@ -3,7 +3,8 @@ r"""Second-order statistics of layers: what OBD and OBS know of the loss.
 For a linear layer ``y = W x`` the Fisher information of its weights is approximated by
 :math:`G \otimes A` with :math:`A = E[x x^T]` and :math:`G = E[g g^T]`, where ``g`` is the
 gradient by ``y`` (K-FAC: Martens and Grosse 2015, eq. 10). For a convolution ``A`` is summed over
-positions and ``G`` averaged over them (Grosse and Martens 2016, section 3.1).
+positions and ``G`` averaged over them (Grosse and Martens 2016, section 3.1); so it is for a layer
+that is called several times.
 """
 
 from collections.abc import Callable, Sequence
@@ -94,8 +95,8 @@ def curvatures(
         model.zero_grad(set_to_none=True)
         model.train(training)
     return {
-        f"{name}.weight".lstrip("."): Curvature(a / done, g / done)
-        for name, (a, g) in gathered.items()
+        f"{name}.weight".lstrip("."): Curvature(a / done, g / rows)
+        for name, (a, g, rows) in gathered.items()
     }
 
 
@@ -142,10 +143,11 @@ def _add(
     inputs, gradients = view.rows(module, x), view.outputs(g)
     positions = inputs.shape[1]
     inputs, gradients = inputs.flatten(0, 1), gradients.flatten(0, 1)
-    # A summed over positions, G averaged over them: each position is counted once.
-    pair = [inputs.T @ inputs, gradients.T @ gradients / positions]
+    # A summed over positions, G averaged over them: each position is counted once. So it is where a
+    # layer is called several times, or sees the positions of all samples as rows of a batch.
+    new = [inputs.T @ inputs, gradients.T @ gradients / positions, inputs.new_tensor(x.shape[0])]
     old = gathered.get(view.module)
-    gathered[view.module] = pair if old is None else [a + b for a, b in zip(old, pair, strict=True)]
+    gathered[view.module] = new if old is None else [a + b for a, b in zip(old, new, strict=True)]
 
 
 def _view(name: str, module: nn.Module) -> Matrix:

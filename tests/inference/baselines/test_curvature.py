@@ -37,6 +37,36 @@ def test_linear_factors_are_moments() -> None:
     assert model[0].weight.grad is None
 
 
+class Thrice(nn.Module):
+    """One layer for all positions: in one call, in a call each, or with positions as samples."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.layer, self.way = nn.Linear(4, 4), way
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.way == "calls":
+            return torch.stack([self.layer(part) for part in x.unbind(1)], 1)
+        if self.way == "rows":
+            return self.layer(x.flatten(0, 1)).view(x.shape)
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("way", ["calls", "rows"])
+def test_a_position_counts_once_however_it_comes(way) -> None:
+    """A shared layer is a convolution over its uses."""
+    x, y = torch.randn(20, 3, 4), torch.randn(20, 3, 4)
+    found = []
+    for each in ("whole", way):
+        torch.manual_seed(0)
+        model = Thrice(each)
+        found.append(
+            curvatures(model, Batches((x, y), 10), half_squared, ["layer"])["layer.weight"]
+        )
+    torch.testing.assert_close(found[0].inputs, found[1].inputs)
+    torch.testing.assert_close(found[0].outputs, found[1].outputs)
+
+
 def test_targets_drawn_from_the_model_give_the_fisher() -> None:
     """Half the squared error has unit Fisher information in the outputs."""
     torch.manual_seed(0)
