@@ -7,7 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    default_collate,
+)
 
 from probcomp.data.batches import Batch
 from probcomp.errors import InputError
@@ -142,24 +150,53 @@ def default_criterion(logits: Tensor, targets: Tensor) -> Tensor:
 def as_tensors(data: Any) -> Tensors:
     """In-memory tensors from what users hold: tensors, a dict, a Dataset or a DataLoader.
 
+    Of a loader its samples and its way to collate them are taken, in the order of the data; batches
+    are made anew. An iterable data set is read once, to its end.
+
     Raises:
-        InputError: Another type, or an empty data set.
+        InputError: Another type, an empty data set, or a loader whose sampler repeats samples or
+            makes batches in a way of its own.
     """
+    collate = default_collate
+    samples: list[Any] | None = None
     if isinstance(data, DataLoader):
-        data = data.dataset
-    if isinstance(data, Mapping):
+        samples, collate = _loaded(data), data.collate_fn or collate
+    elif isinstance(data, Mapping):
         return {str(name): torch.as_tensor(value) for name, value in data.items()}
-    if isinstance(data, tuple | list) and data and all(isinstance(t, Tensor) for t in data):
+    elif isinstance(data, tuple | list) and data and all(isinstance(t, Tensor) for t in data):
         return tuple(data)
-    if isinstance(data, Dataset):
-        samples = [data[i] for i in range(len(data))]  # type: ignore[arg-type]
-        if not samples:
-            raise InputError("the data set holds no samples")
-        stacked = default_collate(samples)
-        return stacked if isinstance(stacked, dict) else tuple(stacked)
+    elif isinstance(data, Dataset):
+        samples = _samples(data)
+    if samples is None:
+        raise InputError(
+            f"data of type {type(data).__name__} is not understood: give (inputs, targets), a dict "
+            "of tensors, a Dataset or a DataLoader"
+        )
+    if not samples:
+        raise InputError("the data set holds no samples")
+    stacked = collate(samples)
+    return dict(stacked) if isinstance(stacked, Mapping) else tuple(stacked)
+
+
+def _samples(data: Any) -> list[Any]:
+    if isinstance(data, IterableDataset):
+        return list(data)
+    return [data[i] for i in range(len(data))]
+
+
+def _loaded(loader: Any) -> list[Any]:
+    """The samples that a loader goes through in an epoch, in the order of the data."""
+    if loader.batch_size is None:
+        own = "no batches" if loader.batch_sampler is None else "batches of its own"
+        raise InputError(f"the DataLoader makes {own}: give the data set itself, or tensors")
+    if isinstance(loader.dataset, IterableDataset):
+        return _samples(loader.dataset)
+    if isinstance(loader.sampler, SequentialSampler | RandomSampler | SubsetRandomSampler):
+        chosen = getattr(loader.sampler, "indices", range(len(loader.dataset)))
+        return [loader.dataset[i] for i in sorted(chosen)]
     raise InputError(
-        f"data of type {type(data).__name__} is not understood: give (inputs, targets), a dict of "
-        "tensors, a Dataset or a DataLoader"
+        f"the DataLoader draws its samples by a {type(loader.sampler).__name__}; give the data set "
+        "itself, or a Subset of it"
     )
 
 

@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    IterableDataset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from probcomp.errors import InputError
 from probcomp.recipes.task import Task, as_tensors, default_criterion, logits_of, split
@@ -77,6 +83,39 @@ def test_data_in_the_forms_users_hold_it():
     for bad, says in ((3, "not understood"), ("text", "not understood")):
         with pytest.raises(InputError, match=says):
             as_tensors(bad)
+
+
+class Stream(IterableDataset):
+    def __init__(self, *tensors):
+        self.tensors = tensors
+
+    def __iter__(self):
+        return zip(*self.tensors, strict=True)
+
+
+def test_a_loader_is_read_as_it_would_be_trained_on():
+    x, y = torch.randn(6, 3), torch.arange(6)
+    data = TensorDataset(x, y)
+    part = as_tensors(DataLoader(data, 2, sampler=SubsetRandomSampler([4, 1, 2])))
+    assert part[1].tolist() == [1, 2, 4]  # never those that were set aside for a test
+
+    def named(samples):
+        return {"inputs": torch.stack([s[0] for s in samples]) + 1,
+                "labels": torch.stack([s[1] for s in samples])}  # fmt: skip
+
+    found = as_tensors(DataLoader(data, 2, shuffle=True, collate_fn=named))
+    assert torch.equal(found["inputs"], x + 1)
+    for stream in (Stream(x, y), DataLoader(Stream(x, y), 4)):
+        assert torch.equal(as_tensors(stream)[0], x)
+    weighted = WeightedRandomSampler([1.0] * 6, 6)
+    for loader, says in (
+        (DataLoader(data, 2, sampler=weighted), "a WeightedRandomSampler"),
+        (DataLoader(data, batch_size=None), "makes no batches"),
+        (DataLoader(data, batch_sampler=[[0, 1]]), "batches of its own"),
+        (DataLoader(Stream(x[:0], y[:0]), 4), "holds no samples"),
+    ):
+        with pytest.raises(InputError, match=says):
+            as_tensors(loader)
 
 
 def test_split_is_disjoint_and_seeded():
