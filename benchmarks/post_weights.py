@@ -12,6 +12,9 @@ nats.
 Beside the loss increase on the last windows of the held-out text there is the one on all of it, and
 the divergence of the outputs from the dense ones. The last windows are of another kind than the
 rest: there the dense model is far too sure of itself, and what blurs its outputs lowers the loss.
+Errors are those of the mean over windows, ranges those over seeds. Layers are decided one after the
+other on the pruned prefix, so that one weight decided otherwise changes others behind it; that is
+less than the error over windows.
 
     PROBCOMP_DATA=... probcomp bench post_weights --seeds 2
     PROBCOMP_DATA=... probcomp bench post_weights --network minilm --samples 64 --seeds 1
@@ -130,6 +133,11 @@ def whole_text(name: str, data: Path, directory: Path | None) -> Network:
     return language_model(data, cache_directory(), 10**6, 0, 12)
 
 
+def standard_error(values: Tensor) -> float:
+    """Of the mean, over windows."""
+    return float(values.std() / len(values) ** 0.5)
+
+
 class Judge:
     """Measures a model on held-out samples: the last ones, and all of them."""
 
@@ -152,8 +160,9 @@ class Judge:
         divergence = self.network.likelihood.divergence(found[last], self.dense[last], targets)
         return {
             "loss_increase": float(more[last].mean()),
+            "loss_increase_error": standard_error(more[last]),
             "loss_increase_all": float(more.mean()),
-            "loss_increase_all_error": float(more.std() / len(more) ** 0.5),
+            "loss_increase_all_error": standard_error(more),
             "divergence": float(divergence),
         }
 
@@ -208,17 +217,19 @@ def main() -> None:
         parser.error(str(error))
 
 
+def by_row(
+    found: list[dict[str, Any]], keys: tuple[str, ...], summary: Callable[[list[float]], Any]
+) -> dict[str, dict[str, Any]]:
+    """Each figure of each row, over the seeds."""
+    names = dict.fromkeys(r["row"] for r in found)
+    return {k: {n: summary([r[k] for r in found if r["row"] == n]) for n in names} for k in keys}
+
+
 def write(
     options: argparse.Namespace, network: Network, judge: Judge, found: list[dict[str, Any]]
 ) -> None:
     """The record, after each row."""
-    summary = {
-        key: {
-            name: statistics.mean(r[key] for r in found if r["row"] == name)
-            for name in dict.fromkeys(r["row"] for r in found)
-        }
-        for key in ("loss_increase", "loss_increase_all", "divergence")
-    }
+    keys = ("loss_increase", "loss_increase_all", "divergence")
     record = {
         "command": " ".join(["probcomp bench post_weights", *sys.argv[1:]]),
         "machine": machine(),
@@ -231,7 +242,8 @@ def write(
         "removed": 0.5,
         "unit": f"nats a {network.likelihood.unit}, held out",
         "rows": found,
-        "mean": summary,
+        "mean": by_row(found, keys, statistics.mean),
+        "range": by_row(found, keys, lambda values: [min(values), max(values)]),
     }
     suffix = "" if options.network == "char-llama" else f"_{options.network}"
     write_json(options.out / f"post_weights{suffix}.json", record)
