@@ -4,22 +4,26 @@ import csv
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from _regime_fits import Fits, clear  # these lie beside this file
+from _regime_campaign import Sweep, campaign, least_measured, nearest  # these lie beside this file
+from _regime_fits import Fits, clear
 from _regime_grid import strata
-from _regime_reference import FIRST, read_reference
+from _regime_reference import FIRST, Replicates, read_reference
 from _regime_regret import Reference
 from _regime_told import Surface, told_regret
 
 from probcomp.errors import InputError
+from probcomp.regime.costs import Run
 from probcomp.regime.fit import RegimeModel
+from probcomp.regime.planner import MOST_SEEDS
 from probcomp.regime.records import write_table
 from probcomp.regime.store import Store
 from probcomp.regime.sweep import grid_configs, run_pilots
 from probcomp.regime.table import RunTable, read_runs
+from probcomp.regime.tasks import load_task
 
 RESULTS = Path(__file__).parent / "results"
 DIGITS = RESULTS / "regime_digits_runs.csv"
@@ -27,11 +31,17 @@ SWEEP_ORDER = ("dense_seed", "density", "epochs")
 Chosen = list[tuple[int, int, int]]
 """(design, load, level) of every piece of advice."""
 
+ADVISERS = ("campaign", "nine", "nearest", "five", "grid", "sweep", "campaign_twice")
+"""Those that fit a model."""
+
 OWN = 2
 """Dense seeds of a pilot of the digits task (its default)."""
 
 MANY = 5
 """Dense seeds of a larger sweep."""
+
+TRIED = 4
+"""The first dense seeds: the way of campaigns was tried on them, so none is judged on them."""
 
 
 def sweep(store: Path, jobs: int | None, seeds: Sequence[int]) -> dict[str, object]:
@@ -66,107 +76,183 @@ def sweep(store: Path, jobs: int | None, seeds: Sequence[int]) -> dict[str, obje
     }
 
 
-def digits(count: int, start: int, fits: Fits) -> dict[str, object]:
+@dataclass
+class Judged:
+    """What advisers said, and how that meets the reference.
+
+    Attributes:
+        grid, reference: Whose replicates judge; the same with what follows from them.
+        chosen: By adviser, the level at each (design, load).
+        checks: By adviser, how the model's expected errors meet the reference's means.
+        rows: One a fit, for the record.
+    """
+
+    grid: Replicates
+    reference: Reference
+    fits: Fits
+    chosen: dict[str, Chosen] = field(default_factory=dict)
+    checks: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+    rows: list[dict[str, object]] = field(default_factory=list)
+
+    def fit(self, what: str, design: int, pilots: RunTable, only: float | None = None) -> None:
+        """Fit, advise at every density in range or at one, and count what was said."""
+        loads, levels = self.grid.loads, self.grid.levels
+        name = f"{what}{design}" if only is None else f"{what}{design}_{only:g}"
+        model, seconds = self.fits.fit(pilots, name, design)
+        near = np.flatnonzero((levels >= pilots.settings.min()) & (levels <= pilots.settings.max()))
+        asked = (loads >= pilots.load.min()) & (loads <= pilots.load.max())
+        said = []
+        for k in np.flatnonzero(asked if only is None else np.isclose(loads, only)):
+            level, check = advised(model, levels[near], float(loads[k]), self.grid.errors[k][near])
+            said.append((float(loads[k]), float(levels[near[level]])))
+            self.checks.setdefault(what, []).append({"load": float(loads[k]), **check})
+            self.choose(what, design, int(k), int(near[level]))
+        row: dict[str, object] = {"from": what, "seed": design, "cpu_seconds": seconds}
+        row |= {"runs": len(pilots), "fit": str(model.convergence), "best_epochs": said}
+        print(row, file=sys.stderr)
+        self.rows.append(row)
+        clear()
+
+    def choose(self, what: str, design: int, load: int, level: int) -> None:
+        """Count one piece of advice."""
+        self.chosen.setdefault(what, []).append((design, load, level))
+
+    def summary(self, what: str, load: int | None = None) -> dict[str, object]:
+        """Regret and calibration of an adviser, at a load or at all."""
+        some = [one for one in self.chosen[what] if load is None or one[1] == load]
+        at = None if load is None else float(self.grid.loads[load])
+        return self.reference.summary(some) | calibration(self.checks.get(what, []), at)
+
+
+def digits(count: int, start: int, fits: Fits, only: Sequence[str] = ADVISERS) -> dict[str, object]:
     """Advice from the sweep, judged on a reference grid: from nine pilots up to all of them.
 
     Estimated is the mean, over designs and densities, of the error at the advised level less that
     at the best level, both averaged over dense and retraining seeds. The reference has seeds of its
     own, which no pilot shares. The rule of the advice: the level of least expected error.
 
-    ``nine``: nine cells of ``OWN`` dense seeds, ``count`` designs. ``grid`` and ``five``: every
-    cell of ``OWN`` or ``MANY`` dense seeds, each seed once. ``sweep``: every cell and seed, one
-    design. ``own_grid`` takes the least measured error of the seeds that a grid has, with no model.
-    ``told``: what a Gaussian process that is told the noise and the smoothness of the task gets
-    from as many pilots, and from pilots of more seeds (`told_regret`).
+    ``campaign``: what ``probcomp advise --task digits --pilots 9`` does, at each density by itself,
+    with the seeds that had no part in settling how it goes about it (`TRIED`). For the same 18
+    runs: ``nearest``, every level at that density and two cells beside it, ``at_density`` the least
+    measured error of 18 runs there, with no model, ``at_density_five`` of five seeds at each level
+    (35 runs). ``campaign_twice``: campaigns of 18 pilots, 36 runs.
+    ``only`` names those that fit a model and are wanted.
+
+    ``nine``: nine cells of ``OWN`` dense seeds spread over the whole grid, for all densities at
+    once, ``count`` designs. ``grid`` and ``five``: every cell of ``OWN`` or ``MANY`` dense seeds,
+    each seed once. ``sweep``: every cell and seed, one design. ``own_grid`` takes the least
+    measured error of the seeds that a grid has, with no model. ``told``: what a Gaussian process
+    that is told the noise and the smoothness of the task gets from as many pilots, and from pilots
+    of more seeds (`told_regret`).
     """
-    table = read_runs(DIGITS)
-    with DIGITS.open(newline="") as stream:
-        of = np.array([int(float(row["dense_seed"])) for row in csv.DictReader(stream)])
-    judges, loads, levels, errors = read_reference()
-    if np.isnan(errors).any() or set(judges) & set(of):
+    table, task = read_runs(DIGITS), load_task("digits")
+    sweep = Sweep.read(DIGITS, task)
+    place = {run: row for row, run in enumerate(sweep.rows)}
+    of = np.array([seed for *_, seed in sweep.rows])
+    grid = read_reference()
+    if any(np.isnan(errors).any() for errors in grid.errors) or set(of) & {
+        int(seed) for seeds in grid.seeds for seed in seeds
+    }:
         raise InputError(
             "the reference lacks cells (run it again: seeds half there are made anew), or shares "
             "dense seeds with the pilots."
         )
-    reference, names = Reference(errors), np.unique(of)
+    names, loads, levels = np.unique(of), grid.loads, grid.levels
     cells = table.take(of == names[0])
-    chosen: dict[str, Chosen] = {}
-    checks: dict[str, list[dict[str, float]]] = {}
-    rows: list[dict[str, object]] = []
-
-    def run(what: str, design: int, rows_of: np.ndarray, own: np.ndarray) -> None:
-        """Fit, advise at every density in range, and count what was said."""
-        pilots = table.take(rows_of & np.isin(of, own))
-        model, seconds = fits.fit(pilots, f"{what}{design}", design)
-        near = np.flatnonzero((levels >= pilots.settings.min()) & (levels <= pilots.settings.max()))
-        said = []
-        for k in np.flatnonzero((loads >= pilots.load.min()) & (loads <= pilots.load.max())):
-            level, check = advised(model, levels[near], float(loads[k]), errors[k][near])
-            said.append((float(loads[k]), float(levels[near[level]])))
-            checks.setdefault(what, []).append({"load": float(loads[k]), **check})
-            chosen.setdefault(what, []).append((design, k, int(near[level])))
-        rows.append(
-            {
-                "from": what, "seed": design, "dense_seeds": own.tolist(), "cpu_seconds": seconds,
-                "fit": str(model.convergence), "best_epochs": said,
-            }
-        )  # fmt: skip
-        print(rows[-1], file=sys.stderr)
-        clear()
-
-    for design in range(start, start + count):
+    judged = Judged(grid, Reference(grid.errors), fits)
+    for name, part in plans(sweep, names[TRIED:], loads, levels).items():
+        for (design, load), runs in part.items() if name in only else ():
+            judged.fit(name, design, table.take([place[run] for run in runs]), load)
+            judged.rows[-1] |= {"plan": runs, "seconds_of_pilots": sweep.seconds(runs)}
+    for design in range(start, start + count) if "nine" in only else ():
         own = names[(OWN * design + np.arange(OWN)) % len(names)]
         where = cells.take(strata(cells, design))
         pairs = set(zip(where.settings[:, 0], where.load))
         some = np.array([pair in pairs for pair in zip(table.settings[:, 0], table.load)])
-        run("nine", design, some, own)
-    everything = np.ones(len(table), bool)
-    for design in range(len(names) // MANY):
-        run("five", design, everything, names[MANY * design + np.arange(MANY)])
+        judged.fit("nine", design, table.take(some & np.isin(of, own)))
+    for design in range(len(names) // MANY) if "five" in only else ():
+        own = names[MANY * design + np.arange(MANY)]
+        judged.fit("five", design, table.take(np.isin(of, own)))
     for design in range(len(names) // OWN):
-        own = names[OWN * design + np.arange(OWN)]
-        run("grid", design, everything, own)
-        mine = np.isin(of, own)
+        mine = np.isin(of, names[OWN * design + np.arange(OWN)])
+        if "grid" in only:
+            judged.fit("grid", design, table.take(mine))
         for k, load in enumerate(loads):
             here = mine & np.isclose(table.load, load)
             measured = [table.error[here & (table.settings[:, 0] == v)].mean() for v in levels]
-            chosen.setdefault("own_grid", []).append((design, k, int(np.argmin(measured))))
-    run("sweep", 0, everything, names)
-    # Those that need no pilots, at the densities of the advice from nine.
-    chosen["longest_training"] = [(d, k, len(levels) - 1) for d, k, _ in chosen["nine"]]
-    chosen["random"] = [(d, k, j) for d, k, _ in chosen["nine"] for j in range(len(levels))]
+            judged.choose("own_grid", design, k, int(np.argmin(measured)))
+    if "sweep" in only:
+        judged.fit("sweep", 0, table)
+    for design, order in enumerate(orders(names[TRIED:])):
+        for k, load in enumerate(loads):
+            for name, runs in (("at_density", 18), ("at_density_five", 35)):
+                level = least_measured(sweep, levels, float(load), order, runs)
+                judged.choose(name, design, k, level)
+    # Those that need no pilots, at every density.
+    for k in range(len(loads)):
+        judged.choose("longest_training", 0, k, len(levels) - 1)
+        for j in range(len(levels)):
+            judged.choose("random", 0, k, j)
+    reference = judged.reference
+    by_density = {
+        what: {
+            str(float(load)): judged.summary(what, k)
+            for k, load in enumerate(loads)
+            if any(one[1] == k for one in some)
+        }
+        for what, some in judged.chosen.items()
+    }
     return {
-        "designs": {what: len({d for d, *_ in some}) for what, some in chosen.items()},
-        "replicates_of_the_reference": len(judges),
+        "designs": {what: len({d for d, *_ in some}) for what, some in judged.chosen.items()},
+        "replicates_of_the_reference": {
+            f"{load:g}": len(seeds) for load, seeds in zip(loads, grid.seeds)
+        },
         "pilots_have": OWN,
-        "converged": float(np.mean([str(row["fit"]).startswith("converged") for row in rows])),
-        "regret": {
-            what: reference.summary(some) | calibration(checks.get(what, []), None)
-            for what, some in chosen.items()
+        "converged": float(np.mean([str(r["fit"]).startswith("converged") for r in judged.rows])),
+        "regret": {what: judged.summary(what) for what in judged.chosen},
+        "regret_points_with_densities_alike": {
+            what: float(np.mean([one["regret_points"] for one in each.values()]))
+            for what, each in by_density.items()
         },
         "told": told(reference, cells, loads, levels, len(names)),
-        "regret_by_density": {
-            what: {
-                str(float(load)): reference.summary(here) | calibration(checks[what], float(load))
-                for k, load in enumerate(loads)
-                if (here := [one for one in chosen[what] if one[1] == k])
-            }
-            for what in checks
-        },
+        "regret_by_density": by_density,
         "reference_mean_points": {
             str(float(load)): dict(zip(map(str, levels), (100 * row.mean(1)).tolist()))
-            for load, row in zip(loads, errors)
+            for load, row in zip(loads, grid.errors)
         },
         "reference_standard_error_points": {
-            str(float(load)): float(100 * row.std(1, ddof=1).mean() / np.sqrt(len(judges)))
-            for load, row in zip(loads, errors)
+            str(float(load)): float(100 * row.std(1, ddof=1).mean() / np.sqrt(row.shape[1]))
+            for load, row in zip(loads, grid.errors)
         },
         "probability_of_being_best": {
             str(float(load)): dict(zip(map(str, levels), reference.best(k).tolist()))
             for k, load in enumerate(loads)
         },
-        "each": rows,
+        "each": judged.rows,
     }
+
+
+def orders(seeds: Sequence[int]) -> list[list[int]]:
+    """Dense seeds of each campaign, best known first: each begins with a pair of its own."""
+    names = [int(seed) for seed in seeds]
+    return [names[at:] + names[:at] for at in range(0, len(names) - OWN + 1, OWN)]
+
+
+def plans(
+    sweep: Sweep, seeds: Sequence[int], loads: np.ndarray, levels: np.ndarray
+) -> dict[str, dict[tuple[int, float], list[Run]]]:
+    """Runs of each adviser for one density, by (design, load)."""
+    out: dict[str, dict[tuple[int, float], list[Run]]] = {}
+    for design, order in enumerate(orders(seeds)):
+        for load in map(float, loads):
+            some = {
+                "campaign": campaign(sweep, "digits", load, order[:MOST_SEEDS]),
+                "nearest": nearest(levels, loads, load, order[:OWN]),
+                "campaign_twice": campaign(sweep, "digits", load, order[:MOST_SEEDS], pilots=18),
+            }
+            for name, runs in some.items():
+                out.setdefault(name, {})[design, load] = runs
+    return out
 
 
 def told(
@@ -186,7 +272,7 @@ def told(
     return {
         f"{name}_of_{seeds}_seeds": told_regret(reference, surface, design, seeds)
         for name, design, several in (
-            ("nine", nine, (OWN, MANY, most, len(reference.errors[0, 0]))),
+            ("nine", nine, (OWN, MANY, most, min(some.shape[1] for some in reference.errors))),
             ("grid", every, (OWN, MANY, most)),
         )
         for seeds in several

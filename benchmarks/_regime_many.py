@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from probcomp.regime.pilots import pilot_configs
 from probcomp.regime.pruning import make_masks
 from probcomp.regime.tasks import PilotTask
 from probcomp.regime.training import TrainState, train
@@ -107,7 +106,9 @@ def retrained_errors(task: PilotTask, pruned: Sequence[Pruned], seed: int) -> np
         return (model(x).argmax(1) != y[:, None]).double().mean(0).numpy()
 
 
-def grid_errors(task: PilotTask, dense_seed: int, retrain_seeds: Sequence[int]) -> np.ndarray:
+def grid_errors(
+    task: PilotTask, dense_seed: int, retrain_seeds: Sequence[int], densities: Sequence[float]
+) -> np.ndarray:
     """Mean test error (fraction) over retraining seeds at each cell, [densities, levels].
 
     The knob is ``epochs``: one dense run, stopped at every level.
@@ -115,17 +116,17 @@ def grid_errors(task: PilotTask, dense_seed: int, retrain_seeds: Sequence[int]) 
     dense = task.fresh(dense_seed)
     state, stopped = TrainState(), {}
     for level in sorted(task.levels):
-        recipe = pilot_configs(task, level, task.densities[0])[0].recipe
+        recipe = task.recipe.turned(task.knob, level)
         state = train(dense, task.train, recipe, seed=dense_seed, state=state, augment=task.augment)
         stopped[level] = {name: value.clone() for name, value in dense.state_dict().items()}
     errors = []
     for seed in retrain_seeds:
         pruned = []
-        for density in task.densities:
+        for density in densities:
             for level in task.levels:
                 network = task.fresh(dense_seed)
                 network.load_state_dict(stopped[level])
                 masks = make_masks(network, task, density, task.prune, dense_seed)
                 pruned.append(Pruned(network, masks))
         errors.append(retrained_errors(task, pruned, seed))
-    return np.mean(errors, 0).reshape(len(task.densities), len(task.levels))
+    return np.mean(errors, 0).reshape(len(densities), len(task.levels))

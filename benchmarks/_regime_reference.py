@@ -4,6 +4,7 @@ import csv
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,41 +20,60 @@ FIRST = 100
 """The least dense seed of the reference: those below are for pilots."""
 
 
-def reference(seeds: Sequence[int], path: Path = REFERENCE) -> dict[str, object]:
-    """Retrain every cell of each dense seed with two retraining seeds of its own.
+def reference(
+    seeds: Sequence[int], densities: Sequence[float] | None = None, path: Path = REFERENCE
+) -> dict[str, object]:
+    """Retrain every level of each dense seed with two retraining seeds of its own.
 
-    Seeds that the table holds already are passed over, so a killed run goes on where it was; one
-    that was killed while it was written is run again.
+    At all densities of the task, or at some: seeds differ most where few weights are left, so more
+    are needed there. What the table holds already is passed over, so a killed run goes on where it
+    was; a density of a seed that was killed while it was written is run again.
     """
     import torch
 
     torch.set_num_threads(1)
     task = load_task("digits")
+    wanted = list(task.densities if densities is None else densities)
     if not path.is_file():
         path.write_text(",".join(HEADER) + "\n")
-    done = keep_whole(path, len(task.densities) * len(task.levels))
-    began, new = time.process_time(), [seed for seed in seeds if seed not in done]
-    for seed in new:
-        errors = grid_errors(task, seed, (2 * seed, 2 * seed + 1))
+    done = keep_whole(path, len(task.levels))
+    began, new = time.process_time(), 0
+    for seed in seeds:
+        missing = [density for density in wanted if (seed, density) not in done]
+        if not missing:
+            continue
+        errors = grid_errors(task, seed, (2 * seed, 2 * seed + 1), missing)
         lines = [
             f"{seed},{density:g},{level:g},{errors[i, j]:.6g}\n"
-            for i, density in enumerate(task.densities)
+            for i, density in enumerate(missing)
             for j, level in enumerate(task.levels)
         ]
         with path.open("a") as stream:
             stream.write("".join(lines))
+        done |= {(seed, density) for density in missing}
+        new += 1
     seconds = time.process_time() - began
-    found = {"table": path.name, "dense_seeds": sorted(done | set(seeds)), "new": len(new)}
-    return found | ({"cpu_seconds_a_new_seed": seconds / len(new)} if new else {})
+    found = {
+        "table": path.name,
+        "dense_seeds": {
+            f"{density:g}": sorted(seed for seed, at in done if at == density)
+            for density in task.densities
+        },
+        "new": new,
+    }
+    return found | ({"cpu_seconds_a_new_seed": seconds / new} if new else {})
 
 
-def keep_whole(path: Path, cells: int) -> set[int]:
-    """Dense seeds of which all ``cells`` are there; lines of others are taken out of the table."""
+def keep_whole(path: Path, levels: int) -> set[tuple[int, float]]:
+    """(dense seed, density) that have all ``levels``; lines of others are taken out of the table.
+
+    A line without its end is cut short, so it goes too.
+    """
     header, *lines = path.read_text().splitlines(keepends=True)
     lines = [line for line in lines if line.endswith("\n") and line.count(",") == len(HEADER) - 1]
-    count = Counter(int(line.split(",")[0]) for line in lines)
-    whole = {seed for seed, found in count.items() if found == cells}
-    text = "".join([header, *(line for line in lines if int(line.split(",")[0]) in whole)])
+    at = [(int(seed), float(load)) for seed, load, *_ in (line.split(",") for line in lines)]
+    whole = {one for one, found in Counter(at).items() if found == levels}
+    text = "".join([header, *(line for one, line in zip(at, lines) if one in whole)])
     if text != path.read_text():
         new = path.with_suffix(".new")
         new.write_text(text)
@@ -61,15 +81,34 @@ def keep_whole(path: Path, cells: int) -> set[int]:
     return whole
 
 
-def read_reference(
-    path: Path = REFERENCE,
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Dense seeds, densities, epochs, and errors [densities, levels, seeds]; NaN where not run."""
+@dataclass(frozen=True)
+class Replicates:
+    """A reference: test errors by density, which may have more seeds here than there.
+
+    Attributes:
+        loads, levels: Densities and values of the knob.
+        seeds: Dense seeds of each density, ascending.
+        errors: Of each density, [levels, seeds].
+    """
+
+    loads: NDArray[np.float64]
+    levels: NDArray[np.float64]
+    seeds: tuple[NDArray[np.int64], ...]
+    errors: tuple[NDArray[np.float64], ...]
+
+
+def read_reference(path: Path = REFERENCE) -> Replicates:
+    """The replicates of a table; NaN where a level was not run."""
     with path.open(newline="") as stream:
         rows = [[float(row[name]) for name in HEADER] for row in csv.DictReader(stream)]
     of, load, level, error = np.array(rows).T
-    names, loads, levels = (np.unique(values) for values in (of, load, level))
-    errors = np.full((len(loads), len(levels), len(names)), np.nan)
-    at = (loads.searchsorted(load), levels.searchsorted(level), names.searchsorted(of))
-    errors[at] = error
-    return names.astype(int), loads, levels, errors
+    loads, levels = np.unique(load), np.unique(level)
+    seeds, errors = [], []
+    for value in loads:
+        here = load == value
+        names = np.unique(of[here])
+        table = np.full((len(levels), len(names)), np.nan)
+        table[levels.searchsorted(level[here]), names.searchsorted(of[here])] = error[here]
+        seeds.append(names.astype(int))
+        errors.append(table)
+    return Replicates(loads, levels, tuple(seeds), tuple(errors))

@@ -14,6 +14,7 @@ all seeds. Three estimates, of R replicates of each level that had no part in ch
 All three agree as R grows.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -86,13 +87,18 @@ def noise_floor(errors: Array, mu: Array, seed: int = 0) -> float:
 
 @dataclass
 class Reference:
-    """Replicates of every cell [loads, levels, replicates] (fractions), and what follows."""
+    """Replicates of each load, [levels, replicates] (fractions), and what follows.
 
-    errors: Array
+    Loads may have different numbers of replicates.
+    """
+
+    errors: Sequence[Array]
     mu: list[Array] = field(init=False)
+    floors: list[float] = field(init=False)
 
     def __post_init__(self) -> None:
         self.mu = [posterior(errors, seed=k) for k, errors in enumerate(self.errors)]
+        self.floors = [noise_floor(errors, mu) for errors, mu in zip(self.errors, self.mu)]
 
     def regrets(self, load: int, level: int) -> Array:
         """Draws of the regret of a level at a load, [draws]."""
@@ -100,8 +106,13 @@ class Reference:
 
     def best(self, load: int) -> Array:
         """Probability of each level of being the best at a load, [levels]."""
-        levels = self.errors.shape[1]
+        levels = len(self.errors[load])
         return np.bincount(self.mu[load].argmin(1), minlength=levels) / len(self.mu[load])
+
+    def least(self, load: int) -> float:
+        """What the level that seems best is charged here, since the judge is not sure of it."""
+        mean = self.mu[load].mean(0)
+        return float(mean.min() - self.mu[load].min(1).mean())
 
     def summary(self, chosen: list[tuple[int, int, int]]) -> dict[str, object]:
         """What the levels of an adviser cost, in points (per cent).
@@ -110,7 +121,8 @@ class Reference:
             chosen: (design, load, level) of every piece of advice.
 
         ``regret_90`` is the interval of the posterior over seeds of the reference; designs count
-        as they are. ``standard_error_over_designs`` says how much the mean would move with others.
+        as they are. ``standard_error_over_designs`` says how much the mean would move with others;
+        ``least_points`` what nobody could be charged less than, on this judge's knowledge.
         """
         drawn = 100 * np.stack([self.regrets(load, level) for _, load, level in chosen])
         designs = np.array([design for design, *_ in chosen])
@@ -120,9 +132,8 @@ class Reference:
             "regret_points": float(mean.mean()),
             "regret_90": [float(v) for v in np.quantile(mean, [0.05, 0.95])],
             "plain_points": 100 * float(np.mean([plain(self.errors[i], k) for _, i, k in chosen])),
-            "floor_points": 100 * float(
-                np.mean([noise_floor(self.errors[i], self.mu[i]) for _, i, _ in chosen])
-            ),
+            "floor_points": 100 * float(np.mean([self.floors[i] for _, i, _ in chosen])),
+            "least_points": 100 * float(np.mean([self.least(i) for _, i, _ in chosen])),
             "crossed_points": 100 * float(
                 np.mean([crossed(self.errors[i], k) for _, i, k in chosen])
             ),

@@ -35,17 +35,18 @@ class Surface:
     cover: Array
 
     @staticmethod
-    def fit(errors: Array, loads: Array, levels: Array) -> "Surface":
-        """Amplitudes and lengths most probable for the means of ``errors`` [loads, levels, seeds].
+    def fit(errors: Sequence[Array], loads: Array, levels: Array) -> "Surface":
+        """Amplitudes and lengths most probable for the means of ``errors``, a load [levels, seeds].
 
         The process is a constant and two slopes with normal priors, and a Matern-5/2 part; weak
         normal priors keep the logarithms of all six scales near zero.
         """
         x, t = (standardised(v) for v in (np.log(loads), np.sqrt(levels)))
         cells = np.array([(a, b) for a in x for b in t])
-        mean = errors.mean(2)
-        value = np.log(mean).ravel()
-        error = (errors.std(2, ddof=1) / mean / np.sqrt(errors.shape[2])).ravel()
+        value = np.log(np.concatenate([some.mean(1) for some in errors]))
+        error = np.concatenate(
+            [some.std(1, ddof=1) / some.mean(1) / np.sqrt(some.shape[1]) for some in errors]
+        )
 
         def cover(log: Array) -> Array:
             amplitude, along_x, along_t, level, slope_x, slope_t = np.exp(log)
@@ -96,9 +97,12 @@ def told_regret(
         seeds: Dense seeds of a pilot.
     """
     errors = reference.errors
-    loads, levels, replicates = errors.shape
-    factors = (errors / errors.mean(2, keepdims=True)).reshape(-1, replicates)
-    spread = np.log(errors).std(2, ddof=1).mean(1)  # of one seed, by load
+    loads, levels = len(errors), len(errors[0])
+    replicates = min(some.shape[1] for some in errors)  # dense seeds that all loads have come first
+    factors = np.concatenate(
+        [(some / some.mean(1, keepdims=True))[:, :replicates] for some in errors]
+    )
+    spread = np.array([np.log(some).std(1, ddof=1).mean() for some in errors])  # of one seed
     generator = np.random.default_rng(seed)
     out = np.empty(draws)
     for k in range(draws):

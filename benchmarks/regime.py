@@ -23,7 +23,7 @@ import tempfile
 from pathlib import Path
 
 from _regime_diagnosis import diagnosis  # these lie beside this script
-from _regime_digits import digits, sweep
+from _regime_digits import ADVISERS, digits, sweep
 from _regime_fits import Fits
 from _regime_grid import designs, leave_one_density_out
 from _regime_reference import FIRST, reference
@@ -46,6 +46,8 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path("probcomp-pilots"), help="of the sweep")
     parser.add_argument("--jobs", type=int, help="worker processes of the sweep")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="dense seeds of it")
+    parser.add_argument("--densities", type=float, nargs="+", help="of the reference; default: all")
+    parser.add_argument("--only", nargs="+", choices=ADVISERS, default=ADVISERS, help="of digits")
     parser.add_argument("--fits", type=Path, help="keep draws here, to go on after a kill")
     options = parser.parse_args()
     import jax
@@ -58,8 +60,10 @@ def main() -> None:
         "loo": lambda: leave_one_density_out(fits),
         "diagnosis": diagnosis,
         "sweep": lambda: sweep(options.store, options.jobs, options.seeds),
-        "reference": lambda: reference(range(FIRST + start, FIRST + start + count)),
-        "digits": lambda: digits(count, start, fits),
+        "reference": lambda: reference(
+            range(FIRST + start, FIRST + start + count), options.densities
+        ),
+        "digits": lambda: digits(count, start, fits, options.only),
     }
     result = run[options.what]()
     shown = ["DIR" if "/" in word else word for word in sys.argv[1:]]

@@ -53,7 +53,9 @@ def advise(
     gain: Annotated[float, typer.Option(help="Least gain worth a move, in points.")] = 0.3,
     confidence: Annotated[float, typer.Option(help="Least probability of an action.")] = 0.8,
     strict: Annotated[bool, typer.Option("--strict", help="Exit status 3 if undecided.")] = False,
-    pilots: Annotated[int, typer.Option(help="Pilots to run with --task, at least 5.")] = 9,
+    pilots: Annotated[
+        int, typer.Option(help="Pilots of --task, at least 5, each with every dense seed.")
+    ] = 9,
     engine: Annotated[
         str, typer.Option(help="Where pilots run: processes, serial, ray or dask.")
     ] = "processes",
@@ -83,6 +85,9 @@ def advise(
         int | None,
         typer.Option(help="With --plan alone: run this line, as one member of a job array."),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --task: say what would be run, and run nothing.")
+    ] = False,
     seed: Seed = 0,
     json: Json = False,
     out: Annotated[
@@ -109,6 +114,13 @@ def advise(
         raise InputError("--where chooses rows of --runs; a task has none")
     if knob is not None and task is not None:
         raise InputError("the task names its knob; leave --knob out")
+    if dry_run:
+        if task is None:
+            raise InputError("--dry-run says what --task would run; --runs runs nothing")
+        return _outlook(
+            task, (store, optuna), json, density=density, pilots=pilots, at=at,
+            method=_rule(prune), gain=gain / 100, confidence=confidence,
+        )  # fmt: skip
     extra: dict[str, Any] = {}
     with quiet_stdout():
         if task is not None:
@@ -181,8 +193,34 @@ def _campaign(
     done = run_campaign(task, store=Store(folder, address), say=note, **options)
     table = folder / "runs.csv"
     write_table(done.records, done.advice.knob, table)
-    cells = [{done.advice.knob: value, "density": where} for value, where in done.cells]
+    cells = [
+        {done.advice.knob: value, "density": where, "dense_seeds": seeds}
+        for (value, where), seeds in done.cells.items()
+    ]
     return done.advice, {"pilots": cells, "stopped": done.stopped, "runs": str(table)}
+
+
+def _outlook(task: str, where: tuple[Path, str | None], json: bool, **plan: Any) -> None:
+    """Say what a campaign would run and cost."""
+    with quiet_stdout():
+        from probcomp.regime.costs import outlook
+        from probcomp.regime.planner import Planner
+        from probcomp.regime.store import Store
+
+        said = outlook(Planner(task, **plan), Store(*where))
+    if json:
+        return print_json(said)
+    for cell in said["first"]:
+        seeds = ", ".join(map(str, cell.pop("dense_seeds")))
+        typer.echo(", ".join(f"{n} {v:g}" for n, v in cell.items()) + f" (dense seeds {seeds})")
+    seconds = f", about {said['seconds']:.0f} s of training left" if "seconds" in said else ""
+    first = sum(1 for _ in said["first"])
+    typer.echo(
+        f"{first} cells first: {said['epochs_of_the_first']:g} epochs of training{seconds}; "
+        f"{said['kept']} runs are kept. Of {said['runs']} runs the others follow from what these "
+        f"give, at most {said['epochs_of_the_later_at_most']:g} epochs."
+    )
+    return None
 
 
 def _array(
@@ -229,7 +267,9 @@ def _print(said: "Advice", extra: dict[str, Any]) -> None:
         )
     lines = details(said)
     if extra:
-        lines["pilots"] = f"{len(extra['pilots'])} ({extra['stopped']}); table: {extra['runs']}"
+        lines["pilots"] = (
+            f"{len(extra['pilots'])} cells ({extra['stopped']}); table: {extra['runs']}"
+        )
     for label, text in lines.items():
         console.print(f"  {label:<12}{text}", markup=False)
     for text in said.notes:

@@ -7,7 +7,7 @@ ready, so a killed sweep loses at most the training in progress.
 
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
@@ -115,9 +115,17 @@ class PilotConfig:
 
 
 def pilot_configs(
-    task: PilotTask | str, value: float, density: float, *, method: str | None = None
+    task: PilotTask | str,
+    value: float,
+    density: float,
+    *,
+    method: str | None = None,
+    dense_seeds: Sequence[int] | None = None,
 ) -> list[PilotConfig]:
-    """The pilots of one cell (a value of the knob and a density), one for each dense seed."""
+    """The pilots of one cell (a value of the knob and a density), one for each dense seed.
+
+    Those are the task's, unless others are named.
+    """
     source = task if isinstance(task, str) else ""
     task = load_task(task) if isinstance(task, str) else task
     fingerprint = task.fingerprint()
@@ -126,7 +134,7 @@ def pilot_configs(
             source, fingerprint, task.recipe.turned(task.knob, value), float(density),
             method or task.prune, seed, task.retrain, tuple(task.retrain_seeds),
         )
-        for seed in task.dense_seeds
+        for seed in (task.dense_seeds if dense_seeds is None else dense_seeds)
     ]  # fmt: skip
 
 

@@ -1,4 +1,8 @@
-"""Which pilots to run: corners and centre, then one after the other by what they would tell."""
+"""Which pilots to run: corners and centre, then what promises the lowest error for its cost.
+
+That may be a new cell, or one that was run before, with another seed: where few weights are left
+runs differ by far more than settings do, and more of them tell more than another setting would.
+"""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -9,17 +13,22 @@ import numpy as np
 from probcomp.errors import InputError
 from probcomp.regime.advice import Advice, advise, check_options
 from probcomp.regime.checks import LEAST_CELLS
+from probcomp.regime.costs import Cell, Run, by_cell, run_costs
 from probcomp.regime.decision import GAIN
 from probcomp.regime.engines import held_open
 from probcomp.regime.pilots import PilotConfig, pilot_configs
-from probcomp.regime.records import pilot_columns
+from probcomp.regime.records import pilot_columns, pilot_rows
 from probcomp.regime.store import Record, Store
+from probcomp.regime.surface import ErrorSurface
 from probcomp.regime.sweep import default_jobs, run_pilots
 from probcomp.regime.tasks import PilotTask, load_task
+from probcomp.regime.worth import worth_most
 
-Cell = tuple[float, float]
 LIGHT = 300
-"""Warm-up steps and draws of the fits that only choose the next pilot."""
+"""Warm-up steps and draws of the fits that only ask whether to stop early."""
+
+MOST_SEEDS = 6
+"""Dense networks of a cell at most."""
 
 
 @dataclass(frozen=True)
@@ -28,15 +37,20 @@ class Campaign:
 
     Attributes:
         advice: From all pilots.
-        cells: (value of the knob, density) in the order in which they were run.
-        records: One a pilot and dense seed.
+        runs: (value of the knob, density, dense seed) in the order in which they were proposed.
+        records: One a run.
         stopped: Why no further pilot was run.
     """
 
     advice: Advice
-    cells: tuple[Cell, ...]
+    runs: tuple[Run, ...]
     records: tuple[Record, ...]
     stopped: str
+
+    @property
+    def cells(self) -> dict[Cell, list[int]]:
+        """Dense seeds of each cell, in the order in which cells were first proposed."""
+        return by_cell(self.runs)
 
 
 def start_design(task: PilotTask) -> list[Cell]:
@@ -71,50 +85,36 @@ def _nearest_middle(values: np.ndarray) -> int:
     return int(np.argmin(np.abs(values - (values[0] + values[-1]) / 2)))
 
 
-def pilot_costs(records: list[Record], task: PilotTask, cells: list[Cell]) -> list[float]:
-    """Seconds that further pilots would take, from those already run.
-
-    Retraining costs the same everywhere; the dense network costs its epochs, less those that a
-    checkpoint of the same run already has (with another knob than epochs: nothing if the value
-    was run before).
-    """
-    done = [record for record in records if record["status"] == "done"]
-    retrain = np.mean([sum(run["wall_s"] for run in r["runs"]) for r in done])
-    trained = {float(r["config"]["recipe"][task.knob]) for r in done}
-    steps = sum(r["dense"]["steps"] - r["dense"]["continued_from"] for r in done)
-    an_epoch = sum(r["dense"]["wall_s"] for r in done) / max(steps, 1)
-    an_epoch *= task.recipe.steps(len(task.train[0]), 1.0)
-    out = []
-    for value, _ in cells:
-        if task.knob == "epochs":
-            known = max([e for e in trained if e <= value], default=0.0)
-            more = value - known
-        else:
-            more = 0.0 if value in trained else task.recipe.epochs
-        out.append(float(len(task.dense_seeds) * (retrain + an_epoch * more)))
-    return out
+def nth_seed(task: PilotTask, number: int) -> int:
+    """The dense seed of a cell's run ``number`` (from 0): the task's, and then new ones."""
+    own = task.dense_seeds
+    return own[number] if number < len(own) else max(own) + 1 + number - len(own)
 
 
 class Planner:
     """Which pilots to run next, for any engine: `propose`, run them, `tell`, and so on.
 
-    The first are the corners and the centre of levels by densities. After those each batch holds
-    the cells that promise most about the decision for their cost (`probcomp.regime.design`), the
-    second chosen as if the first had given what is expected of it. Where a training diverges, that
+    The first are the corners and the centre of levels by densities, with every dense seed of the
+    task. After those each batch holds the runs by which the error at the advised level is expected
+    to fall most for their cost (`probcomp.regime.worth`), the second chosen as if the first were
+    made: new cells, or further dense seeds of those run before. Where a training diverges, that
     value of the knob is neither proposed nor advised again.
 
     Args:
         task: A task, or what `load_task` reads.
         density: Where advice is wanted, within the task's densities.
-        pilots: Cells to run, at least 5, each with every dense and retrain seed of the task.
+        pilots: How many may be run, at least 5; one stands for a run with each dense seed of the
+            task, so that nine pilots of a task with two are 18 runs.
         at: Present value of the knob; by default the coldest level.
-        batch: Cells a round; a fit lies between rounds.
+        batch: Pilots a round; a fit lies between rounds.
         method: The pruning rule; the task's own by default.
+        most_seeds: Dense seeds of a cell at most.
         stop_early: Stop when the decision is sure or no pilot promises to settle it.
         say: Told what goes on, one line a round.
 
     Attributes:
-        cells: (value of the knob, density) in the order in which they were proposed.
+        runs: (value of the knob, density, dense seed) in the order in which they were proposed.
+        budget: How many runs there may be.
         records: What was told.
         stopped: Why nothing more is proposed; empty before that.
 
@@ -131,6 +131,7 @@ class Planner:
         at: float | None = None,
         batch: int = 2,
         method: str | None = None,
+        most_seeds: int = MOST_SEEDS,
         gain: float = GAIN,
         confidence: float = 0.8,
         stop_early: bool = False,
@@ -162,7 +163,9 @@ class Planner:
                 f"({self.levels[0]:g} to {self.levels[-1]:g})."
             )
         self.grid = [(x, y) for y in sorted(set(about.densities)) for x in self.levels]
-        self.cells: list[Cell] = []
+        self.budget = pilots * len(about.dense_seeds)
+        self.most_seeds = max(most_seeds, len(about.dense_seeds))
+        self.runs: list[Run] = []
         self.records: list[Record] = []
         self.stopped = ""
         self._untold: set[str] = set()
@@ -177,11 +180,16 @@ class Planner:
         chosen = self._next()
         if not chosen:
             return []
-        self.cells.extend(chosen)
-        where = ", ".join(f"{value:g} at density {part:g}" for value, part in chosen)
-        self.say(f"pilots up to {len(self.cells)} of {self.pilots}: {self.knob.name} {where}")
+        self.runs.extend(chosen)
+        where = "; ".join(
+            f"{value:g} at density {part:g} (dense seed {', '.join(map(str, seeds))})"
+            for (value, part), seeds in by_cell(chosen).items()
+        )
+        self.say(f"runs up to {len(self.runs)} of {self.budget}: {self.knob.name} {where}")
         configs = [
-            c for x, y in chosen for c in pilot_configs(self.source, x, y, method=self.method)
+            config
+            for x, y, one in chosen
+            for config in pilot_configs(self.source, x, y, method=self.method, dense_seeds=[one])
         ]
         self._untold = {config.key for config in configs}
         return configs
@@ -197,7 +205,10 @@ class Planner:
     def advice(self, draws: int | None = None) -> Advice:
         """Advice from all that was told; with ``draws`` from a shorter fit."""
         gone = self._lost()
-        left = [cell for cell in self.grid if cell not in self.cells and cell[0] not in gone]
+        left = [
+            (*cell, nth_seed(self.task, len(by_cell(self.runs).get(cell, []))))
+            for cell in self._open(gone)
+        ]
         self.say("fitting the regime model")
         return advise(
             pilot_columns(self.records, self.knob.name),
@@ -207,36 +218,79 @@ class Planner:
             levels=[level for level in self.levels if level not in gone],
             gain=self.gain,
             confidence=self.confidence,
-            candidates=left,
-            costs=pilot_costs(self.records, self.task, left),
-            batch=max(1, min(self.batch, self.pilots - len(self.cells))),
+            candidates=[(value, density) for value, density, _ in left],
+            costs=[run_costs(self.records, self.task, [run])[0] for run in left],
             draws=draws,
             seed=self.seed,
         )
 
-    def _next(self) -> list[Cell]:
-        room = self.pilots - len(self.cells)
-        if not self.cells:
-            return start_design(self.task)
-        short = LEAST_CELLS - len(self._ended())
+    def _next(self) -> list[Run]:
+        room, seeds = self.budget - len(self.runs), self.task.dense_seeds
+        if not self.runs:
+            return [(*cell, seed) for cell in start_design(self.task) for seed in seeds]
+        short, gone, run = LEAST_CELLS - len(self._ended()), self._lost(), by_cell(self.runs)
         if short > 0 and room > 0:  # some diverged: corners of what is left stand in for them
-            gone = self._lost()
-            corners = start_design(_without(self.task, gone))
-            more = [cell for cell in corners if cell not in self.cells]
-            more = more or [c for c in self.grid if c not in self.cells and c[0] not in gone]
+            more = [cell for cell in start_design(_without(self.task, gone)) if cell not in run]
+            more = more or [c for c in self.grid if c not in run and c[0] not in gone]
             if more:
-                return more[: min(short, room)]
+                return [(*cell, seed) for cell in more[:short] for seed in seeds][:room]
         if room <= 0:
-            self.stopped = f"all {self.pilots} pilots were run"
+            self.stopped = f"all {self.budget} runs were made"
             return []
-        said = self.advice(LIGHT)
-        if not said.next_batch:
-            self.stopped = "every cell of the task was run"
+        if not self._open(gone):
+            self.stopped = f"every cell of the task was run with {self.most_seeds} dense seeds"
             return []
-        if self.stop_early and said.next is None:
+        if self.stop_early and self.advice(LIGHT).next is None:
             self.stopped = "the decision is sure"
             return []
-        return [(pilot.settings[self.knob.name], pilot.load) for pilot in said.next_batch]
+        return self._worth_most(min(self.batch * len(seeds), room))
+
+    def _worth_most(self, count: int) -> list[Run]:
+        """The runs that promise most for their cost."""
+        gone, run = self._lost(), by_cell(self.runs)
+        cells = [cell for cell in self.grid if cell[0] not in gone]
+        asked = [(value, self.density) for value in self.levels if value not in gone]
+        points = list(dict.fromkeys([*cells, *asked]))  # the last may lie between cells
+        belief = self._surface(points)
+
+        def then(taken: list[int]) -> list[Run]:
+            """The runs that points stand for, made in this order."""
+            seeds = [
+                len(run.get(points[k], [])) + taken[:number].count(k)
+                for number, k in enumerate(taken)
+            ]
+            return [(*points[k], nth_seed(self.task, seed)) for k, seed in zip(taken, seeds)]
+
+        def cost(taken: list[int]) -> np.ndarray:
+            out = np.full(len(points), np.inf)
+            for k, cell in enumerate(cells):
+                if len(run.get(cell, [])) + taken.count(k) < self.most_seeds:
+                    out[k] = run_costs(self.records, self.task, then([*taken, k]))[-1]
+            return out
+
+        wanted = np.array([points.index(cell) for cell in asked])
+        return then(worth_most(belief.mean, belief.cover, belief.noise, wanted, cost, count))
+
+    def _surface(self, points: list[Cell]) -> ErrorSurface:
+        """Belief about ln(error) at cells, from what was told."""
+        rows, errors = [], []
+        for row in pilot_rows(self.records, self.knob.name):
+            cell = (row[self.knob.name], row["density"])
+            if cell in points:
+                rows.append(points.index(cell))
+                errors.append(row["test_error"])
+        values, densities = np.array(points).T
+        where = np.column_stack([np.log(densities), self.knob.coordinate(values, 0.5)])
+        return ErrorSurface.fit(where, np.array(rows), np.array(errors))
+
+    def _open(self, gone: set[float]) -> list[Cell]:
+        """Cells that may be run once more."""
+        run = by_cell(self.runs)
+        return [
+            cell
+            for cell in self.grid
+            if cell[0] not in gone and len(run.get(cell, [])) < self.most_seeds
+        ]
 
     def _ended(self) -> set[Cell]:
         done = [record["config"] for record in self.records if record["status"] == "done"]
@@ -278,5 +332,5 @@ def run_campaign(
         while configs := planner.propose():
             planner.tell(run_pilots(configs, store, engine=engine, jobs=jobs, task=own, show=show))
         return Campaign(
-            planner.advice(), tuple(planner.cells), tuple(planner.records), planner.stopped
+            planner.advice(), tuple(planner.runs), tuple(planner.records), planner.stopped
         )

@@ -89,6 +89,65 @@ def test_a_summary_counts_designs_and_loads(module):
     # One design pays nothing, the other one point in the mean.
     assert found["standard_error_over_designs"] == pytest.approx(0.5, abs=0.01)
     assert reference.best(0)[0] == 1
+    assert found["least_points"] <= found["regret_points"]
+
+
+def test_loads_may_have_different_numbers_of_replicates(module):
+    regret = module("_regime_regret")
+    generator = np.random.default_rng(0)
+    few = np.array([0.10, 0.11])[:, None] + 0.02 * generator.normal(size=(2, 8))
+    many = np.array([0.10, 0.11])[:, None] + 0.02 * generator.normal(size=(2, 4000))
+    found = regret.Reference([few, many])
+    assert found.mu[1].std(0).max() < found.mu[0].std(0).min() / 3
+    assert found.summary([(0, 1, 1)])["regret_points"] == pytest.approx(1.0, abs=0.1)
+    # Of the load that is known well nobody who is right is charged.
+    assert found.least(1) < 1e-6 < found.least(0)
+
+
+@pytest.fixture(scope="module")
+def sweep_of_digits():
+    """Rows of a made-up sweep: errors rise with the distance from 20 epochs, and by seeds."""
+    from probcomp.regime.tasks import load_task
+
+    task, rows = load_task("digits"), {}
+    for level in task.levels:
+        for density in task.densities:
+            for seed in range(8):
+                error = 0.05 + 0.001 * abs(level - 20) + 0.0001 * seed
+                rows[level, density, seed] = {
+                    "density_realised": density, "test_error": error, "train_error": 0.0,
+                    "pruned_test_error": 0.5, "wall_s": 6.0, "lmc": -0.1, "cka": 0.9,
+                    "agreement": 0.9, "dense_test_error": 0.05,
+                }  # fmt: skip
+    return task, rows
+
+
+def test_a_campaign_is_told_the_rows_of_the_seeds_that_stand_for_its_own(module, sweep_of_digits):
+    found = module("_regime_campaign")
+    sweep = found.Sweep(*sweep_of_digits)
+    runs = found.campaign(sweep, "digits", 0.08, [6, 3, 5], pilots=7)
+    assert len(runs) == len(set(runs)) == 14
+    assert [run for run in runs if run[2] not in (6, 3, 5)] == []
+    assert [seed for level, load, seed in runs if (level, load) == (60, 0.04)][:2] == [6, 3]
+    # 14 pilots of 6 s; 60 epochs of both dense runs at 6 s for 60 epochs of retraining.
+    third = max((level for level, _, seed in runs if seed == 5), default=0.0)
+    assert sweep.seconds(runs) == pytest.approx(14 * 6 + (60 + 60 + third) * 0.1)
+
+
+def test_advisers_with_as_many_runs_know_what_they_should(module, sweep_of_digits):
+    found = module("_regime_campaign")
+    sweep = found.Sweep(*sweep_of_digits)
+    levels, loads = np.array(sweep.task.levels), np.array(sweep.task.densities)
+    runs = found.nearest(levels, loads, 0.4, [6, 3])
+    assert len(runs) == len(set(runs)) == 18
+    assert sorted({load for _, load, _ in runs}) == [0.2, 0.4]
+    assert len({level for level, load, _ in runs if load == 0.4}) == 7
+    assert levels[found.least_measured(sweep, levels, 0.08, [6, 3, 5], 18)] == 20
+    loud = dict(sweep.rows)
+    loud[20.0, 0.08, 5] = {**loud[20.0, 0.08, 5], "test_error": 9.0}
+    sweep = found.Sweep(sweep.task, loud)
+    assert levels[found.least_measured(sweep, levels, 0.08, [6, 3, 5], 14)] == 20  # two seeds each
+    assert levels[found.least_measured(sweep, levels, 0.08, [6, 3, 5], 21)] != 20
 
 
 @pytest.fixture
@@ -139,44 +198,75 @@ def noisy(x):
     return x + 0.1 * torch.randn_like(x)
 
 
-def test_a_reference_goes_on_where_it_was_and_is_read_by_cell(module, tmp_path, monkeypatch):
-    reference = module("_regime_reference")
-    asked = []
+@pytest.fixture
+def reference(module, monkeypatch):
+    """The module, with errors that tell what was asked; and what was asked."""
+    found, asked = module("_regime_reference"), []
+    known = np.array([0.04, 0.055, 0.08, 0.12, 0.2, 0.4])
 
-    def cells(task, seed, retrain):
-        asked.append((seed, retrain))
-        return seed + np.arange(42.0).reshape(6, 7) / 100
+    def cells(task, seed, retrain, densities):
+        asked.append((seed, retrain, tuple(densities)))
+        rows = known.searchsorted(densities)
+        return seed + np.arange(42.0).reshape(6, 7)[rows] / 100
 
-    monkeypatch.setattr(reference, "grid_errors", cells)
+    monkeypatch.setattr(found, "grid_errors", cells)
+    return found, asked
+
+
+def test_a_reference_goes_on_where_it_was_and_is_read_by_cell(reference, tmp_path):
+    reference, asked = reference
     path = tmp_path / "reference.csv"
-    reference.reference([100, 101], path)
-    said = reference.reference([100, 101, 102], path)
-    assert asked == [(100, (200, 201)), (101, (202, 203)), (102, (204, 205))]
-    assert said["dense_seeds"] == [100, 101, 102]
-    names, loads, levels, errors = reference.read_reference(path)
-    assert (names.tolist(), loads[0], levels[-1]) == ([100, 101, 102], 0.04, 60)
-    assert errors.shape == (6, 7, 3)
-    assert errors[1, 2, 1] == pytest.approx(101.09, abs=1e-3)
+    reference.reference([100, 101], path=path)
+    said = reference.reference([100, 101, 102], path=path)
+    assert [one[:2] for one in asked] == [(100, (200, 201)), (101, (202, 203)), (102, (204, 205))]
+    assert said["dense_seeds"]["0.04"] == [100, 101, 102]
+    found = reference.read_reference(path)
+    assert (found.seeds[0].tolist(), found.loads[0], found.levels[-1]) == (
+        [100, 101, 102],
+        0.04,
+        60,
+    )
+    assert [errors.shape for errors in found.errors] == 6 * [(7, 3)]
+    assert found.errors[1][2, 1] == pytest.approx(101.09, abs=1e-3)
 
 
-def test_a_seed_that_was_killed_while_it_was_written_is_run_again(module, tmp_path, monkeypatch):
-    reference = module("_regime_reference")
-    asked = []
-
-    def cells(task, seed, retrain):
-        asked.append(seed)
-        return seed + np.arange(42.0).reshape(6, 7) / 100
-
-    monkeypatch.setattr(reference, "grid_errors", cells)
+def test_a_density_may_have_more_seeds_than_others(reference, tmp_path):
+    reference, asked = reference
     path = tmp_path / "reference.csv"
-    reference.reference([100, 101], path)
+    reference.reference([100], path=path)
+    asked.clear()
+    said = reference.reference([100, 101], [0.04, 0.2], path=path)
+    reference.reference([101], path=path)
+    assert asked == [
+        (101, (202, 203), (0.04, 0.2)),
+        (101, (202, 203), (0.055, 0.08, 0.12, 0.4)),
+    ]
+    assert said["new"] == 1
+    assert (said["dense_seeds"]["0.04"], said["dense_seeds"]["0.4"]) == ([100, 101], [100])
+    reference.reference([107], [0.04], path=path)
+    found = reference.read_reference(path)
+    assert [len(seeds) for seeds in found.seeds] == [3, 2, 2, 2, 2, 2]
+    assert found.errors[0][3, 2] == pytest.approx(107.03, abs=1e-3)
+
+
+def test_a_seed_that_was_killed_while_it_was_written_is_run_again(reference, tmp_path):
+    """What was whole of it is kept: a density has all its levels, or is run again."""
+    reference, asked = reference
+    path = tmp_path / "reference.csv"
+    reference.reference([100, 101], path=path)
     whole = path.read_text()
+    lines = whole.splitlines(keepends=True)
     for left in (-1, -3, -30, -400):  # an end of line, part of a number, a line, many
         path.write_text(whole[:left])
         asked.clear()
-        said = reference.reference([100, 101], path)
-        assert (asked, said["dense_seeds"], said["new"]) == ([101], [100, 101], 1)
+        said = reference.reference([100, 101], path=path)
+        ((seed, _, densities),) = asked
+        assert (seed, said["new"]) == (101, 1)
+        assert len(densities) == (1 if left > -100 else 4)
         assert path.read_text() == whole
+    path.write_text("".join(lines[:5] + lines[6:]))  # a line of the first seed is lost
+    assert reference.reference([100, 101], path=path)["new"] == 1
+    assert sorted(path.read_text().splitlines()) == sorted(whole.splitlines())
 
 
 def test_saved_fits_are_read_again_only_for_the_table_they_were_made_of(
@@ -312,7 +402,7 @@ def test_who_is_told_regrets_nothing_where_all_is_seen_and_less_with_seeds(modul
 
     def least(errors, cells, seeds):
         surface = told.Surface.fit(errors, loads, levels)
-        reference = regret.Reference(errors)
+        reference = regret.Reference(list(errors))
         return told.told_regret(reference, surface, lambda _: cells, seeds, draws=300)
 
     quiet = truth * noise**0.01

@@ -101,6 +101,17 @@ def test_a_task_list_is_written_and_run_line_by_line(tmp_path, capsys, monkeypat
     assert "lines 1 to 18" in capsys.readouterr().err
 
 
+def test_a_dry_run_says_what_would_be_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(["advise", "--task", TASK, "--density", "0.3", "--pilots", "7", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "epochs 4, density 0.1 (dense seeds 0, 1)" in said
+    assert "5 cells first: 48 epochs of training; 0 runs are kept. Of 14 runs" in said
+    assert not list(tmp_path.iterdir())
+    assert run(["advise", "--runs", "runs.csv", "--density", "0.3", "--dry-run"]) == 2
+    assert "--dry-run says what --task would run" in capsys.readouterr().err
+
+
 def short(data, physical, *, seed, **length):
     """A hundred steps: the way from runs to an answer is tested, not what it says."""
     from probcomp.regime import sampler
@@ -126,9 +137,9 @@ def test_a_cluster_leaves_the_records_that_a_pilot_gives_by_itself(engine, tmp_p
     assert done.returncode == 0, done.stderr[-2000:]
     # Ray forks to start: done after a fit, with JAX's threads about, that may hang.
     assert "os.fork() was called" not in done.stderr
-    assert len(json.loads(done.stdout)["pilots"]) == 6
+    assert sum(len(cell["dense_seeds"]) for cell in json.loads(done.stdout)["pilots"]) == 12
     records = Store(tmp_path).pilots.all()
-    assert len(records) == 12  # two dense seeds each
+    assert len(records) == 12  # six pilots of two dense seeds
     for record in records.values():
         assert stripped(record) == stripped(run_pilot(PilotConfig.of(record["config"])))
 

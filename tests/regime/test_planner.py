@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from probcomp.errors import InputError
-from probcomp.regime.pilots import pilot_configs, run_pilot
-from probcomp.regime.planner import LIGHT, Planner, pilot_costs, run_campaign, start_design
+from probcomp.regime.planner import LIGHT, Planner, nth_seed, run_campaign, start_design
 from probcomp.regime.store import Store
 from tests.regime import tiny_task
 
@@ -27,22 +26,6 @@ def test_few_levels_are_filled_up_and_too_few_are_refused():
     assert {(x, y) for x in (1, 4) for y in (0.1, 0.8)} <= set(cells)
     with pytest.raises(InputError, match="4 cells; at least 5"):
         start_design(dataclasses.replace(narrow, densities=(0.1, 0.8)))
-
-
-def test_costs_leave_out_what_a_checkpoint_has():
-    task = tiny_task.task()
-    records = []
-    for config in pilot_configs(SOURCE, 2, 0.3):
-        record = run_pilot(config)
-        record["dense"] |= {"wall_s": 14.0, "steps": 14, "continued_from": 0}  # 7 steps an epoch
-        for run in record["runs"]:
-            run["wall_s"] = 3.0
-        records.append(record)
-    costs = pilot_costs(records, task, [(1, 0.1), (2, 0.1), (4, 0.1)])
-    seeds, retrain, epoch = 2, 6.0, 7.0
-    assert costs == pytest.approx(
-        [seeds * (retrain + epoch), seeds * retrain, seeds * (retrain + 2 * epoch)]
-    )
 
 
 @pytest.mark.parametrize(
@@ -78,9 +61,10 @@ def test_values_at_which_training_diverges_are_replaced(tmp_path, monkeypatch):
     done = run_campaign(
         hot_task((0.1, 0.3, 1e6)), density=0.1, pilots=7, store=Store(tmp_path), show=False
     )
-    assert done.cells[:4] == ((0.1, 0.1), (1e6, 0.1), (0.1, 0.8), (1e6, 0.8))
+    cells = list(done.cells)
+    assert cells[:4] == [(0.1, 0.1), (1e6, 0.1), (0.1, 0.8), (1e6, 0.8)]
     assert sum(record["status"] == "done" for record in done.records) == 5
-    assert {value for value, _ in done.cells[5:]} <= {0.1, 0.3}
+    assert {value for value, _ in cells[5:]} <= {0.1, 0.3}
     assert asked["levels"] == [0.1, 0.3]
     assert {value for value, _ in asked["candidates"]} <= {0.1, 0.3}
     with pytest.raises(InputError, match=r"diverged at lr 1e\+06.*fewer than two"):
@@ -88,47 +72,55 @@ def test_values_at_which_training_diverges_are_replaced(tmp_path, monkeypatch):
 
 
 def test_a_campaign_runs_what_is_proposed_and_nothing_twice(tmp_path, monkeypatch):
-    """The fits are stood in for: what they propose is tested in test_advice and test_design."""
+    """The last fit is stood in for: what it says is tested in test_advice."""
     asked = []
-
-    def proposing(columns, **more):
-        asked.append(more)
-        value, load = more["candidates"][0]
-        pilot = SimpleNamespace(settings={"epochs": value}, load=load)
-        return SimpleNamespace(next_batch=(pilot,), next=pilot)
-
-    monkeypatch.setattr("probcomp.regime.planner.advise", proposing)
+    monkeypatch.setattr(
+        "probcomp.regime.planner.advise", lambda columns, **more: asked.append(more)
+    )
     store, said = Store(tmp_path), []
     first = run_campaign(
         SOURCE, density=0.1, pilots=6, store=store, engine="serial", say=said.append
     )
-    assert len(first.cells) == len(set(first.cells)) == 6
-    assert first.cells[5] == asked[0]["candidates"][0]
-    assert len(first.records) == 12
-    assert [more["draws"] for more in asked] == [LIGHT, None]
+    assert len(first.runs) == len(set(first.runs)) == len(first.records) == 12
+    assert list(first.cells)[:5] == start_design(tiny_task.task())
+    assert [(c["recipe"]["epochs"], c["density"], c["dense_seed"]) for c in configs_of(first)] == [
+        *first.runs
+    ]
+    assert [more["draws"] for more in asked] == [None]
     assert asked[0]["at"] == {"epochs": 4}
-    assert len(asked[0]["costs"]) == len(asked[0]["candidates"]) == 4
-    assert first.stopped == "all 6 pilots were run"
-    assert any("pilots up to 6 of 6" in line for line in said)
+    assert len(asked[0]["costs"]) == len(asked[0]["candidates"]) == 9
+    assert first.stopped == "all 12 runs were made"
+    assert any("runs up to 12 of 12" in line for line in said)
     monkeypatch.setattr("probcomp.regime.pilots.train", None)
     again = run_campaign(SOURCE, density=0.1, pilots=6, store=store, engine="serial")
     assert again.records == first.records
 
 
-def test_a_plan_is_asked_and_told_without_any_engine(monkeypatch):
+def configs_of(campaign):
+    return [record["config"] for record in campaign.records]
+
+
+def test_it_stops_early_where_the_advice_is_sure(tmp_path, monkeypatch):
+    asked = []
+
+    def sure(columns, **more):
+        asked.append(more["draws"])
+        return SimpleNamespace(next=None)
+
+    monkeypatch.setattr("probcomp.regime.planner.advise", sure)
+    done = run_campaign(
+        SOURCE, density=0.1, pilots=9, store=Store(tmp_path), engine="serial", stop_early=True
+    )
+    assert (len(done.runs), done.stopped, asked) == (10, "the decision is sure", [LIGHT, None])
+
+
+def test_a_plan_is_asked_and_told_without_any_engine():
     """What another engine does: run what is proposed, in any order, and tell."""
-
-    def proposing(columns, **more):
-        value, load = more["candidates"][-1]
-        pilot = SimpleNamespace(settings={"epochs": value}, load=load)
-        return SimpleNamespace(next_batch=(pilot,), next=pilot)
-
-    monkeypatch.setattr("probcomp.regime.planner.advise", proposing)
     planner = Planner(SOURCE, density=0.1, pilots=6, batch=1)
     assert planner.stopped == ""
     first = planner.propose()
     assert [(c.recipe.epochs, c.density) for c in first[::2]] == start_design(tiny_task.task())
-    records = [{**done_record(config), "key": config.key} for config in first]
+    records = [done_record(config) for config in first]
     planner.tell(records[1:][::-1])
     with pytest.raises(InputError, match="1 proposed pilots have not been told"):
         planner.propose()
@@ -136,22 +128,60 @@ def test_a_plan_is_asked_and_told_without_any_engine(monkeypatch):
     with pytest.raises(InputError, match="was not proposed, or is told already"):
         planner.tell(records[:1])
     (one, two) = planner.propose()
-    assert one.dense_seed != two.dense_seed
-    assert (one.recipe.epochs, one.density) == planner.cells[-1]
-    planner.tell([{**done_record(config), "key": config.key} for config in (one, two)])
+    assert [(c.recipe.epochs, c.density, c.dense_seed) for c in (one, two)] == planner.runs[-2:]
+    planner.tell([done_record(config) for config in (one, two)])
     assert planner.propose() == []
-    assert planner.stopped == "all 6 pilots were run"
+    assert planner.stopped == "all 12 runs were made"
     assert len(planner.records) == 12
 
 
-def done_record(config):
+def answered(planner, error):
+    """Run a plan to its end; ``error`` gives what a configuration shows."""
+    while configs := planner.propose():
+        planner.tell(done_record(c, error(c)) for c in configs)
+    return planner
+
+
+def test_cells_whose_runs_differ_much_are_run_again_with_new_seeds():
+    """Seeds differ by half at the density asked for, and hardly elsewhere; levels are alike."""
+
+    def loud(config):
+        luck = [0.7, 1.6, 0.8, 1.4, 1.0, 1.2][config.dense_seed]
+        return 0.2 * luck if config.density == 0.1 else 0.1 * (1 + 0.001 * config.dense_seed)
+
+    planner = answered(Planner(SOURCE, density=0.1, pilots=9), loud)
+    later = planner.runs[10:]
+    assert len(later) == 8
+    assert sum(density == 0.1 for _, density, _ in later) >= 5
+    assert max(seed for *_, seed in planner.runs) >= 2
+    for cell in {run[:2] for run in planner.runs}:  # one after the other
+        seeds = [seed for value, density, seed in planner.runs if (value, density) == cell]
+        assert seeds == list(range(len(seeds)))
+
+
+def test_new_seeds_follow_those_of_the_task_and_a_cell_has_only_so_many():
+    task = dataclasses.replace(tiny_task.task(), dense_seeds=(4, 2))
+    assert [nth_seed(task, number) for number in range(4)] == [4, 2, 5, 6]
+    planner = Planner(task, density=0.1, pilots=40, most_seeds=3)
+    answered(planner, lambda config: 0.1)
+    assert planner.stopped == "every cell of the task was run with 3 dense seeds"
+    assert len(set(planner.runs)) == len(planner.runs) == 27
+
+
+def test_a_density_between_those_of_the_task_is_planned_for():
+    planner = answered(Planner(SOURCE, density=0.2, pilots=6), lambda config: config.density)
+    assert len(planner.runs) == 12
+    assert {density for _, density, _ in planner.runs} <= {0.1, 0.3, 0.8}
+
+
+def done_record(config, error=0.1):
     run = {
-        "density_realised": config.density, "test_error": 0.1, "train_error": 0.0,
+        "density_realised": config.density, "test_error": error, "train_error": 0.0,
         "pruned_test_error": 0.5, "wall_s": 2.0,
     }  # fmt: skip
     pair = {"lmc": -0.1, "cka_softmax": 0.9, "agreement": 0.9, "wall_s": 1.0}
     dense = {"test_error": 0.1, "wall_s": 1.0, "steps": 7, "continued_from": 0}
     return {
-        "status": "done", "runs": [run], "pairs": [pair], "dense": dense,
+        "key": config.key, "status": "done", "runs": [run], "pairs": [pair], "dense": dense,
         "config": config.to_json(),
     }  # fmt: skip
