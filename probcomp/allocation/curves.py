@@ -19,6 +19,8 @@ from probcomp.errors import BudgetError
 
 CLOSE = 1e-9
 """Relative width of the bracket at which the search for the price ends."""
+FREE = 1e-30
+"""Price at which the search ends: what goes at it costs nothing."""
 COST_ROUNDS = 6
 
 
@@ -88,7 +90,7 @@ def allocate(
         low, high = 0.0, 1e-12
         while spent(counts(high)) > allowed and high < 1e30:
             low, high = high, high * 10
-        while high - low > CLOSE * high:
+        while high - low > CLOSE * high and high > FREE:
             middle = 0.5 * (low + high)
             low, high = (low, middle) if spent(counts(middle)) <= allowed else (middle, high)
         found = _spend_rest(counts(high), rising, sizes, cost, allowed, costs)

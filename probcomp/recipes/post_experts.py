@@ -52,13 +52,23 @@ LOOKS = 4
 ROUNDS = 16
 """Most rounds of removals that are measured in a layer."""
 
+CURE = (
+    "Whole experts can go where their weights lie in one tensor [experts, ...] that the router's "
+    "choice indexes; of experts that are modules of their own the neurons can."
+)
+
 Loss = Callable[[Tensor], float]
 """``loss(keep) -> nats`` a unit that a layer loses with the experts of ``keep``, boolean [E]."""
 
 
 def found_routers(job: Job) -> tuple[tuple[Axis, ...], Routers, list[str]]:
     """The axes of experts among a job's whose routers are found, those, and notes on the others."""
-    axes, notes = [], []
+    axes = []
+    notes = [
+        f"The experts of {axis.name} all stay: {axis.blocked}. {CURE}"
+        for axis in job.structure.axes
+        if axis.kind == "expert" and axis.blocked
+    ]
     for axis in job.units:
         if axis.kind == "expert":
             try:

@@ -30,6 +30,7 @@ from probcomp.recipes.post_config import PostConfig as PostConfig
 from probcomp.recipes.post_config import Steps, calibration_batches, parts_of, settled
 from probcomp.recipes.post_evidence import Evidence, dense_evidence
 from probcomp.recipes.post_experts import (
+    CURE,
     Weighing,
     expert_scores,
     experts_by_posterior,
@@ -81,9 +82,9 @@ def run(job: Job) -> Outcome:
     axes, notes = (*read_axes, *experts), notes + more
     if not axes:
         raise InputError(
-            "no removable units are read by a linear layer or a convolution, and none are experts; "
-            "this method judges units where they are read, and experts at their router"
-            + "".join(f". {note}" for note in notes)
+            "no removable units are read by a linear layer or a convolution, and none are whole "
+            "experts; this method judges units where they are read, and experts at their router. "
+            + " ".join(notes or [CURE])
         )
     spending = None if job.budget is None else _spending(job, axes)
     likelihood = likelihood_of(job.task, job.model, next(calibration_batches(job.train, 2)))

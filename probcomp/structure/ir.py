@@ -97,8 +97,19 @@ class Program:
 
 
 def hint(n: Any) -> int:
-    """A size as a plain integer: the example value of a symbolic one."""
+    """A size as a plain integer: the example value of a symbolic one.
+
+    Raises:
+        TraceError: the size depends on values, and so has no example.
+    """
     if isinstance(n, torch.SymInt):
+        if n.node.hint is None:
+            raise TraceError(
+                "the size of a tensor depends on values, as after torch.where(condition), nonzero "
+                "or an index of booleans (experts that are called with the tokens sent to them); "
+                "multiply by the condition instead: run each expert on all tokens, weighted by its "
+                "gate"
+            )
         return int(n.node.hint)
     return int(n)
 

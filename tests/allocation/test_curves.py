@@ -85,3 +85,11 @@ def test_out_of_reach_says_what_remains() -> None:
     curves = {n: curve(i, s - 1, True) for i, (n, s) in enumerate(SIZES.items())}
     with pytest.raises(BudgetError, match="remains, but the budget allows 1"):
         allocate(curves, SIZES, linear, 1.0)
+
+
+def test_units_that_cost_nothing_go_at_a_price_of_nothing() -> None:
+    curves = {"a": torch.tensor([0.0, 0.0, 1.0]), "b": torch.tensor([0.0, 2.0])}
+    found = allocate(curves, SIZES, lambda left: left["a"] + left["b"], 8)
+    assert found.removed == {"a": 1, "b": 0}
+    assert found.price <= 1e-30
+    assert found.loss == 0

@@ -23,6 +23,18 @@ class Branching(nn.Module):
         return x + 1 if x.sum() > 0 else x - 1
 
 
+class Dispatching(nn.Module):
+    """Calls a layer with the rows that a condition chooses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        (rows,) = torch.where(x[:, 0] > 0)
+        return torch.zeros_like(x).index_add(0, rows, self.layer(x[rows]))
+
+
 class Strange(nn.Module):
     def forward(self, x: Tensor) -> object:
         return object()
@@ -37,9 +49,10 @@ class Strange(nn.Module):
         (nn.Linear(5, 3), (X,), r"does not run on the example inputs \(0: \(2, 4\)\)"),
         (nn.Linear(4, 3), {"wrong": X}, "does not run on the example inputs"),
         (Branching(), (X,), "control flow that depends on tensor values"),
+        (Dispatching(), (X,), "run each expert on all tokens"),
         (Strange(), (X,), "returns a object"),
     ],
-    ids=["bare", "none", "number", "shape", "name", "branch", "result"],
+    ids=["bare", "none", "number", "shape", "name", "branch", "dispatch", "result"],
 )
 def test_errors_are_one_line(model: nn.Module, inputs: object, says: str) -> None:
     with pytest.raises(TraceError, match=says) as caught:

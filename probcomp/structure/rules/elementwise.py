@@ -1,7 +1,7 @@
 """Elementwise operators: every dimension that is not broadcast is the same on all sides."""
 
 from probcomp.structure.rules.base import Op, Result, Typed, rule
-from probcomp.structure.terms import size, split_sum
+from probcomp.structure.terms import RadixError, size, split_sum
 
 
 @rule(
@@ -20,6 +20,8 @@ def identity(op: Op) -> Result:
 @rule("masked_fill", "where", "clamp", "clamp_min", "clamp_max", "clip", "minimum", "maximum")
 def selection(op: Op) -> Result:
     """Some values are replaced; those kept number what they numbered before."""
+    if isinstance(op.instr.value, (list, tuple)):
+        raise RadixError("how many positions a condition holds at depends on the data")
     out = op.join(*(typed.dims for typed in op.tensors()))
     points = [t.points for t in op.tensors() if t.points is not None]
     return Typed(tuple(out), points[0] if len(points) == 1 else None)
