@@ -23,6 +23,8 @@ class Batches:
         seed: Seed of the permutations. Epoch ``e`` is drawn from ``(seed, e)`` alone, so a run that
             resumes at epoch ``e`` sees what it would have seen.
         shuffle: Whether to permute; off for evaluation.
+        terms: How many terms of the log-likelihood a mean loss is of, over all of the data; by
+            default as many as samples.
 
     Raises:
         InputError: No samples, unequal lengths, NaN or infinities in the data.
@@ -35,6 +37,7 @@ class Batches:
         seed: int = 0,
         *,
         shuffle: bool = True,
+        terms: int | None = None,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
@@ -58,6 +61,7 @@ class Batches:
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise InputError(f"{name} holds NaN or infinite values; clean the data first")
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
+        self.terms = self.samples if terms is None else terms
 
     def __len__(self) -> int:
         """Batches per epoch."""

@@ -23,6 +23,9 @@ from probcomp.evidence.fisher import Likelihood
 
 Tensors = Sequence[Tensor] | Mapping[str, Tensor]
 
+IGNORED = -100
+"""Target of a position that has none, as in torch's cross-entropy."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -83,6 +86,23 @@ class Task:
     def output(self, outputs: Any, batch: Batch) -> Tensor:
         """The output tensor that is scored."""
         return pooled_of(outputs, batch) if self.pooled else logits_of(outputs)
+
+    def terms(self, data: Tensors) -> int:
+        """How many terms of the log-likelihood the mean loss is of, over all of the data.
+
+        A sample each; for classes of positions or pixels each that has a target, unless a loss of
+        the user's own, which is one for each sample, says otherwise. The first token of a text
+        counts too, though a causal model is not asked for it.
+        """
+        batch: Any = data if isinstance(data, Mapping) else tuple(data)
+        targets = batch.get("labels") if isinstance(batch, Mapping) else batch[-1]
+        rows = len(next(iter(batch.values())) if isinstance(batch, Mapping) else batch[0])
+        whole = self.criterion is not None or (
+            self.likelihood is not None and self.unit == "sample"
+        )
+        if whole or targets is None or targets.is_floating_point() or targets.dim() < 2:
+            return rows
+        return max(int((targets != IGNORED).sum()), 1)
 
     @staticmethod
     def targets(batch: Batch) -> Tensor | None:

@@ -127,8 +127,12 @@ class Reader:
         """
         if not all(_known(model.get_submodule(name.rpartition(".")[0])) for name in scales):
             return None
-        loss: Loss = self.task.loss
         batches = Batches(self.train, 256, self.seed)
+        each = self.task.terms(self.train) / batches.samples  # terms of the mean loss in a sample
+
+        def loss(model: nn.Module, batch: Any) -> Tensor:
+            return each * self.task.loss(model, batch)
+
         sample = list(islice(batches(0), max(1, SAMPLES // 256)))
         cheap = EVALUATIONS * _operations(model, loss, sample) <= MOST_OPERATIONS
         with _threads(1 if cheap else torch.get_num_threads()):
@@ -143,7 +147,7 @@ class Reader:
         scales: Mapping[str, Scale],
     ) -> Reading | None:
         names = list(scales)
-        count = min(len(sample) * 256, batches.samples)
+        count = sum(_rows(batch) for batch in sample)
         number = batches.samples
         factors = curvatures(
             model,

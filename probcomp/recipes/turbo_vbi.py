@@ -53,7 +53,12 @@ def run(job: Job) -> Outcome:
 
     result = fit(
         job.model,
-        Batches(job.train, batch_size=batch_size(Batches(job.train).samples), seed=job.seed),
+        Batches(
+            job.train,
+            batch_size=batch_size(Batches(job.train).samples),
+            seed=job.seed,
+            terms=job.task.terms(job.train),
+        ),
         loss=job.task.loss,
         units=job.units,
         prior=job.prior,

@@ -56,7 +56,12 @@ def recipe(
             )
         setting = Setting(
             model=job.model,
-            batches=Batches(job.train, batch_size=config.batch_size, seed=job.seed),
+            batches=Batches(
+                job.train,
+                batch_size=config.batch_size,
+                seed=job.seed,
+                terms=job.task.terms(job.train),
+            ),
             loss=job.task.loss,
             units=job.units,
             seed=job.seed,

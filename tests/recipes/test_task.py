@@ -13,6 +13,7 @@ from torch.utils.data import (
 )
 
 from probcomp.errors import InputError
+from probcomp.evidence.fisher import Categorical
 from probcomp.recipes.task import Task, as_tensors, default_criterion, logits_of, split
 
 
@@ -83,6 +84,23 @@ def test_data_in_the_forms_users_hold_it():
     for bad, says in ((3, "not understood"), ("text", "not understood")):
         with pytest.raises(InputError, match=says):
             as_tensors(bad)
+
+
+def test_terms_of_the_loss_are_the_targets_it_is_a_mean_of():
+    x = torch.randn(4, 5, 3)
+    tokens = torch.arange(20).view(4, 5)
+    padded = tokens.masked_fill(tokens % 5 > 2, -100)
+    assert Task().terms((x, torch.arange(4))) == 4
+    assert Task().terms((x, x)) == 4  # half the squared error sums over all but the samples
+    assert Task().terms((x, padded)) == 12
+    assert Task().terms({"input_ids": tokens, "labels": padded}) == 12
+    assert Task().terms({"input_ids": tokens}) == 4
+    assert Task(lambda outputs, targets: outputs.mean()).terms((x, tokens)) == 4
+    assert Task(likelihood=Categorical(unit="token")).terms((x, padded)) == 12
+    # And the loss is that mean.
+    logits, targets = torch.randn(4, 5, 7), padded.clamp_max(6)
+    each = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+    torch.testing.assert_close(default_criterion(logits, targets), each.sum() / 12)
 
 
 class Stream(IterableDataset):

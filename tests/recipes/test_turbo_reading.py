@@ -251,3 +251,19 @@ def test_a_weight_more_leaves_the_others_that_are_tried() -> None:
     other = reader._try(student, task.loss, batches, len(x), {"weight": moved})
     assert len(first) == EACH
     assert len(set(first) & set(other)) >= EACH - 1
+
+
+def test_a_text_is_the_evidence_of_all_its_tokens(monkeypatch) -> None:
+    """Three tokens in a sample, or a sample each: the same nats, slopes and curvatures."""
+    monkeypatch.setattr("probcomp.recipes.turbo_reading.fisher_targets", lambda task: None)
+    torch.manual_seed(0)
+    model = nn.Linear(6, 4)
+    x, y = torch.randn(40, 3, 6), torch.randint(4, (40, 3))
+    scale = {"weight": Scale(0.1, 1e-3)}
+    found = [
+        Reader(Task(), data)(model, scale).likelihoods["weight"]
+        for data in ((x, y), (x.flatten(0, 1), y.flatten()))
+    ]
+    for name in ("curvature", "linear"):
+        one, two = (getattr(likelihood, name) for likelihood in found)
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-3)

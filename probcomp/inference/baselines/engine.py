@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from probcomp.errors import DivergenceError, InputError
 from probcomp.inference.baselines.gating import Gate, Gating
 from probcomp.inference.training.layers import LOG_SIGMA, Noise
-from probcomp.inference.training.weights import BatchSource, Loss
+from probcomp.inference.training.weights import BatchSource, Loss, terms_of
 from probcomp.storage import read_json, read_tensors, write_json, write_tensors
 
 TRAINING = "baseline"
@@ -177,7 +177,9 @@ def train(
     identity: str = "",
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> list[Epoch]:
-    """Minimise the expected loss plus ``kl_weight / samples`` times the divergence.
+    """Minimise the expected loss plus ``kl_weight / terms`` times the divergence.
+
+    The terms are what the loss is a mean of: samples, or the tokens of texts.
 
     Args:
         fit: Changed in place.
@@ -206,7 +208,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = group["base"] * fall
             rise = min(1.0, at / warm) if warm else 1.0
-            total += _step(fit, optimizer, batch, rise * schedule.kl_weight / fit.batches.samples)
+            total += _step(fit, optimizer, batch, rise * schedule.kl_weight / terms_of(fit.batches))
             count, done = count + 1, done + _samples(batch)
             if not math.isfinite(total):
                 raise DivergenceError(

@@ -17,6 +17,7 @@ from probcomp.inference.baselines.preparing import (
     working_copy,
 )
 from probcomp.inference.baselines.readout import Pruned, cut
+from probcomp.inference.training.weights import terms_of
 
 
 def fit_gates(
@@ -47,7 +48,7 @@ def fit_gates(
         model, names = working_copy(setting)
         gates = [family(place) for place in find_places(model, setting.units, names)]
         weights = [model.get_parameter(f"{layer}.weight".lstrip(".")) for layer in names]
-        terms = [Decay(weights, decay * setting.batches.samples)] if decay else []
+        terms = [Decay(weights, decay * terms_of(setting.batches))] if decay else []
         fit = Fit(model, setting.batches, setting.loss, config, noise, gates, terms)
         history = run(fit, setting, config)
         scores = {gate.place.name: gate.score() for gate in gates}

@@ -22,7 +22,7 @@ from probcomp.inference.training.own_weights import check_plain, own_layers
 from probcomp.inference.training.readout import unit_masks
 from probcomp.inference.training.refitting import apply_masks, refit
 from probcomp.inference.training.units import UnitGroup, slots
-from probcomp.inference.training.weights import BatchSource, Loss
+from probcomp.inference.training.weights import BatchSource, Loss, terms_of
 
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
@@ -123,6 +123,7 @@ def run(fit: Fit, setting: Setting, schedule: Schedule) -> dict[str, list[float]
     kinds = sorted({type(part).__name__ for part in (*fit.gates, *fit.terms)})
     identity = (
         f"{schedule!r} {' '.join(kinds)} seed={setting.seed} samples={setting.batches.samples} "
+        f"terms={terms_of(setting.batches)} "
         f"allowed={setting.limit.allowed if setting.limit else None} "
         f"model={checksum(dict(setting.model.state_dict())):08x} batch={checksum(batch):08x}"
     )
@@ -158,7 +159,7 @@ class Later:
 
     def __init__(self, batches: BatchSource, first: int) -> None:
         self.batches, self.first = batches, first
-        self.samples = batches.samples
+        self.samples, self.terms = batches.samples, terms_of(batches)
 
     def __call__(self, epoch: int) -> Iterable[Any]:
         """The batches of epoch ``first + epoch``."""

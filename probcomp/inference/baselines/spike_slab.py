@@ -35,6 +35,7 @@ from probcomp.inference.baselines.readout import Pruned, cut, settle
 from probcomp.inference.baselines.reweighting import reweight, undo
 from probcomp.inference.posterior import Posterior, WeightPosterior
 from probcomp.inference.training.layers import LOG_SIGMA, Noise
+from probcomp.inference.training.weights import terms_of
 
 LOG_ODDS = "weight_log_odds"
 
@@ -198,7 +199,7 @@ def spike_slab(setting: Setting, config: SpikeSlabConfig | None = None) -> Prune
         prior = config.log_odds
         if prior is None:
             shapes = [tuple(layer.weight.shape) for layer in layers.values()]
-            prior = prior_log_odds(shapes, setting.batches.samples)
+            prior = prior_log_odds(shapes, terms_of(setting.batches))
         term = SpikeSlabWeights(layers, prior, config.slab, config.refresh)
         fit = Fit(model, setting.batches, setting.loss, config, noise, terms=[term])
         history = run(fit, setting, config)

@@ -40,7 +40,7 @@ from probcomp.inference.training.refitting import apply_masks, refit
 from probcomp.inference.training.schedule import divergence_weight
 from probcomp.inference.training.steering import settle, steer
 from probcomp.inference.training.units import Slot, UnitGroup, slots
-from probcomp.inference.training.weights import BatchSource, Loss, Run, leave_out
+from probcomp.inference.training.weights import BatchSource, Loss, Run, leave_out, terms_of
 
 FINAL_TRIALS = 20
 """Prices tried before the decision; rounds use few, since the next one corrects them."""
@@ -114,7 +114,8 @@ def fit(
 
     Args:
         model: Pretrained or fresh; not changed.
-        batches: ``batches(epoch)`` iterates over seeded batches; ``samples`` is their number.
+        batches: ``batches(epoch)`` iterates over seeded batches; ``samples`` is the number of
+            samples in one, and ``terms``, where there is one, of what the loss is a mean of.
         loss: ``loss(model, batch)``, mean negative log-likelihood in nats for each sample.
         units: Groups of units that may be removed; an `Axis` of the structure is one.
         prior: Prior over the supports of each weight matrix, or parameter name to prior. By
@@ -170,12 +171,13 @@ def fit(
         graph = build_graph(model, units, prior or default_prior(config), cost, config)
         goal = check_target(graph, target)
         weights = sum(layer.weight.numel() for _, layer in bayesian_layers(model))
-        full = divergence_weight(config, batches.samples, weights)
+        full = divergence_weight(config, terms_of(batches), weights)
         run = Run(model, batches, loss, evidence, config, noise, goal, full)
         state = init(run, graph)
         history: list[Info] = []
         identity = {"seed": seed, "config": asdict(config), "prior": repr(prior)}
-        identity |= {"evidence": repr(evidence), "target": target, "samples": batches.samples}
+        identity |= {"evidence": repr(evidence), "target": target}
+        identity |= {"samples": batches.samples, "terms": terms_of(batches)}
         if checkpoint is not None:
             identity |= fingerprint(run, graph)
             loaded = load_checkpoint(checkpoint, run, state, identity)
@@ -345,6 +347,7 @@ def _posterior(
         "evidence": repr(run.evidence),
         "seed": seed,
         "samples": run.batches.samples,
+        "terms": terms_of(run.batches),
         "price_nats": messages.price,
         "kl_weight": run.kl_weight,
         "temperature": run.config.temperature,

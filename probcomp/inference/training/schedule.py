@@ -75,7 +75,7 @@ def ramp(done: float, over: float) -> float:
     return 1.0 if over <= 0 else min(done / over, 1.0)
 
 
-def divergence_weight(config: TurboConfig, samples: int, weights: int) -> float:
+def divergence_weight(config: TurboConfig, terms: int, weights: int) -> float:
     r"""Weight of the divergence at full strength, :math:`\min(1, 7 |D| / N)` unless it is given.
 
     With few data for each weight the mean-field bound is at its optimum where most units equal
@@ -88,9 +88,9 @@ def divergence_weight(config: TurboConfig, samples: int, weights: int) -> float:
 
     Args:
         config: Its ``kl_weight``, where there is one, is the answer.
-        samples: Training samples ``|D|``.
+        terms: Training samples ``|D|``, or tokens where each is a term of the loss.
         weights: Weights ``N`` with a posterior.
     """
     if config.kl_weight is not None:
         return config.kl_weight
-    return min(1.0, samples / weights / SAMPLES_PER_WEIGHT)
+    return min(1.0, terms / weights / SAMPLES_PER_WEIGHT)

@@ -25,12 +25,21 @@ WORTH_CUTTING = 0.8
 
 
 class BatchSource(Protocol):
-    """Seeded epochs of batches."""
+    """Seeded epochs of batches.
+
+    A source may also say by ``terms`` how many the loss is a mean of, where these are not its
+    samples: the tokens of texts.
+    """
 
     samples: int
 
     def __call__(self, epoch: int) -> Iterable[Any]:
         """The batches of one epoch; the same epoch gives the same batches."""
+
+
+def terms_of(batches: BatchSource) -> int:
+    """How many terms of the log-likelihood the loss is a mean of: ``|D|`` of the evidence bound."""
+    return int(getattr(batches, "terms", batches.samples))
 
 
 Place = tuple[int, int]
@@ -106,7 +115,7 @@ def weight_step(
         run.optimizer.param_groups, (config.learning_rate, config.sigma_rate), strict=True
     ):
         group["lr"] = rate * goal.learning
-    pull = goal.kl_weight / run.batches.samples
+    pull = goal.kl_weight / terms_of(run.batches)
     layers = run.layers
     dead = {n: d for n, d in dead_entries(graph).items() if bool(d.any())}
     leave_out(layers, {n: ~d for n, d in dead.items()})

@@ -11,6 +11,7 @@ from probcomp.inference.baselines import (
     GroupConfig,
     L0Config,
     SBPConfig,
+    Setting,
     SparseVDConfig,
     SpikeSlabConfig,
     VIBConfig,
@@ -23,6 +24,7 @@ from probcomp.inference.baselines import (
     vibnet,
 )
 from tests.inference.baselines.networks import SHORT, accuracy, limit, setting
+from tests.inference.training.test_fitting import Texts, token_loss
 
 METHODS = {
     "sparse-vd": (sparse_vd, SparseVDConfig(**SHORT)),
@@ -106,6 +108,18 @@ def test_any_pair_of_own_and_default_type(name: str, own: torch.dtype) -> None:
     finally:
         torch.set_default_dtype(before)
     assert {p.dtype for p in found.model.parameters()} == {own}
+
+
+@pytest.mark.parametrize("name", ["sparse-vd", "spike-slab"])
+def test_a_text_is_the_evidence_of_all_its_tokens(name: str) -> None:
+    fit, config = METHODS[name]
+    config = dataclasses.replace(config, epochs=3)
+    found = []
+    for whole in (True, False):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4))
+        found.append(fit(Setting(model=model, batches=Texts(whole), loss=token_loss), config))
+    torch.testing.assert_close(found[0].history, found[1].history)
 
 
 def test_a_loss_that_explodes_is_an_error() -> None:

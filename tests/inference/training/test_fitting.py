@@ -171,6 +171,38 @@ def test_any_pair_of_own_and_default_type(own, default) -> None:
     assert {w.log_odds.dtype for w in result.posterior.weights.values()} == {own}
 
 
+class Texts:
+    """The same batch in each epoch: texts of three tokens, or their tokens as samples."""
+
+    def __init__(self, whole: bool) -> None:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(20, 3, 6, generator=generator)
+        y = torch.randint(4, (20, 3), generator=generator)
+        self.batch = (x, y) if whole else (x.flatten(0, 1), y.flatten())
+        self.samples = len(self.batch[0])
+        self.terms = 60
+
+    def __call__(self, epoch: int):
+        return [self.batch]
+
+
+def token_loss(model: nn.Module, batch) -> torch.Tensor:
+    return nn.functional.cross_entropy(model(batch[0]).flatten(0, -2), batch[1].flatten())
+
+
+def test_a_text_is_the_evidence_of_all_its_tokens() -> None:
+    config = TurboConfig(rounds=3, epochs=4, refit_epochs=0, kl_weight=1.0)
+    found = []
+    for whole in (True, False):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+        found.append(fit(model, Texts(whole), loss=token_loss, config=config))
+    for name, one in found[0].posterior.weights.items():
+        torch.testing.assert_close(vars(one), vars(found[1].posterior.weights[name]))
+    assert found[0].posterior.meta["terms"] == 60
+    assert found[0].posterior.meta["samples"] == 20
+
+
 def test_batches_that_give_none_are_refused() -> None:
     class Empty:
         samples = 5
