@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import minimize
 
+from probcomp.regime.coordinates import ERROR_FLOOR
 from probcomp.regime.gp import matern
 from probcomp.regime.knobs import Array
 
@@ -46,7 +47,7 @@ class ErrorSurface:
             error: What it showed (fraction), [runs].
         """
         u = (points - points.mean(0)) / points.std(0)
-        y = np.log(np.maximum(error, 1e-6))
+        y = np.log(np.maximum(error, ERROR_FLOOR))
         centre = float(y.mean())
 
         def covers(log: Array) -> tuple[Array, Array]:

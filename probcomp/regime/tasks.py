@@ -40,7 +40,8 @@ class PilotTask:
             address of a rule, ``module:function`` (`probcomp.regime.pruning.make_masks`), whose
             module is then imported, with the rights of the user.
         dense_seeds, retrain_seeds: Independent repetitions of a pilot; at least two of the latter,
-            since connectivity is measured between them.
+            since connectivity is measured between them. A campaign runs some cells with further
+            dense seeds, which follow the largest of these.
         augment: Changes a batch of training inputs; see `probcomp.regime.training.train`.
         prunable: Parameter names; by default the weights of all linear and convolution layers but
             the last.
