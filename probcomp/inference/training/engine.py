@@ -189,7 +189,8 @@ def step(run: Run, state: State) -> tuple[State, Info]:
             replace(moments, probability=after[name]), psi[name], scale[name]
         )
         precision[name] = update.precision
-        kl[name] = update.divergence + _support_divergence(psi[name], log_odds[name])
+        # Of sites: weights that share a support diverge from its prior once.
+        kl[name] = update.divergence + _support_divergence(belief[name] - sites[name], sites[name])
         slab[name] = _slab(after[name], moments.square, state.slab[name], state.first_slab[name])
     moved = sum(float((after[n] - before[n]).abs().sum()) for n in after)
     change = moved / max(sum(float(p.sum()) for p in after.values()), 1.0)
@@ -240,7 +241,7 @@ def _moments(run: Run, state: State, probability: Mapping[str, Tensor]) -> dict[
 
 
 def _support_divergence(psi: Tensor, l: Tensor) -> float:
-    """``KL(Bern(psi + l) || Bern(psi))`` summed: each support against its prior from the rest."""
+    """``KL(Bern(psi + l) || Bern(psi))`` of sites, summed: each against its prior from the rest."""
     p = torch.sigmoid(psi + l)
     softplus = torch.nn.functional.softplus
     return float((p * l - softplus(psi + l) + softplus(psi)).sum())

@@ -15,12 +15,14 @@ from probcomp.inference.training.engine import (
     ORPHAN_SHARE,
     SLAB_REACH,
     State,
+    _moments,
     _slab,
     _support_divergence,
     init,
     remove_orphans,
     step,
 )
+from probcomp.inference.training.evidence import Scale
 from probcomp.inference.training.gates import REMOVED, beliefs, start
 from probcomp.inference.training.layers import Noise, to_bayesian
 from probcomp.inference.training.units import Slice, Units
@@ -209,6 +211,30 @@ def test_the_slab_is_the_mean_square_of_what_is_kept_within_reach() -> None:
     assert _slab(p, square, 1.0, 0.1) == pytest.approx(0.1 * SLAB_REACH)
     assert _slab(p, square, 1.0, 100.0) == pytest.approx(100 / SLAB_REACH)
     assert _slab(0.1 * p, square, 0.7, 2.0) == 0.7  # a layer that is all but off
+
+
+def test_a_support_that_a_kernel_shares_diverges_once() -> None:
+    config = TurboConfig(rounds=8, steps=2, freeze_after=1.0)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten())
+    noise = Noise(torch.Generator().manual_seed(0))
+    to_bayesian(model, noise)
+    graph = build_graph(model, [], Lattice(field=0.0, coupling=0.5), None, config)
+    x = torch.randn(8, 2, 5, 5)
+    loss = lambda m, b: (m(b[0]) - 1).square().mean()  # noqa: E731
+    evidence = CollapsedGamma()
+    run = Run(model, Batches((x, x), 8), loss, evidence, config, noise, 0.5 * graph.total)
+    state = init(run, graph)
+    new, info = step(run, state)
+    name = "0.weight"
+    moments = _moments(run, state, new.probability)[name]
+    scale = Scale(state.slab[name], info.kappa)
+    of_weights = evidence.update(moments, new.psi[name], scale).divergence
+    l = new.log_odds[name].flatten(2).sum(-1)  # one support for nine weights
+    belief = (new.psi[name] + new.log_odds[name])[:, :, 0, 0]
+    expected = _support_divergence(belief - l, l)
+    assert info.kl[name] - of_weights == pytest.approx(expected, rel=1e-3, abs=1e-3)
+    assert expected > 0.1
 
 
 def test_the_divergence_of_supports_is_that_of_bernoullis() -> None:
