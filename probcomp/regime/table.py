@@ -119,7 +119,7 @@ def read_runs(
             Without it, every known knob whose value varies.
         load: The load column: density, sparsity, width or number of weights.
         where: Values of columns; rows with others are left out. For a table of several tasks.
-        check: False to skip the test that there are enough runs for a fit.
+        check: False to take rows as they are, without the tests of what a fit needs.
 
     Errors, connectivities, densities and sparsities above 1 in size are read as per cent, otherwise
     as fractions, and ``notes`` says which.
@@ -135,11 +135,25 @@ def read_runs(
         else:
             columns = source
         table = _from_columns(_rows_where(columns, where or {}), knobs, load)
+        table = _without_copies(table) if check else table
     if check:
         check_enough(table)
         check_apart(table)
         table = replace(table, notes=table.notes + check_directions(table))
     return table
+
+
+def _without_copies(table: RunTable) -> RunTable:
+    """Rows that equal an earlier one in all that was measured are that run again, no repeat of it.
+
+    Taken for repeats they would say that seeds make no difference.
+    """
+    seen = (table.settings, table.load, table.error, table.connectivity, table.similarity)
+    first = np.unique(np.column_stack(seen), axis=0, return_index=True)[1]
+    if len(first) == len(table):
+        return table
+    note = f"{len(table) - len(first)} rows equal another in every digit and were left out."
+    return replace(table.take(np.sort(first)), notes=(*table.notes, note))
 
 
 def _rows_where(columns: Mapping[str, Any], where: Mapping[str, Any]) -> Mapping[str, Any]:

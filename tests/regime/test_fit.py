@@ -56,7 +56,10 @@ def of_the_prior(rows, more=2.0):
     columns = {
         "epochs": epochs.ravel()[rows],
         "density": density.ravel()[rows],
-        "test_error": 0.2 - 0.3 * density.ravel()[rows] + 0.01 * np.arange(len(rows)) % 0.03,
+        "test_error": 0.2
+        - 0.3 * density.ravel()[rows]
+        + 0.01 * np.arange(len(rows)) % 0.03
+        + 1e-9 * np.arange(len(rows)),  # repeats, not copies
         "lmc": -0.1 * np.ones(len(rows)),
         "cka": 0.9 + 0.01 * (rows % 3),
     }

@@ -102,6 +102,7 @@ def test_two_spellings_of_one_knob_are_one_knob():
 
 def test_replicates_share_a_cell():
     columns = {name: np.concatenate([value, value[:2]]) for name, value in runs().items()}
+    columns["test_error"][-2:] += 0.001
     cells = read_runs(columns).cells
     assert list(cells[9:]) == list(cells[:2])
     assert len(set(cells)) == 9
@@ -225,6 +226,16 @@ def test_large_shares_of_errors_are_noted():
     assert read_runs(runs()).notes == ()
     (note,) = read_runs(runs(test_error=4 * runs()["test_error"])).notes
     assert "read as a share of 1 (42% to 73% wrong)" in note
+
+
+def test_rows_that_are_there_twice_count_once():
+    base = runs()
+    twice = {name: np.r_[values, values[:4]] for name, values in base.items()}
+    table = read_runs(twice)
+    np.testing.assert_array_equal(table.error, read_runs(base).error)
+    assert any("4 rows equal another" in note for note in table.notes)
+    twice["test_error"][-4:] += 1e-4  # a repeat of a run, not a copy
+    assert len(read_runs(twice)) == 13
 
 
 def test_seeds_are_told_apart_by_their_labels():
