@@ -30,6 +30,7 @@ from probcomp.inference.baselines import (
 from probcomp.inference.training import TurboConfig
 from probcomp.models import LeNet5, LeNet300100, ResNetCIFAR
 from probcomp.models.train import train
+from probcomp.recipes.turbo_vbi import batch_size
 from probcomp.storage import read_tensors, write_tensors
 
 FOLDERS = {"mnist": "mnist", "fashion": "fashion_mnist", "cifar10": "cifar10"}
@@ -71,18 +72,19 @@ TEACHER = 0.5
 with Turbo-VBI on LeNet-5-Caffe, on the held-out images: see the table above, and
 `probcomp.inference.training.distillation`."""
 
-Point = tuple[str, str | None, Callable[[int], Any]]
-"""Label, budget, and the settings for a number of epochs."""
+Make = Callable[[int, int], Any]
+Point = tuple[str, str | None, Make]
+"""Label, budget, and the settings for a number of epochs and of training samples."""
 
 
-def schedule(base: Any) -> Callable[[int], Any]:
+def schedule(base: Any) -> Make:
     """The settings of a baseline with the epochs of the benchmark.
 
     A quarter of them are a refit of what stays, as Turbo-VBI has one. The publications have none,
     but without it all of them end above the error of the dense network.
     """
 
-    def make(epochs: int) -> Any:
+    def make(epochs: int, samples: int) -> Any:
         last = max(epochs // 4, 1)
         return dataclasses.replace(
             base,
@@ -95,7 +97,7 @@ def schedule(base: Any) -> Callable[[int], Any]:
     return make
 
 
-def staged(epochs: int) -> IterativeConfig:
+def staged(epochs: int, samples: int) -> IterativeConfig:
     """Pruning in stages: half of the epochs between cuts, half after the last."""
     stages = max(epochs // 2, 1)
     return IterativeConfig(
@@ -107,16 +109,16 @@ def staged(epochs: int) -> IterativeConfig:
     )
 
 
-def turbo(**changes: Any) -> Callable[[int], Any]:
+def turbo(**changes: Any) -> Make:
     """Turbo-VBI: five eighths of the epochs in rounds, the rest in the refit.
 
     What is left of a network is cheap to train, so its refit is longer than that of the others.
     Single weights of a kernel may leave; see `EPOCHS`.
     """
 
-    def make(epochs: int) -> TurboConfig:
-        # 256 samples a batch on 60,000: 235 batches an epoch.
-        steps, rounds = 235 * epochs, TurboConfig().rounds
+    def make(epochs: int, samples: int) -> TurboConfig:
+        # It counts batches: 256 samples each of 60,000, so 235 an epoch; fewer where data are few.
+        steps, rounds = epochs * -(-samples // batch_size(samples)), TurboConfig().rounds
         refit = 3 * steps // 8
         return TurboConfig(
             steps=max((steps - refit) // rounds, 1),
@@ -129,7 +131,7 @@ def turbo(**changes: Any) -> Callable[[int], Any]:
     return make
 
 
-def bare(_: int) -> dict[str, float]:
+def bare(epochs: int, samples: int) -> dict[str, float]:
     """Magnitude pruning, which has no settings of its own: what its refit is given."""
     return {"refit_teacher": TEACHER}
 

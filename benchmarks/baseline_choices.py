@@ -37,7 +37,8 @@ CHOICES: dict[str, tuple[Any, str, tuple[float, ...]]] = {
 def run(method: str, value: float, data: Any, seed: int, cache: Path) -> dict[str, Any]:
     """One row: error and sizes with one value of the setting."""
     base, name, _ = CHOICES[method]
-    config = schedule(dataclasses.replace(base, **{name: value}))(EPOCHS[NETWORK].method)
+    make = schedule(dataclasses.replace(base, **{name: value}))
+    config = make(EPOCHS[NETWORK].method, len(data.train[0]))
     model = dense(NETWORK, data, "mnist-held", seed, DENSE_EPOCHS, cache)
     result = compress(
         model,

@@ -69,10 +69,10 @@ def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
         for network in options.network:
             epochs = Epochs(*options.epochs) if options.epochs else EPOCHS[network]
             for method, (label, budget, settings) in points(options.methods, options.points):
+                made = settings(epochs.method, len(data.train[0]))
                 for seed in range(options.seed, options.seed + options.seeds):
-                    config = configuration(
-                        network, name, seed, method, label, budget, settings(epochs.method)
-                    ) | {"epochs": asdict(epochs), "samples": len(data.train[0])}
+                    config = configuration(network, name, seed, method, label, budget, made)
+                    config |= {"epochs": asdict(epochs), "samples": len(data.train[0])}
                     path = options.runs / f"{key(config)}.json"
                     if path.is_file():
                         records.append(read_json(path))
@@ -86,7 +86,7 @@ def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
                             data,
                             names_of(method),
                             budget,
-                            settings(epochs.method),
+                            made,
                             seed,
                             epochs.method,
                             options.runs / f"{key(config)}.checkpoint",

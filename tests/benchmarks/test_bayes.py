@@ -114,10 +114,18 @@ def test_published_rows_agree_with_the_architecture(module):
 def test_every_method_has_settings_of_its_type(module):
     settings = module("_bayes_settings")
     for _, (_, budget, make) in settings.points(None, None):
-        made = make(6)
+        made = make(6, 60_000)
         teacher = made["refit_teacher"] if isinstance(made, dict) else made.refit_teacher
         assert teacher == settings.TEACHER  # the same recovery for all
         assert budget is None or budget.startswith("params=")
+
+
+def test_every_method_passes_over_any_data_as_often(module):
+    settings = module("_bayes_settings")
+    for samples, batches in ((60_000, 235), (50_000, 196), (1_437, 23)):
+        made = settings.turbo()(16, samples)
+        passes = (made.rounds * made.steps + made.refit_steps) / batches
+        assert passes == pytest.approx(16, abs=made.rounds / batches)  # whole batches in a round
 
 
 def test_pruning_in_stages_is_given_no_checkpoint(module, monkeypatch, tmp_path):
@@ -132,7 +140,9 @@ def test_pruning_in_stages_is_given_no_checkpoint(module, monkeypatch, tmp_path)
     for method in ("iterative-magnitude", "turbo-vbi"):
         (_, (_, budget, make)), *_ = settings.points([method], None)
         with pytest.raises(InterruptedError):
-            running.execute("lenet-300-100", None, None, method, budget, make(4), 0, 4, tmp_path)
+            running.execute(
+                "lenet-300-100", None, None, method, budget, make(4, 60_000), 0, 4, tmp_path
+            )
     assert given == [None, tmp_path]
 
 
