@@ -3,8 +3,9 @@
 import csv
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -160,8 +161,8 @@ def digits(count: int, start: int, fits: Fits, only: Sequence[str] = ADVISERS) -
     names, loads, levels = np.unique(of), grid.loads, grid.levels
     cells = table.take(of == names[0])
     judged = Judged(grid, Reference(grid.errors), fits)
-    for name, part in plans(sweep, names[TRIED:], loads, levels).items():
-        for (design, load), runs in part.items() if name in only else ():
+    for name, part in plans(sweep, names[TRIED:], loads, levels, only).items():
+        for (design, load), runs in part.items():
             judged.fit(name, design, table.take([place[run] for run in runs]), load)
             judged.rows[-1] |= {"plan": runs, "seconds_of_pilots": sweep.seconds(runs)}
     for design in range(start, start + count) if "nine" in only else ():
@@ -239,19 +240,25 @@ def orders(seeds: Sequence[int]) -> list[list[int]]:
 
 
 def plans(
-    sweep: Sweep, seeds: Sequence[int], loads: np.ndarray, levels: np.ndarray
+    sweep: Sweep,
+    seeds: Sequence[int],
+    loads: np.ndarray,
+    levels: np.ndarray,
+    only: Sequence[str],
 ) -> dict[str, dict[tuple[int, float], list[Run]]]:
-    """Runs of each adviser for one density, by (design, load)."""
+    """Runs of each adviser for one density that is wanted, by (design, load)."""
     out: dict[str, dict[tuple[int, float], list[Run]]] = {}
     for design, order in enumerate(orders(seeds)):
         for load in map(float, loads):
-            some = {
-                "campaign": campaign(sweep, "digits", load, order[:MOST_SEEDS]),
-                "nearest": nearest(levels, loads, load, order[:OWN]),
-                "campaign_twice": campaign(sweep, "digits", load, order[:MOST_SEEDS], pilots=18),
+            some: dict[str, Callable[[], list[Run]]] = {
+                "campaign": partial(campaign, sweep, "digits", load, order[:MOST_SEEDS]),
+                "nearest": partial(nearest, levels, loads, load, order[:OWN]),
+                "campaign_twice": partial(
+                    campaign, sweep, "digits", load, order[:MOST_SEEDS], pilots=18
+                ),
             }
-            for name, runs in some.items():
-                out.setdefault(name, {})[design, load] = runs
+            for name in (name for name in some if name in only):
+                out.setdefault(name, {})[design, load] = some[name]()
     return out
 
 

@@ -122,6 +122,55 @@ def sweep_of_digits():
     return task, rows
 
 
+def test_advice_is_counted_at_the_densities_that_were_asked(module, sweep_of_digits):
+    """A stand-in for the model expects least at 20 epochs; the reference has it at 12."""
+    from types import SimpleNamespace
+
+    from probcomp.regime.table import read_runs
+
+    digits, kept = module("_regime_digits"), module("_regime_reference")
+    task, rows = sweep_of_digits
+    levels, loads = np.array(task.levels), np.array(task.densities)
+    generator = np.random.default_rng(0)
+    seen = 0.05 + 0.001 * abs(levels - 12)[:, None] + 1e-5 * generator.normal(size=(7, 9))
+    grid = kept.Replicates(loads, levels, 6 * (np.arange(9),), 6 * (seen,))
+
+    class Model:
+        convergence = "converged"
+
+        def predict(self, settings, load):
+            error = np.tile(0.05 + 0.001 * abs(settings[:, 0] - 20), (50, 1))
+            return SimpleNamespace(error=error * np.linspace(0.9, 1.1, 50)[:, None])
+
+    class Fits:
+        def fit(self, pilots, name, design):
+            names.append(name)
+            return Model(), 1.0
+
+    names = []
+    judged = digits.Judged(grid, module("_regime_regret").Reference(grid.errors), Fits())
+    some = [key for key in rows if key[1] in (0.04, 0.4) and key[2] == 0]
+    columns = {
+        "epochs": [v for v, *_ in some], "density": [d for _, d, _ in some],
+        "test_error": [rows[key]["test_error"] for key in some],
+        "lmc": [-0.1] * len(some), "cka": [0.9] * len(some),
+    }  # fmt: skip
+    pilots = read_runs(columns)
+    judged.fit("nine", 0, pilots)
+    judged.fit("campaign", 3, pilots, 0.08)
+    assert names == ["nine0", "campaign3_0.08"]
+    assert len(judged.chosen["nine"]) == 6
+    assert judged.chosen["campaign"] == [(3, 2, 3)]
+    assert judged.summary("campaign")["regret_points"] == pytest.approx(0.8, abs=0.01)
+    assert judged.summary("nine", 5)["regret_points"] == pytest.approx(0.8, abs=0.01)
+    assert judged.rows[1]["best_epochs"] == [(0.08, 20.0)]
+
+
+def test_each_campaign_begins_with_seeds_of_its_own(module):
+    orders = module("_regime_digits").orders([4, 5, 6, 7, 8])
+    assert orders == [[4, 5, 6, 7, 8], [6, 7, 8, 4, 5]]
+
+
 def test_a_campaign_is_told_the_rows_of_the_seeds_that_stand_for_its_own(module, sweep_of_digits):
     found = module("_regime_campaign")
     sweep = found.Sweep(*sweep_of_digits)
@@ -219,7 +268,7 @@ def test_a_reference_goes_on_where_it_was_and_is_read_by_cell(reference, tmp_pat
     reference.reference([100, 101], path=path)
     said = reference.reference([100, 101, 102], path=path)
     assert [one[:2] for one in asked] == [(100, (200, 201)), (101, (202, 203)), (102, (204, 205))]
-    assert said["dense_seeds"]["0.04"] == [100, 101, 102]
+    assert said["dense_seeds"]["0.04"] == 3
     found = reference.read_reference(path)
     assert (found.seeds[0].tolist(), found.loads[0], found.levels[-1]) == (
         [100, 101, 102],
@@ -242,7 +291,7 @@ def test_a_density_may_have_more_seeds_than_others(reference, tmp_path):
         (101, (202, 203), (0.055, 0.08, 0.12, 0.4)),
     ]
     assert said["new"] == 1
-    assert (said["dense_seeds"]["0.04"], said["dense_seeds"]["0.4"]) == ([100, 101], [100])
+    assert (said["dense_seeds"]["0.04"], said["dense_seeds"]["0.4"]) == (2, 1)
     reference.reference([107], [0.04], path=path)
     found = reference.read_reference(path)
     assert [len(seeds) for seeds in found.seeds] == [3, 2, 2, 2, 2, 2]
