@@ -16,6 +16,7 @@ from probcomp.regime.costs import Run
 from probcomp.regime.pilots import PilotConfig
 from probcomp.regime.planner import Planner, nth_seed
 from probcomp.regime.store import Record
+from probcomp.regime.surface import ErrorSurface
 from probcomp.regime.tasks import PilotTask
 
 RUN = ("density_realised", "test_error", "train_error", "pruned_test_error", "wall_s")
@@ -101,3 +102,17 @@ def least_measured(
         for v, n in zip(levels, count)
     ]
     return int(np.argmin(mean))
+
+
+def by_process(sweep: Sweep, levels: NDArray[np.float64], density: float, runs: list[Run]) -> int:
+    """Index of the level that the process which plans runs would advise: it knows no regimes."""
+    grid = [(float(v), load) for load in sweep.task.densities for v in levels]
+    values, loads = np.array(grid).T
+    where = np.column_stack([np.log(loads), sweep.task.turned_knob.coordinate(values, 0.5)])
+    belief = ErrorSurface.fit(
+        where,
+        np.array([grid.index(run[:2]) for run in runs]),
+        np.array([sweep.rows[run]["test_error"] for run in runs]),
+    )
+    here = np.flatnonzero(loads == density)
+    return int(np.argmin(belief.mean[here] + np.diag(belief.cover)[here] / 2))

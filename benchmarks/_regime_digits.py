@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from _regime_campaign import Sweep, campaign, least_measured, nearest  # these lie beside this file
-from _regime_fits import Fits, clear
+from _regime_campaign import Sweep, by_process, campaign, least_measured, nearest
+from _regime_fits import Fits, clear  # these lie beside this file
 from _regime_grid import strata
 from _regime_reference import FIRST, Replicates, read_reference
 from _regime_regret import Reference
@@ -134,7 +134,8 @@ def digits(count: int, start: int, fits: Fits, only: Sequence[str] = ADVISERS) -
 
     ``campaign``: what ``probcomp advise --task digits --pilots 9`` does, at each density by itself,
     with the seeds that had no part in settling how it goes about it (`TRIED`). For the same 18
-    runs: ``nearest``, every level at that density and two cells beside it, ``at_density`` the least
+    runs: ``campaign_process``, the advice of the process that planned them, which knows no regimes
+    (and so for ``nearest`` and ``campaign_twice``), ``nearest``, every level at that density and two cells beside it, ``at_density`` the least
     measured error of 18 runs there, with no model, ``at_density_five`` of five seeds at each level
     (35 runs). ``campaign_twice``: campaigns of 18 pilots, 36 runs.
     ``only`` names those that fit a model and are wanted.
@@ -165,6 +166,8 @@ def digits(count: int, start: int, fits: Fits, only: Sequence[str] = ADVISERS) -
         for (design, load), runs in part.items():
             judged.fit(name, design, table.take([place[run] for run in runs]), load)
             judged.rows[-1] |= {"plan": runs, "seconds_of_pilots": sweep.seconds(runs)}
+            k = int(loads.searchsorted(load))
+            judged.choose(f"{name}_process", design, k, by_process(sweep, levels, load, runs))
     for design in range(start, start + count) if "nine" in only else ():
         own = names[(OWN * design + np.arange(OWN)) % len(names)]
         where = cells.take(strata(cells, design))

@@ -183,6 +183,13 @@ def test_a_campaign_is_told_the_rows_of_the_seeds_that_stand_for_its_own(module,
     assert sweep.seconds(runs) == pytest.approx(14 * 6 + (60 + 60 + third) * 0.1)
 
 
+def test_the_process_that_plans_advises_near_the_best_level_of_quiet_runs(module, sweep_of_digits):
+    found = module("_regime_campaign")
+    sweep, levels = found.Sweep(*sweep_of_digits), np.array(sweep_of_digits[0].levels)
+    runs = [key for key in sweep.rows if key[1] in (0.055, 0.08, 0.4) and key[2] < 2]
+    assert levels[found.by_process(sweep, levels, 0.08, runs)] == 20
+
+
 def test_advisers_with_as_many_runs_know_what_they_should(module, sweep_of_digits):
     found = module("_regime_campaign")
     sweep = found.Sweep(*sweep_of_digits)
