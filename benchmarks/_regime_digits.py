@@ -134,10 +134,10 @@ def digits(count: int, start: int, fits: Fits, only: Sequence[str] = ADVISERS) -
 
     ``campaign``: what ``probcomp advise --task digits --pilots 9`` does, at each density by itself,
     with the seeds that had no part in settling how it goes about it (`TRIED`). For the same 18
-    runs: ``campaign_process``, the advice of the process that planned them, which knows no regimes
-    (and so for ``nearest`` and ``campaign_twice``), ``nearest``, every level at that density and two cells beside it, ``at_density`` the least
-    measured error of 18 runs there, with no model, ``at_density_five`` of five seeds at each level
-    (35 runs). ``campaign_twice``: campaigns of 18 pilots, 36 runs.
+    runs: ``nearest``, every level at that density and two cells beside it; ``at_density``, the
+    least measured error of 18 runs there, with no model; ``at_density_five``, of five seeds at each
+    level (35 runs). ``campaign_twice``: campaigns of 18 pilots, 36 runs. ``campaign_process``: the
+    advice of the process that planned the campaign, which knows no regimes; so for the others.
     ``only`` names those that fit a model and are wanted.
 
     ``nine``: nine cells of ``OWN`` dense seeds spread over the whole grid, for all densities at
