@@ -30,10 +30,10 @@ from probcomp.recipes.post_units import Judged, dense_weight
 TRIED = 0.3
 """Share of an axis that goes in the removal that its temperature is measured on."""
 ITERATIONS = 40
-FEW, NARROW = 192, 512
+FEW = NARROW = 192
 """Units, and columns of a read-out, of the largest axis whose density and slab are summed over.
 More units leave little of both open (of 256 an estimate is as well calibrated), and more columns
-make the hundred inferences that it takes dear."""
+make the hundreds of inferences that it takes dear: minutes for twelve heads of 32 columns."""
 
 UNCHECKED = (
     "Numbers of units are those of the posterior at price zero, not checked on this network: one "
