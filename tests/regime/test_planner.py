@@ -96,6 +96,20 @@ def test_a_campaign_runs_what_is_proposed_and_nothing_twice(tmp_path, monkeypatc
     assert again.records == first.records
 
 
+def test_a_round_has_a_run_for_every_worker(tmp_path, monkeypatch):
+    monkeypatch.setattr("probcomp.regime.planner.advise", lambda columns, **more: None)
+    monkeypatch.setattr(
+        "probcomp.regime.planner.run_pilots",
+        lambda configs, store, **more: rounds.append(len(configs)) or [
+            done_record(config) for config in configs
+        ],
+    )  # fmt: skip
+    for engine, jobs, later in (("processes", 3, [4, 4]), ("serial", 3, [2, 2, 2, 2])):
+        rounds = []
+        run_campaign(SOURCE, density=0.1, pilots=9, store=Store(tmp_path), engine=engine, jobs=jobs)
+        assert rounds == [10, *later]
+
+
 def configs_of(campaign):
     return [record["config"] for record in campaign.records]
 
