@@ -5,6 +5,8 @@
     PROBCOMP_DATA=/data python benchmarks/regime.py diagnosis
     python benchmarks/regime.py sweep --store DIR --seeds 0 1 2 3 4 5 6 7 8 9 10 11
     python benchmarks/regime.py reference --count 60
+    python benchmarks/regime.py reference --start 60 --count 60 --densities 0.04 0.055
+    python benchmarks/regime.py reference --start 120 --count 60 --densities 0.04
     python benchmarks/regime.py digits --count 10
 
 ``designs``: decisions at every cell of the published grid from nine pilots drawn one to each of 3 x
@@ -12,7 +14,8 @@
 or too hot, on widths and data sizes left out. ``sweep``: run every pilot of the digits task, some
 minutes a dense seed; seeds may be added by several runs, each of which writes its own record.
 ``reference``: replicates of every cell with other seeds, and the CPU time of each new one.
-``digits``: advice from nine pilots, judged on the reference. Results go to ``benchmarks/results``.
+``digits``: advice from nine pilots, for one density or for all at once, judged on the reference.
+Results go to ``benchmarks/results``.
 """
 
 import argparse
