@@ -24,6 +24,8 @@ class SupportPrior(ABC):
     """
 
     event_dim: ClassVar[int] = 1
+    fixes_count: ClassVar[bool] = False
+    """Whether the prior itself says how many supports are on, whatever evidence and price."""
     batch_parameters: ClassVar[tuple[str, ...]] = ()
     """Fields whose tensors have the batch's shape; others broadcast against the whole support."""
 

@@ -38,6 +38,11 @@ class Blocks(SupportPrior):
                 f"Blocks: over must be a support prior on at most two dimensions, got {self.over!r}"
             )
 
+    @property
+    def fixes_count(self) -> bool:  # type: ignore[override]
+        """As the prior over the tiles does."""
+        return self.over.fixes_count
+
     def check_fit(self, shape: Sequence[int]) -> None:
         self.over.check_fit(self.grid(shape))
 

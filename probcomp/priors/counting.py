@@ -28,6 +28,7 @@ class ExactK(SupportPrior):
     """
 
     k: int
+    fixes_count = True
 
     def __post_init__(self) -> None:
         check_count("ExactK", "k", self.k, least=0)
@@ -65,6 +66,7 @@ class NofM(SupportPrior):
 
     n: int
     m: int
+    fixes_count = True
 
     def __post_init__(self) -> None:
         check_count("NofM", "m", self.m, least=1)

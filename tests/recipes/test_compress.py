@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import probcomp
 from probcomp.errors import BudgetError, InputError, TraceError
@@ -119,6 +120,12 @@ def poisoned() -> Small:
     return model
 
 
+def half_pruned() -> Small:
+    model = copy.deepcopy(trained())
+    prune.l1_unstructured(model.two, "weight", 0.5)
+    return model
+
+
 @pytest.mark.parametrize(
     ("change", "error", "says"),
     [
@@ -135,6 +142,7 @@ def poisoned() -> Small:
         ({"data": (torch.full((9, 6), torch.nan), torch.zeros(9).long())}, InputError, "NaN"),
         ({"data": "digits"}, InputError, "not understood"),
         ({"model": poisoned}, InputError, r"parameter two.weight holds NaN"),
+        ({"model": half_pruned}, InputError, r"two.weight is computed anew.*prune.remove"),
         ({"model": Untraceable}, TraceError, "cannot follow Untraceable"),
         ({"config": 3}, InputError, "must be a TurboConfig"),
     ],

@@ -52,7 +52,8 @@ def build_graph(
         config: Settings.
 
     Raises:
-        InputError: A cost or a group does not fit the model, or no unit may be off.
+        InputError: A cost or a group does not fit the model, or a prior fixes how many weights
+            stay.
     """
     shapes = tensor_shapes(model)
     parameters = {n for n, _ in model.named_parameters()}
@@ -74,6 +75,12 @@ def build_graph(
             own = prior.get(name) if isinstance(prior, Mapping) else prior
             if own is None:
                 raise InputError(f"the prior has no entry for {name}; it has {sorted(prior)}")
+            if getattr(own, "fixes_count", False):
+                raise InputError(
+                    f"{own!r} fixes how many weights of {name} stay, which units that leave and "
+                    "the price of a budget change: masks would not keep the pattern. Prune by it "
+                    "after training: method turbo-vbi-post-weights"
+                )
             layer = model.get_submodule(name.rpartition(".")[0])
             swapped = isinstance(layer, _TRANSPOSED) or is_gpt_linear(layer)
             matrices[name] = Matrix(

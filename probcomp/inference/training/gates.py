@@ -36,6 +36,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from probcomp.errors import InputError
 from probcomp.inference.supports import Marginals, marginals
 from probcomp.inference.training.sites import Sites
 from probcomp.inference.training.units import Slot
@@ -156,11 +157,19 @@ class Messages:
 
 
 def start(graph: Graph) -> Messages:
-    """Messages before any evidence."""
+    """Messages before any evidence.
+
+    Raises:
+        InputError: A prior does not fit its matrix; names it.
+    """
     matrices = {}
     for name, matrix in graph.matrices.items():
         zero = matrix.cost.new_zeros(matrix.sites.shape)
-        result = _solve(matrix.prior, zero, None)
+        try:
+            result = _solve(matrix.prior, zero, None)
+        except InputError as error:
+            shape = tuple(matrix.sites.shape)
+            raise InputError(f"the prior does not fit {name}, sites {shape}: {error}") from None
         psi = _extrinsic(result.log_odds, _cavities(matrix, graph.fields, ()))
         blank = tuple(zero.clone() for _ in matrix.slots)
         matrices[name] = MatrixMessages(result.log_odds, blank, psi)

@@ -11,7 +11,7 @@ from probcomp.errors import DivergenceError, InputError
 from probcomp.inference.training import Slice, TurboConfig, Units, fit
 from probcomp.inference.training.engine import Info
 from probcomp.inference.training.schedule import divergence_weight
-from probcomp.priors import Independent, Lattice
+from probcomp.priors import Blocks, ExactK, Independent, Lattice, NofM, Tree
 
 QUICK = TurboConfig(rounds=10, epochs=3, learning_rate=1e-2, sigma_rate=2e-2, refit_epochs=10)
 
@@ -467,6 +467,10 @@ def test_a_checkpoint_of_another_objective_is_refused(
         ({"cost": {"0.weight": torch.ones(5)}}, "does not broadcast"),
         ({"cost": {"0.bias": 10.0, "0.weight": 0.1}, "target": 0.5}, "out of reach"),
         ({"prior": {"0.weight": Independent(0.5)}}, "no entry for 2.weight"),
+        ({"prior": Tree((-1, 0, 0), 0.5, 0.7)}, r"fit 0.weight, sites \(16, 12\): Tree has 3"),
+        ({"prior": "lattice"}, r"does not fit 0.weight.* got str"),
+        ({"prior": NofM(2, 4)}, r"NofM\(n=2, m=4\) fixes how many weights of 0.weight stay"),
+        ({"prior": Blocks((2, 2), ExactK(3))}, "fixes how many .* turbo-vbi-post-weights"),
         (
             {"prior": Independent(0.5), "config": TurboConfig(coupling_start=0.5)},
             "coupling_start is for the default prior",
