@@ -30,7 +30,7 @@ from probcomp.inference.baselines import (
 from probcomp.inference.training import TurboConfig
 from probcomp.models import LeNet5, LeNet300100, ResNetCIFAR
 from probcomp.models.train import train
-from probcomp.recipes.turbo_vbi import batch_size
+from probcomp.recipes.batch_size import batch_size
 from probcomp.storage import read_tensors, write_tensors
 
 FOLDERS = {"mnist": "mnist", "fashion": "fashion_mnist", "cifar10": "cifar10"}

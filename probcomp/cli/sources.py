@@ -18,6 +18,7 @@ FORMS = (
     "file.py:function that returns a torch module, a directory with a Hugging Face model "
     "(config.json and safetensors), or a directory or .pcn file written by probcomp"
 )
+STATE_DICTS = (".pt", ".pth", ".th", ".ckpt", ".bin", ".safetensors")
 _OWN_FILE = "probcomp.json"
 CODED = ".pcn"
 """Ending of a network in one coded file."""
@@ -46,8 +47,11 @@ def load_model(source: str) -> "tuple[nn.Module, str]":
 
         return read_network(path), path.stem
     if path.is_file():
-        hint = "name the function, as in file.py:build" if path.suffix == ".py" else "expected "
-        raise InputError(f"{source} is a file; {hint}{'' if path.suffix == '.py' else FORMS}")
+        if path.suffix == ".py":
+            raise InputError(f"{source} is a file; name the function, as in file.py:build")
+        tensors = "; for a state dict, a function that builds its network and loads it"
+        hint = tensors if path.suffix in STATE_DICTS else ""
+        raise InputError(f"{source} is a file; expected {FORMS}{hint}")
     if (path / _OWN_FILE).is_file() or (path / "model" / _OWN_FILE).is_file():
         from probcomp.structure import load
 

@@ -3,11 +3,11 @@
 from probcomp.data.batches import Batches
 from probcomp.errors import BudgetError, InputError
 from probcomp.inference.baselines.magnitude import magnitude, magnitude_masks
+from probcomp.recipes.batch_size import batch_size
 from probcomp.recipes.job import Job, Outcome
 from probcomp.recipes.methods import Method
 from probcomp.recipes.needed import all_needed
 from probcomp.recipes.share import cost_and_share
-from probcomp.recipes.turbo_vbi import batch_size
 
 
 def run(job: Job) -> Outcome:

@@ -1,6 +1,5 @@
 """Turbo-VBI at training time, as a recipe."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -11,25 +10,21 @@ from torch import Tensor
 from probcomp.data.batches import Batches
 from probcomp.errors import InputError
 from probcomp.inference.training import Info, TurboConfig, fit
+from probcomp.recipes.batch_size import batch_size
 from probcomp.recipes.job import Job, Outcome
 from probcomp.recipes.methods import Method
 from probcomp.recipes.share import cost_and_share
 from probcomp.recipes.turbo_checking import AGREES, EDGES
 from probcomp.recipes.turbo_reading import FEWEST_CHECKED, MISFIT, RANGES, STEPS, Reader
 
-BATCH_SIZE = 64
-LARGEST_BATCH = 256
-BATCHES_PER_EPOCH = 256
-"""Batches grow with the data, as a power of two, towards this many an epoch."""
-
 HONESTY = (
-    "Inclusion numbers are scores, not probabilities: they were not validated against the loss "
+    "Inclusion scores are not probabilities: they were not validated against the loss "
     "when weights are taken away"
 )
 CHECKED = (
-    "Inclusion numbers of weights are conditional probabilities: right for one weight with all "
-    "others at their means, as checked against the loss in each range of evidence; where weights "
-    "can stand in for each other they are scores"
+    "Inclusion scores of weights are the probability of one weight with all others at their means, "
+    "as checked against the loss in each range of evidence; where weights can stand in for each "
+    "other they are no more than scores"
 )
 
 
@@ -80,7 +75,7 @@ def run(job: Job) -> Outcome:
     if result.price < 0:
         warnings.append(
             f"The posterior asks for {result.expected:.1%} of the cost; the budget allows more, "
-            "and the likeliest of the rest fill it. Inclusion numbers are those without a price."
+            "and the likeliest of the rest fill it. Inclusion scores are those without a price."
         )
     prior = repr(job.prior) if job.prior is not None else words(config)
     meta = {**result.posterior.meta, "prior": prior, "budget": str(job.budget or "its own")}
@@ -130,7 +125,7 @@ def honesty(meta: Mapping[str, Any]) -> list[str]:
         ]
     return [
         f"{CHECKED}. {found[0].upper()}{found[1:]}. This is on training data; the prior was not "
-        "checked, nor any unit, whose numbers are scores."
+        "checked, nor any score of a unit."
     ]
 
 
@@ -154,7 +149,7 @@ def _measured(meta: Mapping[str, Any]) -> str:
         return f"{HONESTY} within {MISFIT:g} on {FEWEST_CHECKED} weights or more: {measured}."
     return (
         f"{CHECKED}. {measured[0].upper()}{measured[1:]}; all on training data, and neither the "
-        "prior nor units, whose numbers are scores, were checked."
+        "prior nor scores of units were checked."
     )
 
 
@@ -182,12 +177,6 @@ def words(config: TurboConfig) -> str:
         f"three-layer Gamma hierarchy, lattice of supports (field {config.field:g}, coupling "
         f"{config.coupling:g}), unit gates (log-odds {config.gate_field:g})"
     )
-
-
-def batch_size(samples: int) -> int:
-    """Samples a batch: more where there are many, since settings count batches, not epochs."""
-    power = 2 ** round(math.log2(max(samples / BATCHES_PER_EPOCH, 1)))
-    return min(max(power, BATCH_SIZE), LARGEST_BATCH)
 
 
 def _series(history: list[Info]) -> Mapping[str, list[float]]:

@@ -5,21 +5,9 @@ from probcomp.errors import InputError
 from probcomp.inference.training import TurboConfig
 from probcomp.priors import Independent
 from probcomp.recipes.turbo_reading import STEPS
-from probcomp.recipes.turbo_vbi import (
-    CHECKED,
-    HONESTY,
-    batch_size,
-    honesty,
-    run,
-    starved,
-    words,
-)
+from probcomp.recipes.turbo_vbi import CHECKED, HONESTY, honesty, run, starved, words
 from tests.recipes.jobs import job
 from tests.recipes.nets import QUICK
-
-
-def test_batches_grow_with_the_data_between_limits():
-    assert [batch_size(n) for n in (5, 1437, 20_000, 60_000, 10**7)] == [64, 64, 64, 256, 256]
 
 
 def test_without_a_budget_the_posterior_decides():
@@ -49,7 +37,7 @@ def test_numbers_that_passed_say_what_was_checked():
     assert passed.startswith(CHECKED)
     assert "32 weights" in passed
     assert "1.10 at 0.1 to 0.5 nats, 0.90 at 0.5 to 2 nats" in passed
-    assert "nor any unit, whose numbers are scores" in passed
+    assert "nor any score of a unit" in passed
 
 
 def test_measured_evidence_says_how_far_off_it_is():
@@ -60,13 +48,13 @@ def test_measured_evidence_says_how_far_off_it_is():
     }
     (passed,) = honesty({"conditional": True, **meta})
     assert passed.startswith(CHECKED)
-    assert "where weights can stand in for each other they are scores" in passed
+    assert "where weights can stand in for each other they are no more than scores" in passed
     assert "measured on the loss for 34 weights" in passed
     assert "log-odds of 16 weights" in passed
     assert "off by 0.08 at worst" in passed  # the worst range, and on how many weights it stands
     assert "5 from 0.05 nats" in passed
     assert "none to try from 2 nats" in passed
-    assert "neither the prior nor units, whose numbers are scores" in passed
+    assert "neither the prior nor scores of units" in passed
     assert passed.count(". ") == 1  # two sentences
     (failed,) = honesty({"conditional": False, **meta})
     assert failed.startswith(HONESTY)
@@ -74,6 +62,12 @@ def test_measured_evidence_says_how_far_off_it_is():
     nothing = {**meta, "misfit_of_ranges": [None] * 4, "checked_of_ranges": [0] * 4}
     (failed,) = honesty({"conditional": False, **nothing})
     assert "no weight could be tried" in failed
+
+
+def test_what_is_checked_and_what_is_not_have_one_name():
+    """Reports head the section of single weights with "scores"."""
+    assert CHECKED.startswith("Inclusion scores of weights are the probability of one weight")
+    assert HONESTY.startswith("Inclusion scores are not probabilities")
 
 
 def test_a_layer_starved_by_a_budget_in_macs_is_named():

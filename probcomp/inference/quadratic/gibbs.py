@@ -27,6 +27,9 @@ from probcomp.inference.quadratic.trace import check_sweeps, log_odds, standard_
 from probcomp.inference.quadratic.weight_result import WeightResult
 from probcomp.priors.base import SupportPrior
 
+MOST_UNITS = 200
+"""Most units: a sweep visits each alone, and single flips mix slowly among many that are alike."""
+
 
 def gibbs_groups(
     factors: Sequence[GroupFactor],
@@ -59,9 +62,15 @@ def gibbs_groups(
         is the largest Monte-Carlo standard error of a probability, from batch means.
 
     Raises:
-        InputError: Factors that do not fit, or a prior that fixes the count.
+        InputError: Factors that do not fit, more than `MOST_UNITS` units, or a prior that fixes the
+            count.
     """
     units = check_axis(factors)
+    if units > MOST_UNITS:
+        raise InputError(
+            f"Gibbs sampling is the reference for up to {MOST_UNITS} units, got {units}: use "
+            "ep_group"
+        )
     check_samplable(prior)
     check_sweeps(sweeps, burn)
     like = factors[0].quadratic.weight

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from probcomp.errors import InputError
-from probcomp.inference.quadratic import GroupFactor, gibbs
+from probcomp.inference.quadratic import GroupFactor, Quadratic, gibbs
 from probcomp.priors import Chain, ExactK, Independent, NofM
 from probcomp.testing.quadratic import enumerate_groups, group_teacher
 
@@ -49,3 +49,14 @@ def test_fixed_counts_and_bad_lengths_are_refused() -> None:
         gibbs([factor], price=float("nan"))
     with pytest.raises(InputError, match="negative"):
         gibbs([factor], cost=-1.0)
+
+
+@pytest.mark.parametrize("units", [200, 201])
+def test_it_is_the_reference_for_up_to_200_units(units: int) -> None:
+    eye = torch.eye(units, dtype=torch.double)
+    factor = GroupFactor(Quadratic(eye[:1] + 1, eye), torch.arange(units)[:, None], slab=1.0)
+    if units > 200:
+        with pytest.raises(InputError, match="up to 200 units, got 201: use ep_group"):
+            gibbs([factor], sweeps=2, burn=0)
+    else:
+        assert gibbs([factor], sweeps=2, burn=0).probability.shape == (200,)
