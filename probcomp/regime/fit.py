@@ -37,6 +37,9 @@ from probcomp.regime.table import RunTable, read_runs
 RESIDUAL_SCALE = 0.3
 """Prior scale of the residual process, in standard deviations of the log error."""
 
+NUGGET = 0.1
+"""Guess at what cells vary by beside their seeds, where repeated runs tell the seeds' part."""
+
 LEAST_REPEATS = 3
 """Runs beyond the first of their cell below which nothing is said of the spread over seeds."""
 
@@ -142,7 +145,8 @@ class RegimeModel:
         """These draws, with a process on what they leave over, and stacked with another.
 
         The residual's process is fitted with the parameters integrated out: what the regimes have
-        already bent to follow would otherwise be missing from it.
+        already bent to follow would otherwise be missing from it. Both know how far the mean of
+        each cell is off by its seeds and its measurement; the rest of their noise is their own.
         """
         from probcomp.regime.model import noise_scale
 
@@ -150,6 +154,7 @@ class RegimeModel:
         surfaces = self.surfaces(data["x"], data["c"])
         theta = {name: values[:, None] for name, values in self.parameters.items()}
         variance = (np.asarray(noise_scale(theta, data)) ** 2).mean(0)
+        known, guess = self._cell_noise(data)
         linear = Linear.of(self.draws, surfaces["mean"], variance)
         # A barrier below the least seen is as good as the mean, where that is lower still.
         z = np.where(data["floored"], np.minimum(data["z"], surfaces["mean"].mean(0)), data["z"])
@@ -157,14 +162,29 @@ class RegimeModel:
         inputs = np.column_stack([data["x"], surfaces["t"].mean(0)])
         residual = GaussianProcess.fit(
             inputs, z[:, 0] - expected, amplitude_scale=RESIDUAL_SCALE,
-            noise_guess=float(np.sqrt(np.median(variance[:, 0]))), extra=spread,
+            noise_guess=guess, known=known, extra=spread,
         )  # fmt: skip
-        process = GaussianProcess.fit(np.column_stack([data["x"], data["c"]]), z[:, 0])
+        process = GaussianProcess.fit(
+            np.column_stack([data["x"], data["c"]]), z[:, 0], noise_guess=guess, known=known
+        )
         groups = groups_of(data["x"])
         share = stacking_weight(
             regime_scores(linear, residual, z, groups), process_scores(process, z[:, 0], groups)
         )
         return replace(self, residual=residual, process=process, share=share)
+
+    def _cell_noise(self, data: Mapping[str, Any]) -> tuple[Array, float]:
+        """Variance that the mean of each cell has by itself, [cells], and a guess at the rest.
+
+        Of the error. Without repeats nothing is known but what was stated, and the guess is all of
+        the noise that the regime model finds. Geometric means over draws: few repeats leave the
+        spread over seeds a long tail.
+        """
+        own = data["measured"][:, 0]
+        if not self.repeats:
+            return own, float(np.median(self.parameters["noise"][:, 0]))
+        spread = np.exp(2 * np.log(self.seeds(data["x"])).mean(0))
+        return own + spread / data["replicates"], NUGGET
 
     def log_likelihood(self) -> Array:
         """Log density of each channel of each cell under each draw, [draws, cells, 3]."""
@@ -210,7 +230,7 @@ class RegimeModel:
             rows = np.linspace(0, len(error) - 1, round(self.share * len(error))).astype(int)
             other = self._of_process(np.column_stack([x, c]), len(error) - len(rows), generator)
             other = other + self.common_shift(rows[:0], len(other), x, common)
-            spread = np.sqrt(self.process.noise**2 + self._beyond_cells(x).mean(0))
+            spread = np.sqrt(self.process.noise**2 + self._of_a_run(x).mean(0))
             error = np.concatenate([error[rows], other])
             noisy = np.concatenate(
                 [noisy[rows], other + spread * generator.standard_normal(other.shape)]
@@ -275,14 +295,11 @@ class RegimeModel:
         out[: len(rows)] = square[rows]
         return out
 
-    def _beyond_cells(self, x: Array) -> Array:
-        """Variance of a single run that the mean of a cell of several has not, [draws, settings].
-
-        The noise of the processes is that of cell means.
-        """
+    def _of_a_run(self, x: Array) -> Array:
+        """Variance of a single run beside the processes' own noise, [draws, settings]."""
         if not self.repeats:
             return np.zeros((len(self.draws), len(x)))
-        return self.seeds(x) ** 2 * (1 - np.mean(1 / np.bincount(self.table.cells)))
+        return self.seeds(x) ** 2
 
     def by_process(self, settings: Array, load: float, count: int) -> Array:
         """Draws of the error from the process that knows no regimes alone, [count, settings].
@@ -314,7 +331,7 @@ class RegimeModel:
         at_runs = self.surfaces(data["x"], data["c"])["mean"][:, :, 0]
         weights, cover = self.residual.condition(np.column_stack([x, t]))
         pulled = regime + (data["z"][:, 0] - at_runs) @ weights.T
-        variance = self.residual.noise**2 + self._beyond_cells(x)
+        variance = self.residual.noise**2 + self._of_a_run(x)
         return draws(pulled, cover, len(pulled), generator), variance
 
     def points(

@@ -23,12 +23,18 @@ class GaussianProcess:
     ``log p(y) + log prior`` is maximised over amplitude, lengths and noise; the prior is half
     normal (scale ``amplitude_scale``) on the amplitude, log-normal (median 1.5, spread .7) on the
     lengths and log-normal (median ``noise_guess``, spread 1) on the noise.
+
+    Attributes:
+        inputs: [rows, dims].
+        noise: Standard deviation of the part of the noise that all values have.
+        known: Variance of each value's own noise beside it, [rows], or of all.
     """
 
     inputs: Array
     amplitude: float
     lengths: Array
     noise: float
+    known: Array | float = 0.0
 
     @staticmethod
     def fit(
@@ -37,6 +43,7 @@ class GaussianProcess:
         *,
         amplitude_scale: float = 1.0,
         noise_guess: float = 0.1,
+        known: Array | float = 0.0,
         extra: Array | float = 0.0,
     ) -> "GaussianProcess":
         """Fit the hyperparameters to ``values`` [rows] at ``inputs`` [rows, dims].
@@ -50,7 +57,7 @@ class GaussianProcess:
         def loss(log: Array) -> float:
             amplitude, lengths, noise = np.exp(log[0]), np.exp(log[1:-1]), np.exp(log[-1])
             cover = amplitude**2 * matern(inputs, inputs, lengths) + extra
-            cover[np.diag_indices_from(cover)] += noise**2 + 1e-8
+            cover[np.diag_indices_from(cover)] += noise**2 + known + 1e-8
             try:
                 factor = np.linalg.cholesky(cover)
             except np.linalg.LinAlgError:
@@ -71,12 +78,18 @@ class GaussianProcess:
         bounds = [(-6, 3), *[(-2.0, 3.0)] * dims, (-6, 1)]
         fits = [minimize(loss, start, method="L-BFGS-B", bounds=bounds) for start in starts]
         best = min(fits, key=lambda fit: fit.fun).x
-        return GaussianProcess(inputs, np.exp(best[0]), np.exp(best[1:-1]), float(np.exp(best[-1])))
+        noise = float(np.exp(best[-1]))
+        return GaussianProcess(inputs, np.exp(best[0]), np.exp(best[1:-1]), noise, known)
+
+    def covariance(self) -> Array:
+        """Of the values it was fitted to, noise included, [rows, rows]."""
+        cover = self.amplitude**2 * matern(self.inputs, self.inputs, self.lengths)
+        cover[np.diag_indices_from(cover)] += self.noise**2 + self.known + 1e-8
+        return cover
 
     def condition(self, points: Array) -> tuple[Array, Array]:
         """``(A, C)``: given values y the mean at ``points`` is ``A y`` and the covariance C."""
-        train = self.amplitude**2 * matern(self.inputs, self.inputs, self.lengths)
-        train[np.diag_indices_from(train)] += self.noise**2 + 1e-8
+        train = self.covariance()
         cross = self.amplitude**2 * matern(points, self.inputs, self.lengths)
         weights = cho_solve(cho_factor(train, lower=True), cross.T).T
         prior = self.amplitude**2 * matern(points, points, self.lengths)

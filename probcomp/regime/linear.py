@@ -64,7 +64,7 @@ class Linear:
         variance = self.variance.copy()
         cover = J @ J.T
         if residual is not None:
-            variance[:, ERROR] = residual.noise**2
+            variance[:, ERROR] = residual.noise**2 + residual.known
             cover[:cells, :cells] += residual.amplitude**2 * matern(
                 residual.inputs, residual.inputs, residual.lengths
             )

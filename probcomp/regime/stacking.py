@@ -17,7 +17,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
 
 from probcomp.errors import InputError
-from probcomp.regime.gp import GaussianProcess, matern
+from probcomp.regime.gp import GaussianProcess
 from probcomp.regime.knobs import Array
 from probcomp.regime.linear import Linear
 
@@ -122,11 +122,4 @@ def process_scores(
     process: GaussianProcess, values: Array, groups: list[NDArray[np.intp]]
 ) -> Array:
     """Log density of each value under a process without its group, [cells]."""
-    return normal_log(*left_out(covariance(process), values, groups))
-
-
-def covariance(process: GaussianProcess) -> Array:
-    """Covariance of the process at its own inputs, noise included."""
-    cover = process.amplitude**2 * matern(process.inputs, process.inputs, process.lengths)
-    cover[np.diag_indices_from(cover)] += process.noise**2 + 1e-8
-    return cover
+    return normal_log(*left_out(process.covariance(), values, groups))

@@ -100,7 +100,7 @@ def test_what_one_run_would_show_varies_by_its_seed_more_than_the_mean_of_a_cell
     slope = model.parameters["seed_slope"][:, :1]
     np.testing.assert_allclose(seeds[:, 0] / seeds[:, 1], np.exp(3 * slope[:, 0]))  # x: -1.5, 1.5
     rows = np.repeat([[20.0]], 2 * 4000, axis=0), np.tile([0.1, 0.4], 4000)
-    noise = 0.3  # of the mean of a cell, which has half of the variance over seeds
+    noise = 0.3  # beside that over seeds
     for share in (1.0, 0.0):
         process = SimpleNamespace(condition=still.condition, noise=noise)
         found = replace(model, residual=process, process=process, share=share).predict(*rows)
@@ -109,7 +109,24 @@ def test_what_one_run_would_show_varies_by_its_seed_more_than_the_mean_of_a_cell
         spread = (miss / co.z_scale[0]).reshape(40, 4000, 2).std(1)
         of_seeds = seeds**2 if share else np.tile((seeds**2).mean(0), (40, 1))
         assert of_seeds.max() > 2 * noise**2
-        np.testing.assert_allclose(spread, np.sqrt(noise**2 + of_seeds / 2), rtol=0.06)
+        np.testing.assert_allclose(spread, np.sqrt(noise**2 + of_seeds), rtol=0.06)
+
+
+@pytest.mark.parametrize("times", [1, 2, 8])
+def test_processes_know_how_far_the_mean_of_a_cell_is_off(times):
+    """More at low loads where the slope says so, and less the more often a cell was run."""
+    model = of_the_prior(np.repeat(np.arange(9), times), more=0.0)
+    ready = model.with_processes()
+    if times == 1:
+        assert not np.any(ready.process.known)
+        return
+    x = model.coordinates.load(np.repeat([0.1, 0.2, 0.4], 3))
+    expected = np.exp(2 * np.log(model.seeds(np.unique(x))).mean(0)) / times
+    for process in (ready.process, ready.residual):
+        cells = process.inputs[:, 0]
+        np.testing.assert_allclose(
+            process.known, expected[np.unique(cells, return_inverse=True)[1]]
+        )
 
 
 def test_two_repeated_runs_do_not_tell_the_spread_over_seeds():

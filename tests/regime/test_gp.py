@@ -15,13 +15,14 @@ def test_kernel_equals_scikit_learn():
     np.testing.assert_allclose(matern(a, b, lengths), Matern(lengths, nu=2.5)(a, b), atol=1e-12)
 
 
-def test_conditioning_equals_the_joint_normal():
+@pytest.mark.parametrize("known", [0.0, np.array([0.0, 0.5, 0, 1.0, 0, 0.1])])
+def test_conditioning_equals_the_joint_normal(known):
     generator = np.random.default_rng(1)
     train, points, y = generator.normal(size=(6, 2)), generator.normal(size=(3, 2)), np.arange(6.0)
-    gp = GaussianProcess(train, 0.8, np.array([1.0, 1.3]), 0.2)
+    gp = GaussianProcess(train, 0.8, np.array([1.0, 1.3]), 0.2, known)
     weights, cover = gp.condition(points)
     every = 0.64 * matern(np.vstack([train, points]), np.vstack([train, points]), gp.lengths)
-    every[:6, :6] += 0.04 * np.eye(6)
+    every[:6, :6] += np.diag(0.04 + known * np.ones(6))
     # The block of the inverse of the joint covariance is the inverse of the conditional one.
     inverse = np.linalg.inv(every)
     np.testing.assert_allclose(np.linalg.inv(inverse[6:, 6:]), cover, atol=1e-6)
@@ -36,6 +37,19 @@ def test_fit_recovers_a_smooth_function():
     np.testing.assert_allclose(
         gp.condition(new)[0] @ np.sin(2 * x[:, 0]), np.sin(2 * new[:, 0]), atol=0.01
     )
+
+
+def test_values_that_are_known_to_be_noisy_are_not_followed():
+    x = np.linspace(-1.5, 1.5, 26)[:, None]
+    y = np.sin(2 * x[:, 0])
+    wild = np.arange(26) % 2 == 1
+    seen = np.where(wild, y + np.random.default_rng(0).normal(size=26), y)
+    told = GaussianProcess.fit(x, seen, known=np.where(wild, 1.0, 0.0))
+    miss = [
+        np.abs(gp.condition(x)[0] @ seen - y).max() for gp in (told, GaussianProcess.fit(x, seen))
+    ]
+    assert miss[0] < 0.1 < miss[1]
+    assert told.noise < 0.05
 
 
 def test_draws_have_the_moments_asked_for():

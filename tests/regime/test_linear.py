@@ -44,9 +44,10 @@ def test_the_error_given_the_others_equals_the_joint_normal(exact):
 
 def test_a_residual_adds_to_the_error_alone(exact):
     inputs = np.random.default_rng(4).normal(size=(CELLS, 2))
-    residual = GaussianProcess(inputs, 0.5, np.array([1.0, 2.0]), 0.1)
+    own = np.arange(CELLS) / 10
+    residual = GaussianProcess(inputs, 0.5, np.array([1.0, 2.0]), 0.1, own)
     change = exact.covariance(residual) - exact.covariance(None)
-    expected = 0.25 * matern(inputs, inputs, residual.lengths) + (0.01 - 0.3) * np.eye(CELLS)
+    expected = 0.25 * matern(inputs, inputs, residual.lengths) + np.diag(0.01 - 0.3 + own)
     np.testing.assert_allclose(change[:CELLS, :CELLS], expected, atol=1e-12)
     change[:CELLS, :CELLS] = 0
     assert not change.any()

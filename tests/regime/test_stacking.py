@@ -8,7 +8,6 @@ from probcomp.errors import InputError
 from probcomp.regime.gp import GaussianProcess
 from probcomp.regime.linear import Linear
 from probcomp.regime.stacking import (
-    covariance,
     groups_of,
     left_out,
     process_scores,
@@ -21,15 +20,16 @@ from probcomp.regime.stacking import (
 def test_leaving_a_group_out_equals_conditioning_on_the_others():
     generator = np.random.default_rng(0)
     inputs, y = generator.normal(size=(9, 2)), generator.normal(size=9)
-    process = GaussianProcess(inputs, 0.8, np.array([1.0, 0.6]), 0.3)
+    own = generator.uniform(0, 0.5, 9)
+    process = GaussianProcess(inputs, 0.8, np.array([1.0, 0.6]), 0.3, own)
     groups = [np.array([0, 4]), np.array([1, 2, 3]), np.array([5, 6, 7, 8])]
     scores = process_scores(process, y, groups)
-    errors, variances = left_out(covariance(process), y, groups)
+    errors, variances = left_out(process.covariance(), y, groups)
     for group in groups:
         rest = np.setdiff1d(np.arange(9), group)
-        part = GaussianProcess(inputs[rest], 0.8, process.lengths, 0.3)
+        part = GaussianProcess(inputs[rest], 0.8, process.lengths, 0.3, own[rest])
         weights, cover = part.condition(inputs[group])
-        mean, sd = weights @ y[rest], np.sqrt(np.diag(cover) + 0.3**2)
+        mean, sd = weights @ y[rest], np.sqrt(np.diag(cover) + 0.3**2 + own[group])
         np.testing.assert_allclose(errors[group], y[group] - mean, atol=1e-6)
         np.testing.assert_allclose(variances[group], sd**2, atol=1e-6)
         np.testing.assert_allclose(scores[group], norm.logpdf(y[group], mean, sd), atol=1e-6)
