@@ -117,7 +117,7 @@ def collect(
     Raises:
         InputError: A read-out's module was never called as a module, or values are not finite.
     """
-    sums = {name: _Sums(matrix, thin) for name, matrix in matrices.items()}
+    sums = {name: Sums(matrix, thin) for name, matrix in matrices.items()}
     modules = dict(model.named_modules())
     state = _State()
     samples = 0
@@ -188,14 +188,14 @@ class _State:
     def __init__(self) -> None:
         self.batch: Any = None
         self.probed = False
-        self.leaves: list[tuple[_Sums, Tensor]] = []
+        self.leaves: list[tuple[Sums, Tensor]] = []
 
     def start(self, batch: Any, probed: bool) -> None:
         self.batch, self.probed = batch, probed
         self.leaves.clear()
 
 
-class _Sums:
+class Sums:
     """Running sums of one read-out."""
 
     def __init__(self, matrix: Matrix, thin: int) -> None:
@@ -246,7 +246,7 @@ class _Sums:
         return Statistics(gram, self.sum, self.count, samples, fisher, self.probes, probed)
 
 
-def _hook(sums: _Sums, state: _State) -> Callable[..., Any]:
+def _hook(sums: Sums, state: _State) -> Callable[..., Any]:
     def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
         if not inputs:
             raise InputError(

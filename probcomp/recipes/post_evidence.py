@@ -4,16 +4,17 @@ A few samples are kept back from the statistics and the refit, so that removals 
 that nothing was fitted to.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from probcomp.evidence import Matrix, Statistics, collect_within
-from probcomp.evidence.collect import Run
+from probcomp.evidence import Matrix, Readout, Statistics, collect_within
+from probcomp.evidence.collect import Run, needed_bytes, parts_within
 from probcomp.evidence.fisher import Likelihood
+from probcomp.evidence.fused import collect_fused, weight_of
 from probcomp.evidence.lockstep import Targets
 from probcomp.evidence.watch import BiasPlace, watched
 from probcomp.recipes.job import Job
@@ -50,6 +51,7 @@ def dense_evidence(
     places: Mapping[str, BiasPlace | None],
     on_batch: Callable[[], None],
     routers: Routers | None = None,
+    fused: Sequence[Readout] = (),
 ) -> Iterator[Evidence]:
     """Run the dense model.
 
@@ -62,6 +64,7 @@ def dense_evidence(
         places: Read-out parameter to what takes up its mean error.
         on_batch: Called after each batch.
         routers: Routers of the experts whose removal will be measured.
+        fused: Read-outs of experts in one tensor; they take a pass of their own.
     """
     config = settled(config, likelihood)
     fitted, tried = parts_of(job.train, config, likelihood)
@@ -95,6 +98,24 @@ def dense_evidence(
                     on_batch=on_batch,
                 )
             )
+        tensors = dict(job.model.named_parameters(remove_duplicate=False))
+        reads = {read.parameter: read for read in fused}
+        sizes = {
+            name: needed_bytes(read.matrix, weight_of(tensors, name), fisher=config.probes > 0)
+            for name, read in reads.items()
+        }
+        for part in parts_within(sizes, config.limit):
+            found = collect_fused(
+                job.model,
+                [reads[name] for name in part],
+                batches(),
+                task.run,
+                probe=probe_of(task, likelihood, config.probes, generator),
+                every=config.every or 1,
+                thin=config.thin or 1,
+            )
+            while found:
+                store.put(*found.popitem())
         keep_outputs = config.limit is None
         meter = Meter(
             job.model, task, likelihood, kept_back, places, replay=keep_outputs, routers=routers

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from probcomp.evidence import Readout, Statistics
+from probcomp.evidence.fused import parts, weight_of
 from probcomp.evidence.lockstep import Targets, walk
 from probcomp.evidence.prefix import prefix_moments
 from probcomp.evidence.watch import BiasPlace, OutOfStep, call_order
@@ -23,9 +24,10 @@ def _columns(
 ) -> dict[str, tuple[Readout, Tensor]]:
     """Read-out parameter to its read-out and the columns that stay."""
     found: dict[str, tuple[Readout, Tensor]] = {}
+    tensors: dict[str, Tensor] = dict(job.model.named_parameters(remove_duplicate=False))
     for name, j in judged.items():
         for read in j.reads:
-            size = read.matrix.of(job.model.get_parameter(read.parameter)).shape[1]
+            size = read.matrix.of(weight_of(tensors, read.parameter)).shape[1]
             columns = kept_columns(read, keep[name], size)
             if read.parameter in found:
                 columns &= found[read.parameter][1]
@@ -43,7 +45,7 @@ def _write(
 ) -> None:
     tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     tensors |= dict(model.named_buffers())
-    weight = tensors[read.parameter]
+    weight = weight_of(tensors, read.parameter)
     weight.copy_(read.matrix.back(matrix, weight))
     if gain is not None and place is not None:
         bias = tensors[place.name]
@@ -59,8 +61,17 @@ def refit_dense(
     keep: Mapping[str, Tensor],
     model: nn.Module,
     places: Mapping[str, BiasPlace | None],
+    *,
+    fused: bool = False,
 ) -> None:
+    """Read-outs adjusted one by one, from what the dense model shows of each.
+
+    With ``fused`` those of experts alone: on a pruned prefix other tokens are sent to an expert
+    than in the dense model, so what it should give out there is not known.
+    """
     for name, (read, columns) in _columns(job, judged, keep).items():
+        if fused and parts(name)[1] is None:
+            continue
         if not bool(columns.all()):
             centred = places[name] is not None
             quadratic = dense_quadratic(
@@ -94,7 +105,7 @@ def refit_sequential(
         with routers.without(model, keep):
             return job.task.run(which, batch)
 
-    columns = _columns(job, judged, keep)
+    columns = {n: c for n, c in _columns(job, judged, keep).items() if parts(n)[1] is None}
     matrices = {name: read.matrix for name, (read, _) in columns.items()}
     settled: set[str] = set()
     ridges: dict[int, float] = {}  # read-outs of one width are much alike

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from probcomp.errors import DivergenceError
 from probcomp.evidence.collect import batch_size
 from probcomp.evidence.fisher import Likelihood
+from probcomp.evidence.fused import parts, weight_of
 from probcomp.evidence.watch import BiasPlace
 from probcomp.recipes.post_replay import Replay
 from probcomp.recipes.task import Task
@@ -189,7 +190,7 @@ class Meter:
         old: dict[str, Tensor] = {}
         try:
             for name, (matrix, value, gain) in changes.items():
-                weight = self.tensors[name]
+                weight = weight_of(self.tensors, name)
                 old[name] = weight.clone()
                 weight.copy_(matrix.back(value, weight))
                 place = self.places.get(name)
@@ -201,12 +202,12 @@ class Meter:
             weights = [units_of(self.task, batch) for batch in self.batches]
             silent = {n: k for n, k in (keep or {}).items() if not bool(k.all())}
             read = [p for n in silent for p in self.routers.parameters[n]] if self.routers else []
-            changed = self._owners({id(self.tensors[name]) for name in (*old, *read)})
+            changed = self._owners({id(self.tensors[parts(n)[0]]) for n in (*old, *read)})
             with self.routers.without(self.model, silent) if self.routers else nullcontext():
                 found = [self._increase(n, changed) for n in range(len(self.batches))]
         finally:
             for name, value in reversed(old.items()):  # tied weights: the first was the dense one
-                self.tensors[name].copy_(value)
+                weight_of(self.tensors, name).copy_(value)
             torch.clear_autocast_cache()
         mean = sum(w * f for w, f in zip(weights, found)) / sum(weights)
         if not math.isfinite(mean):

@@ -18,6 +18,7 @@ from probcomp.allocation.curves import Allocation
 from probcomp.errors import BudgetError, InputError
 from probcomp.evidence import Readout, readouts, unread
 from probcomp.evidence.fisher import Categorical
+from probcomp.evidence.fused import Fused, fused_readouts, parts
 from probcomp.evidence.watch import bias_places
 from probcomp.inference import Posterior
 from probcomp.inference.posterior import UnitPosterior
@@ -77,7 +78,7 @@ def run(job: Job) -> Outcome:
             f"prior must be a prior over the units of an axis, such as Chain or Independent, got "
             f"{job.prior!r}"
         )
-    read_axes, reads, notes = _readable(job)
+    read_axes, reads, fused, notes = _readable(job)
     experts, routers, more = found_routers(job)
     axes, notes = (*read_axes, *experts), notes + more
     if not axes:
@@ -100,18 +101,29 @@ def run(job: Job) -> Outcome:
     task = job.task if likelihood is None else replace(job.task, likelihood=likelihood)
     total_units = sum(units_of(task, b) for b in calibration_batches(fitted, config.batch_size))
     step = Steps(job.on_step, fitted, config, axes, len({r.parameter for r in _all(reads)}))
-    matrices = {r.parameter: r.matrix for r in _all(reads)}
+    matrices = {r.parameter: r.matrix for r in _all(reads) if parts(r.parameter)[1] is None}
     example = next(calibration_batches(fitted, 2))
     places = bias_places(job.model, matrices, example, task.run)
+    places |= {r.parameter: None for f in fused for r in f.reads}
     context = Context(job, config, places)
     with dense_evidence(
-        job, task, likelihood, config, matrices, places, lambda: step("reading the data"), routers
+        job,
+        task,
+        likelihood,
+        config,
+        matrices,
+        places,
+        lambda: step("reading the data"),
+        routers,
+        [read for one in fused for read in one.reads],
     ) as found_out:
         seen, judged = found_out.statistics, {}
         for axis in read_axes:
-            parts = context.factors(reads[axis.name], seen, config.correlations)
-            judged[axis.name] = judge(axis, reads[axis.name], parts, units=total_units)
+            likely = context.factors(reads[axis.name], seen, config.correlations)
+            judged[axis.name] = judge(axis, reads[axis.name], likely, units=total_units)
             step(f"judging {axis.name}")
+        for one in fused:
+            judged[one.axis.name] = judged[one.axis.name].in_multiples(one.multiple)
         whole = judge_experts(job, config, task, likelihood, experts, routers, fitted, step)
         forecast = None
         if spending is None:
@@ -121,6 +133,8 @@ def run(job: Job) -> Outcome:
                 keep[name], units[name] = experts_by_posterior(j, loss, weighing)
             judged |= whole
             notes += unsure
+            for one in fused:
+                keep[one.axis.name] = _in_multiples(one, keep, units)
             facts: dict[str, Any] = {"price": 0.0, "temperatures": temperatures}
         else:
             judged |= whole
@@ -141,6 +155,8 @@ def run(job: Job) -> Outcome:
         model = zeroed(job.structure, job.model, _whole(job, keep))
         if config.refit == "dense":
             refit_dense(job, config, judged, seen, keep, model, places)
+        elif config.refit == "sequential":
+            refit_dense(job, config, judged, seen, keep, model, places, fused=True)
     if config.refit == "sequential":
         fitting = replace(job, train=fitted)
         targets = found_out.targets
@@ -173,17 +189,41 @@ def run(job: Job) -> Outcome:
     )
 
 
-def _readable(job: Job) -> tuple[tuple[Axis, ...], dict[str, tuple[Readout, ...]], list[str]]:
+def _readable(
+    job: Job,
+) -> tuple[tuple[Axis, ...], dict[str, tuple[Readout, ...]], tuple[Fused, ...], list[str]]:
+    """Axes that are read, by what, those of them that fused experts read, and notes on others."""
     reads: dict[str, tuple[Readout, ...]] = {}
     others = [axis for axis in job.units if axis.kind != "expert"]
     for read in readouts(job.model, job.structure, others):
         reads[read.axis] = (*reads.get(read.axis, ()), read)
-    axes = tuple(axis for axis in others if axis.name in reads)
+    reasons = dict(unread(job.model, job.structure, others))
+    example = next(calibration_batches(job.train, 2))
+    unknown = [axis for axis in others if axis.name in reasons and axis.kind == "neuron"]
+    fused, why = fused_readouts(job.model, unknown, example, job.task.run)
+    known = {one.axis.name: one for one in fused}
+    reads |= {name: one.reads for name, one in known.items()}
+    axes = tuple(
+        known[axis.name].axis if axis.name in known else axis
+        for axis in others
+        if axis.name in reads
+    )
     notes = [
         f"The units of {name} all stay: {reason} is not understood as a read-out."
-        for name, reason in unread(job.model, job.structure, others).items()
+        for name, reason in (reasons | why).items()
+        if name not in known
     ]
-    return axes, reads, notes
+    return axes, reads, fused, notes
+
+
+def _in_multiples(
+    fused: Fused, keep: Mapping[str, Tensor], units: Mapping[str, UnitPosterior]
+) -> Tensor:
+    """As many units as a kernel takes: the likeliest of those that would go come back."""
+    stays, name = keep[fused.axis.name], fused.axis.name
+    count = -(-int(stays.sum()) // fused.multiple) * fused.multiple
+    best = units[name].log_odds.masked_fill(stays, torch.inf).topk(min(count, len(stays))).indices
+    return torch.zeros_like(stays).index_fill_(0, best, True)
 
 
 def _all(reads: Mapping[str, tuple[Readout, ...]]) -> list[Readout]:
@@ -240,9 +280,9 @@ def _posterior(
         predicted = float(j.loss[found.removed[name]])
         # The slope of the tempered curve is what a further unit costs.
         warmth = 1 / tempering[name].worth(predicted)
-        parts = context.factors(j.reads, evidence.statistics)
+        likely = context.factors(j.reads, evidence.statistics)
         # Single precision is enough for numbers that are rounded to probabilities.
-        cooled = [replace(f, quadratic=f.quadratic.single().tempered(warmth)) for f in parts]
+        cooled = [replace(f, quadratic=f.quadratic.single().tempered(warmth)) for f in likely]
         belief = believe(
             cooled,
             keep[name],

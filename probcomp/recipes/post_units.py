@@ -7,12 +7,13 @@ to nothing are left out.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from probcomp.evidence import Readout, Statistics
+from probcomp.evidence.fused import weight_of
 from probcomp.evidence.obs import alive, eliminate
 from probcomp.inference.quadratic import GroupFactor, Quadratic, refit
 from probcomp.structure import Axis
@@ -35,18 +36,34 @@ class Judged:
         order: Unit numbers, first to go first, [size - min_keep].
         loss: Predicted loss increase with 0, 1, 2 ... of them gone and the others adjusted, in
             nats a unit of the loss, before tempering, [len(order) + 1].
+        multiple: A multiple of it stays.
     """
 
     axis: Axis
     reads: tuple[Readout, ...]
     order: Tensor
     loss: Tensor
+    multiple: int = 1
 
     def keep(self, removed: int) -> Tensor:
-        """The units that stay when the first ``removed`` of the order go, boolean [size]."""
+        """The units that stay when the first ``removed`` of the order go, boolean [size].
+
+        More go where as many stay as no kernel takes.
+        """
         mask = torch.ones(self.axis.size, dtype=torch.bool)
-        mask[self.order[:removed]] = False
+        mask[self.order[: self.whole(removed)]] = False
         return mask
+
+    def whole(self, removed: int) -> int:
+        """As many units as go in truth when so many are to go."""
+        return (
+            removed and self.axis.size - (self.axis.size - removed) // self.multiple * self.multiple
+        )
+
+    def in_multiples(self, multiple: int) -> "Judged":
+        """The same, of which only a multiple of units can stay: others cost what that costs."""
+        found = replace(self, multiple=multiple)
+        return replace(found, loss=self.loss[[found.whole(m) for m in range(len(self.loss))]])
 
 
 def input_gram(statistics: Statistics, centred: bool) -> Tensor:
@@ -148,7 +165,8 @@ def dense_quadratic(
 
 def dense_weight(model: nn.Module, read: Readout) -> Tensor:
     """A read-out's weights, [do, di], float64."""
-    return read.matrix.of(model.get_parameter(read.parameter).detach()).double()
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    return read.matrix.of(weight_of(tensors, read.parameter).detach()).double()
 
 
 def dense_refit(

@@ -1,18 +1,22 @@
 """Every kind of unit after training: one unit is made all but silent, and that one goes first."""
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import probcomp
 from probcomp.allocation import Budget
 from probcomp.allocation.counts import weight_macs
+from probcomp.evidence.fisher import Categorical
 from probcomp.recipes.compress import removable
 from probcomp.recipes.job import Job
 from probcomp.recipes.post_training import PostConfig, run
 from probcomp.recipes.task import Task
 from probcomp.structure import shrink, trace
+from tests.recipes.mixtures import language_model, tokens
 
 WEAK = 2
 """The unit whose read-out columns are made small."""
@@ -125,3 +129,65 @@ def test_the_weakest_unit_goes_first(kind: str) -> None:
         torch.testing.assert_close(small(x), found.model(x), rtol=1e-4, atol=1e-5)
         strength = float((outputs - outputs.mean()).std())
         assert float((small(x) - outputs).abs().max()) < 0.02 * strength
+
+
+@pytest.mark.parametrize("budget", [Budget(params=0.97), None])
+def test_neurons_that_fused_experts_share_go_in_multiples_that_their_kernel_takes(
+    budget: Budget | None,
+) -> None:
+    """Four that no expert reads to speak of go first; the others are refitted."""
+    model = Logits(copy.deepcopy(language_model("mixtral"))).eval()
+    x = tokens()["input_ids"]
+    structure = trace(model, (x[:2],))
+    axes = [a for a in removable(structure, ("neuron",)) if a.name.endswith("experts.neuron")]
+    assert len(axes) == 2
+    (reads,) = (m for m in axes[0].members if m.dim == 2)
+    weak = torch.tensor([1, 4, 5, 11])
+    with torch.no_grad():
+        model.get_parameter(reads.parameter)[:, :, weak] *= 1e-3
+        outputs = model(x)
+    given: dict[str, Any] = {
+        "model": model,
+        "task": Task(),
+        "train": (x, outputs.argmax(-1)),
+        "structure": structure,
+        "units": tuple(axes),
+        "uses": weight_macs(model, lambda m: m(x[:2]), 2),
+        "config": PostConfig(measured=8, batch_size=8),
+    }
+    found = run(Job(**given, budget=budget))
+    keep = found.keep[axes[0].name]
+    assert all(int(k.sum()) % 4 == 0 for k in found.keep.values())
+    assert not keep[weak].any()
+    if budget is not None:
+        assert int(keep.sum()) == 12
+        assert bool(found.keep[axes[1].name].all())
+        with torch.no_grad():
+            close = float((found.model(x) - outputs).abs().max())
+        assert close < 0.02 * float(outputs.std())
+    small = shrink(found.model, structure, found.keep)
+    with torch.no_grad():
+        torch.testing.assert_close(small(x), found.model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_refit_of_fused_experts_loses_less_than_none() -> None:
+    data = tokens(64)
+
+    def left(refit: str) -> float:
+        found = probcomp.compress(
+            language_model("mixtral"), data, budget="params=0.75", method="turbo-vbi-post",
+            kinds=("neuron",), config=PostConfig(measured=8, refit=refit), test=data,
+            progress=False,
+        )  # fmt: skip
+        assert not all(bool(k.all()) for k in found.keep.values())
+        with torch.no_grad():
+            small, dense = (
+                m(data["input_ids"]).logits for m in (found.model, language_model("mixtral"))
+            )
+        return float(
+            Categorical().divergence(
+                small.flatten(0, 1), dense.flatten(0, 1), data["labels"].flatten()
+            )
+        )
+
+    assert left("sequential") < 0.9 * left("none")

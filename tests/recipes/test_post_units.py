@@ -9,12 +9,14 @@ from probcomp.inference.quadratic import Quadratic, refit
 from probcomp.recipes.post_config import PostConfig
 from probcomp.recipes.post_units import (
     DAMPING_RANGE,
+    Judged,
     damping_of,
     dense_refit,
     input_gram,
     kept_columns,
     metric_root,
 )
+from probcomp.structure import Axis, Cost
 from tests.recipes.posts import UNITS, stage
 
 EXACT = 1e-9
@@ -104,3 +106,13 @@ def test_columns_of_a_unit_go_together() -> None:
         keep[1] = False
         columns = kept_columns(one, keep, one.columns.numel())
         assert (~columns).nonzero().flatten().tolist() == sorted(one.columns[1].tolist())
+
+
+def test_where_a_multiple_has_to_stay_more_go_and_cost_what_they_cost() -> None:
+    axis = Axis("a", "neuron", 8, (), Cost(1, 1), exact=True, min_keep=3)
+    loss = torch.tensor([0.0, 1, 2, 4, 8, 16], dtype=torch.float64)
+    judged = Judged(axis, (), torch.tensor([7, 6, 5, 4, 3]), loss).in_multiples(3)
+    assert [judged.whole(m) for m in range(6)] == [0, 2, 2, 5, 5, 5]
+    assert judged.loss.tolist() == [0, 2, 2, 16, 16, 16]
+    assert [int(judged.keep(m).sum()) for m in range(6)] == [8, 6, 6, 3, 3, 3]
+    assert judged.keep(1).tolist() == [True] * 6 + [False] * 2
