@@ -150,7 +150,7 @@ def cut(
     if limit is None:
         return *at(0.0), 0.0
     gaps = torch.cat([(s.double() - thresholds[n]).flatten() for n, s in scores.items()])
-    edges = torch.cat([gaps.new_tensor([-torch.inf]), gaps.unique()])
+    edges = torch.cat([gaps.min()[None] - 1, gaps.unique()])  # the first one keeps everything
 
     def fits(place: int) -> bool:
         return limit.spent(*at(float(edges[place]))) <= limit.allowed

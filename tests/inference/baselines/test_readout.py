@@ -1,5 +1,7 @@
 """From scores to masks and units: unread units, budgets."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -92,6 +94,18 @@ def test_a_budget_is_spent_as_far_as_it_goes(allowed: float) -> None:
         assert shift > 0
     kept = torch.cat([scores[n][masks[n]] for n in scores])
     assert float(kept.min()) > shift
+
+
+def test_a_budget_that_everything_fits_keeps_it_by_a_number() -> None:
+    """The shift is written as JSON, which knows no infinities."""
+    model = network()
+    scores = {n: p.detach().abs() for n, p in model.named_parameters() if p.dim() > 1}
+    zero = dict.fromkeys(scores, 0.0)
+    masks, _, shift = cut(
+        scores, zero, lambda alive: settle(model, alive, units()), limit(model, 1e6)
+    )
+    assert all(bool(mask.all()) for mask in masks.values())
+    assert math.isfinite(shift)
 
 
 def test_without_a_budget_the_threshold_decides() -> None:
