@@ -160,14 +160,19 @@ def temper_together(
 ) -> Tempering:
     """What the sum over axes is worth when all of them lose units: the plan, measured."""
     joint = Tempering()
-    meter = evidence.meter
     if not context.config.rounds:
         return joint
-    if isinstance(meter.likelihood, Categorical):
-        meter.likelihood = replace(meter.likelihood, softness=1.0)  # in nats of the real loss
+    in_real_nats(evidence)
     expected = sum(float(tempering[n](j.loss[found.removed[n]])) for n, j in judged.items())
     joint.add(expected, context.measured(evidence, keep, judged))
     return joint
+
+
+def in_real_nats(evidence: Evidence) -> None:
+    """From here on the meter reads a classifier's own loss, not the softer one."""
+    meter = evidence.meter
+    if isinstance(meter.likelihood, Categorical):
+        meter.likelihood = replace(meter.likelihood, softness=1.0)
 
 
 def _equal_shares(judged: Mapping[str, Judged], spending: Spending) -> dict[str, int]:

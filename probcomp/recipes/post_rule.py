@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 
 from probcomp.inference.posterior import UnitPosterior
-from probcomp.inference.quadratic import GroupFactor, GroupResult, ep_group, ep_layers
+from probcomp.inference.quadratic import GroupFactor, GroupResult, ep_group, ep_layers, refit
 from probcomp.priors import Independent
-from probcomp.recipes.post_allocate import Context
+from probcomp.recipes.job import Forecast
+from probcomp.recipes.post_allocate import Context, in_real_nats
 from probcomp.recipes.post_evidence import Evidence
 from probcomp.recipes.post_temper import Tempering
-from probcomp.recipes.post_units import Judged, dense_weight
+from probcomp.recipes.post_units import Judged, dense_weight, kept_columns
 
 TRIED = 0.3
 """Share of an axis that goes in the removal that its temperature is measured on."""
@@ -66,6 +67,47 @@ def by_posterior(
         keep[name] = stays
         units[name] = UnitPosterior(found.log_odds, found.probability)
     return keep, units, temperatures, notes
+
+
+def foreseen(
+    context: Context,
+    judged: Mapping[str, Judged],
+    evidence: Evidence,
+    keep: Mapping[str, Tensor],
+    temperatures: Mapping[str, float],
+    *,
+    units: int,
+    unit: str,
+) -> Forecast:
+    """What the decision costs: of each axis alone predicted, of all together measured.
+
+    Measured on the samples that nothing was fitted to, with the read-outs adjusted to the dense
+    statistics; the sum over axes where removals are not measured. Experts count in that alone.
+
+    Args:
+        context: What all stages need.
+        judged: Every axis.
+        evidence: What the dense model showed; its meter reads real nats from here on.
+        keep: Units that stay.
+        temperatures: Of each axis that is judged at its read-outs.
+        units: What the loss counts: samples or tokens of the calibration set.
+        unit: Their name.
+    """
+    by_axis = {}
+    for name, temperature in temperatures.items():
+        reads, lost = judged[name].reads, 0.0
+        for read, factor in zip(reads, context.factors(reads, evidence.statistics), strict=True):
+            given = factor.quadratic
+            columns = kept_columns(read, keep[name], given.size)
+            lost += given.loss_increase(refit(given, columns) - given.weight)
+        by_axis[name] = lost / units / temperature
+    increase = sum(by_axis.values())
+    if context.config.rounds:
+        in_real_nats(evidence)
+        increase = context.measured(evidence, keep, judged)
+    return Forecast(
+        increase=increase, unit=unit, by_axis=by_axis, temperatures=dict(temperatures), price=0.0
+    )
 
 
 def _temperature(context: Context, judged: Judged, evidence: Evidence) -> float:

@@ -42,7 +42,7 @@ from probcomp.recipes.post_experts import (
 from probcomp.recipes.post_outputs import scale_outputs
 from probcomp.recipes.post_posterior import believe
 from probcomp.recipes.post_refit import refit_dense, refit_sequential
-from probcomp.recipes.post_rule import by_posterior
+from probcomp.recipes.post_rule import by_posterior, foreseen
 from probcomp.recipes.post_temper import Tempering, units_of
 from probcomp.recipes.post_units import Judged, judge
 from probcomp.recipes.task import Task
@@ -125,7 +125,6 @@ def run(job: Job) -> Outcome:
         for one in fused:
             judged[one.axis.name] = judged[one.axis.name].in_multiples(one.multiple)
         whole = judge_experts(job, config, task, likelihood, experts, routers, fitted, step)
-        forecast = None
         if spending is None:
             keep, units, temperatures, unsure = by_posterior(context, judged, found_out)
             for name, j in whole.items():
@@ -135,7 +134,9 @@ def run(job: Job) -> Outcome:
             notes += unsure
             for one in fused:
                 keep[one.axis.name] = _in_multiples(one, keep, units)
-            facts: dict[str, Any] = {"price": 0.0, "temperatures": temperatures}
+            forecast = foreseen(
+                context, judged, found_out, keep, temperatures, units=total_units, unit=task.unit
+            )
         else:
             judged |= whole
             tempering, found = temper(context, judged, found_out, spending, step)
@@ -147,11 +148,11 @@ def run(job: Job) -> Outcome:
             step("measuring removals of all axes")
             forecast = _forecast(judged, tempering, joint, found, task)
             notes.append(SCORES)
-            facts = {
-                "price": found.price,
-                "predicted_increase": forecast.increase,
-                "temperatures": dict(forecast.temperatures),
-            }
+        facts: dict[str, Any] = {
+            "price": forecast.price,
+            "predicted_increase": forecast.increase,
+            "temperatures": dict(forecast.temperatures),
+        }
         model = zeroed(job.structure, job.model, _whole(job, keep))
         if config.refit == "dense":
             refit_dense(job, config, judged, seen, keep, model, places)

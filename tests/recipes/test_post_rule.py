@@ -142,6 +142,25 @@ def test_the_prior_moves_what_stays(density: float) -> None:
     assert (int(keep.sum()) - int(other.sum())) * (density - 0.5) > 0
 
 
+def test_what_goes_has_a_forecast() -> None:
+    """On fresh samples of the same inputs. Measured: 1.0 times the forecast."""
+    g = torch.Generator().manual_seed(5)
+    net = network(g)
+    x = torch.randn(2 * ROWS, INPUTS, generator=g, dtype=torch.float64)
+    half = (torch.arange(UNITS) < UNITS // 2).double()
+    y = taught(net, x[:ROWS], half, 0.05, g)
+    outcome = run(replace(outline(), model=net, train=(x[:ROWS], y), prior=Independent(0.2)))
+    (keep,) = outcome.keep.values()
+    assert not keep.all()
+    assert outcome.forecast is not None
+    with torch.no_grad():
+        change = outcome.model(x[ROWS:]) - net(x[ROWS:])
+    measured = 0.5 * float(change.square().sum(1).mean())
+    assert 0.7 < outcome.forecast.increase / measured < 1.4
+    assert sum(outcome.forecast.by_axis.values()) == pytest.approx(measured, rel=0.4)
+    assert outcome.posterior.meta["predicted_increase"] == outcome.forecast.increase
+
+
 def test_probabilities_that_have_not_settled_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     net, data = teacher(1, torch.ones(UNITS), 0.03)
     given = replace(outline(), model=net, train=data)
