@@ -87,7 +87,7 @@ class Compressed:
         The coded network goes along as ``network.pcn``, where there is one.
 
         Everything is written beside it first and moved into place at the end. Other files that are
-        already in the directory stay.
+        already in the directory stay, but for a coded network of an earlier result.
 
         Raises:
             InputError: The directory cannot be written.
@@ -110,6 +110,8 @@ class Compressed:
                 if target.is_dir():
                     shutil.rmtree(target)
                 entry.replace(target)
+            if self.coded is None:
+                (directory / NETWORK).unlink(missing_ok=True)
         except OSError as error:
             raise InputError(f"cannot write to {directory}: {error.strerror}") from error
         finally:

@@ -17,6 +17,7 @@ def result():
 
 def test_everything_reads_back(result, tmp_path):
     (tmp_path / "mine.txt").write_text("stays")
+    (tmp_path / "network.pcn").write_text("of an earlier result, which was coded")
     assert result.save(tmp_path) == tmp_path
     result.save(tmp_path)  # a second time, over the first
     names = {path.name for path in tmp_path.iterdir()}
