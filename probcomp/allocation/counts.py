@@ -1,5 +1,6 @@
 """What each weight costs: one stored value, and the multiplications it takes part in."""
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -7,15 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from probcomp.errors import InputError
+from probcomp.evidence.fused import Products
 
 
 def weight_macs(
     model: nn.Module, run: Callable[[nn.Module], Any], samples: int
 ) -> dict[str, float]:
-    """Multiply-accumulates of one sample that each weight of a linear or convolution takes part in.
+    """Multiply-accumulates of one sample that each weight takes part in, on average.
 
     A weight of a linear layer is used once for each position the layer is applied to; a weight of
-    a convolution once for each output position.
+    a convolution once for each output position, and one of experts in one tensor [experts, ...] for
+    each position that is sent to it, taken evenly over the experts.
 
     Args:
         model: Any module; it is run once, without gradients, in evaluation mode.
@@ -40,12 +43,19 @@ def weight_macs(
         name = names[id(weight)]
         counts[name] = counts.get(name, 0.0) + uses
 
+    def count_experts(name: str, where: Any, inputs: Tensor, output: Tensor) -> Tensor:
+        rows = inputs.numel() / inputs.shape[-1]
+        counts[name] = counts.get(name, 0.0) + rows / len(model.get_parameter(name)) / samples
+        return output
+
+    tensors = [n for n, p in model.named_parameters() if p.dim() == 3]
     kinds = (nn.Linear, nn.modules.conv._ConvNd)
     training = model.training
     try:
         layers = [module for module in model.modules() if isinstance(module, kinds)]
         handles.extend(layer.register_forward_hook(count) for layer in layers)
-        with torch.no_grad():
+        experts = Products(model, tensors, count_experts) if tensors else contextlib.nullcontext()
+        with torch.no_grad(), experts:
             run(model.eval())
     finally:
         for handle in handles:

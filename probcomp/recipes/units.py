@@ -76,7 +76,9 @@ class Spending:
         known = job.structure.holder_terms
         aliases = job.structure.program.aliases
         chosen = tuple(axes or job.units)
-        names = {axis.var: axis.name for axis in chosen if axis.var is not None}
+        # Without an expert as many rows are multiplied: those sent to it go to others.
+        spared = ("expert",) if budget.unit == "macs" else ()
+        names = {a.var: a.name for a in chosen if a.var is not None and a.kind not in spared}
         known_sizes: dict[Any, _Size] = {}
         terms: dict[tuple, float] = {}  # tensors of the same sizes are counted together
         idle = 0.0

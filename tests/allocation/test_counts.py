@@ -5,6 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from probcomp.allocation.counts import check_finite, weight_macs
 from probcomp.errors import InputError
+from tests.recipes.mixtures import language_model, tokens
 
 
 def test_macs_of_weights_add_up_to_the_flop_counter():
@@ -35,3 +36,12 @@ def test_a_shared_layer_counts_each_use():
 def test_check_finite_names_the_tensor():
     with pytest.raises(InputError, match=r"parameter b holds NaN"):
         check_finite([("a", torch.ones(1)), ("b", torch.tensor([float("nan")]))], "parameter")
+
+
+def test_experts_in_one_tensor_are_counted_by_the_rows_that_are_sent_to_them() -> None:
+    model, ids = language_model("mixtral"), tokens(4, 8)["input_ids"]
+    macs = weight_macs(model, lambda m: m(input_ids=ids), samples=4)
+    for layer in range(2):
+        for part in ("gate_up_proj", "down_proj"):
+            used = macs[f"model.layers.{layer}.mlp.experts.{part}"]
+            assert used == 8 * 2 / 4  # positions of a sample, two of four experts each

@@ -1,10 +1,16 @@
 import pytest
 import torch
 
+from probcomp.allocation import Budget
+from probcomp.allocation.counts import weight_macs
 from probcomp.errors import BudgetError, InputError
+from probcomp.recipes.compress import removable
+from probcomp.recipes.job import Job
+from probcomp.recipes.task import Task
 from probcomp.recipes.units import Spending, fractions, remove_lowest
-from probcomp.structure import shrink
+from probcomp.structure import shrink, trace
 from tests.recipes.jobs import job
+from tests.recipes.mixtures import language_model, tokens
 from tests.recipes.nets import trained
 
 
@@ -73,3 +79,24 @@ def test_bad_keys():
 
 def test_fractions_are_ranks():
     assert fractions(torch.tensor([3.0, 1.0, 2.0, 2.0])).tolist() == [0.875, 0.125, 0.375, 0.625]
+
+
+def test_an_expert_saves_parameters_and_no_multiplications() -> None:
+    """Rows that would go to it go to others."""
+    model, data = language_model("mixtral"), tokens()
+    structure = trace(model, {"input_ids": data["input_ids"][:2]})
+    axes = removable(structure, ("expert", "neuron"))
+    uses = weight_macs(model, lambda m: m(data["input_ids"][:2]), 2)
+
+    def saved(unit: str, kind: str) -> float:
+        given = Job(
+            model=model, task=Task(), train=data, structure=structure, units=axes,
+            budget=Budget.parse(f"{unit}=0.9"), uses=uses,
+        )  # fmt: skip
+        return Spending.of(given).unit_cost(next(a for a in axes if a.kind == kind))
+
+    hidden, neurons = 16, 16
+    assert saved("params", "expert") == 3 * hidden * neurons + hidden
+    assert saved("macs", "expert") == 0
+    assert saved("params", "neuron") == 4 * 3 * hidden
+    assert saved("macs", "neuron") == 8 * 2 * 3 * hidden  # eight positions, two experts each
