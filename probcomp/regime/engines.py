@@ -25,6 +25,10 @@ ENGINES = ("processes", "serial", "ray", "dask")
 def open_engine(name: str, jobs: int) -> Iterator[Submit]:
     """An engine of ``jobs`` workers with one thread each.
 
+    Workers outlive a job, so an engine that is open for several rounds starts them once. Ray starts
+    its cluster by a fork: where that comes after a fit of the regime model, which leaves JAX's
+    threads in this process, it may hang. So a cluster is opened before the first fit.
+
     Raises:
         InputError: an unknown engine, or one whose library is not installed, with the cure.
     """
@@ -35,20 +39,6 @@ def open_engine(name: str, jobs: int) -> Iterator[Submit]:
         raise unknown("engine", name, ENGINES)
     with opener(jobs) as submit:
         yield submit
-
-
-@contextmanager
-def held_open(name: str, jobs: int) -> Iterator[None]:
-    """Keep what an engine starts while it is opened several times with other work between.
-
-    Ray starts its cluster by a fork. A fit of the regime model leaves JAX's threads in this
-    process, and a fork after that may hang: so the cluster is started before the first fit.
-    """
-    if name == "ray":
-        with _ray(jobs):
-            yield
-    else:
-        yield
 
 
 @contextmanager

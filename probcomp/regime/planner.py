@@ -5,6 +5,7 @@ runs differ by far more than settings do, and more of them tell more than anothe
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from probcomp.regime.advice import Advice, advise, check_options
 from probcomp.regime.checks import LEAST_CELLS
 from probcomp.regime.costs import Cell, Run, by_cell, run_costs
 from probcomp.regime.decision import GAIN
-from probcomp.regime.engines import held_open
+from probcomp.regime.engines import open_engine
 from probcomp.regime.pilots import PilotConfig, pilot_configs
 from probcomp.regime.records import pilot_columns, pilot_rows
 from probcomp.regime.store import Record, Store
@@ -334,9 +335,7 @@ def run_campaign(
     if batch is None:
         batch = 1 if own or engine == "serial" else -(-workers // len(about.dense_seeds))
     planner = Planner(task, density=density, batch=batch, **plan)
-    with held_open(engine, workers):
+    with nullcontext() if own else open_engine(engine, workers) as submit:
         while configs := planner.propose():
-            planner.tell(run_pilots(configs, store, engine=engine, jobs=jobs, task=own, show=show))
-        return Campaign(
-            planner.advice(), tuple(planner.runs), tuple(planner.records), planner.stopped
-        )
+            planner.tell(run_pilots(configs, store, task=own, submit=submit, show=show))
+    return Campaign(planner.advice(), tuple(planner.runs), tuple(planner.records), planner.stopped)

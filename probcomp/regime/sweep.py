@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def run_pilots(
     engine: str = "processes",
     jobs: int | None = None,
     task: PilotTask | None = None,
+    submit: Submit | None = None,
     show: bool = True,
 ) -> list[Record]:
     """Run pilots, or read those that the store has, and return their records in order.
@@ -56,6 +58,7 @@ def run_pilots(
         engine: ``processes`` (the default), ``serial``, ``ray`` or ``dask``.
         jobs: Workers, one thread each; by default one a processor.
         task: For tasks that no worker can load by name; runs in this process.
+        submit: An engine that is open already (`open_engine`) and stays so.
         show: Whether to show a bar on standard error.
     """
     found: dict[str, Record] = {}
@@ -74,10 +77,10 @@ def run_pilots(
     elif missing:
         workers = min(jobs or default_jobs(), len(missing))
         with (
-            open_engine(engine, workers) as submit,
+            nullcontext(submit) if submit else open_engine(engine, workers) as send,
             progress("pilots", len(missing), show=show) as advance,
         ):
-            for key, record in _run(missing, store, submit):
+            for key, record in _run(missing, store, send):
                 found[key] = record
                 advance("")
     return [found[config.key] for config in configs]

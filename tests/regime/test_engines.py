@@ -6,7 +6,7 @@ import pytest
 
 from probcomp.errors import InputError
 from probcomp.regime import engines
-from probcomp.regime.engines import held_open, open_engine
+from probcomp.regime.engines import open_engine
 
 
 @pytest.mark.parametrize(
@@ -64,18 +64,15 @@ class FakeRay:
         return lambda function: function
 
 
-def test_a_cluster_that_is_held_open_is_started_once_and_before_the_work_between(monkeypatch):
+def test_a_cluster_is_started_at_once_and_one_that_runs_is_left_running(monkeypatch):
     ray = FakeRay()
     monkeypatch.setitem(sys.modules, "ray", ray)
-    with held_open("ray", 2):
+    with open_engine("ray", 2):
         assert ray.told == ["init"]  # before anything is sent
-        for _ in range(2):
-            with open_engine("ray", 2):
-                pass
+        with open_engine("ray", 2):
+            pass
         assert ray.told == ["init"]
     assert ray.told == ["init", "shutdown"]
     with open_engine("ray", 2):
         pass
     assert ray.told == ["init", "shutdown"] * 2
-    with held_open("processes", 2):
-        pass

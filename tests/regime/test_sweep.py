@@ -76,6 +76,25 @@ def hot():
 """
 
 
+def test_an_engine_that_is_open_serves_several_rounds_with_the_same_workers(tmp_path, monkeypatch):
+    from probcomp.regime import engines
+
+    start, started = engines._start, []
+
+    def counted():
+        started.append(start())
+        return started[-1]
+
+    monkeypatch.setattr(engines, "_start", counted)
+    configs = pilot_configs(SOURCE, 1, 0.3)
+    with engines.open_engine("processes", 1) as submit:
+        for config in configs:
+            run_pilots([config], Store(tmp_path), submit=submit, show=False)
+        assert (len(started), started[0].poll()) == (1, None)
+    assert started[0].poll() == 0
+    assert len(Store(tmp_path).pilots.all()) == 2
+
+
 @pytest.mark.parametrize("engine", ["serial", "processes"])
 def test_a_dense_run_that_diverges_stops_no_other_pilot(engine, tmp_path):
     (tmp_path / "hot.py").write_text(Path(SOURCE).read_text() + HOT)
