@@ -426,7 +426,7 @@ assert float(off.max()) < 0.06  # of the last, expectation propagation
 #
 # The last line printed, `ep`, is expectation propagation given the two weights that are least
 # sure. For a regression of your own, `select_variables(data, prior, slab=..., spike=...)` sums over
-# all masks up to twelve weights and does this beyond; `inference=` picks any other form.
+# all masks up to sixteen weights and does this beyond; `inference=` picks any other form.
 #
 # ## 7. Say it once
 #

@@ -67,16 +67,20 @@ def curvatures(
     gathered: dict[str, list[Tensor]] = {}
 
     def watch(view: Matrix) -> Any:
-        def after(module: Any, given: tuple[Any, ...], output: Tensor) -> None:
+        def after(
+            module: Any, given: tuple[Any, ...], named: dict[str, Any], output: Tensor
+        ) -> None:
             if output.requires_grad:  # not while targets are drawn
-                x = given[0].detach()
+                x = (given[0] if given else named["input"]).detach()
                 output.register_hook(lambda g: _add(gathered, view, module, x, g.detach()))
 
         return after
 
     modules = {name: model.get_submodule(name) for name in layers}
     views = {name: _view(name, module) for name, module in modules.items()}
-    handles = [m.register_forward_hook(watch(views[name])) for name, m in modules.items()]
+    handles = [
+        m.register_forward_hook(watch(views[name]), with_kwargs=True) for name, m in modules.items()
+    ]
     training = model.training
     model.eval()
     done = 0

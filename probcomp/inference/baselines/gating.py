@@ -79,11 +79,14 @@ class Gating:
                 by_layer.setdefault(reader.layer, []).append((gate, reader))
         for name, pairs in by_layer.items():
             layer = model.get_submodule(name)
-            self._handles.append(layer.register_forward_pre_hook(self._hook(pairs)))
+            hook = self._hook(pairs)
+            self._handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
 
     def _hook(self, pairs: list[tuple[Gate, Any]]) -> Any:
-        def scale(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-            x = inputs[0]
+        def scale(
+            module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            x = inputs[0] if inputs else named["input"]
             dense = isinstance(module, nn.Linear)
             for gate, reader in pairs:
                 if module.training and self.noise.active:
@@ -94,7 +97,7 @@ class Gating:
                 after = 0 if dense else x.dim() - 2
                 shape = (values.shape[0], *[1] * between, values.shape[1], *[1] * after)
                 x = x * values.reshape(shape).to(x)
-            return (x, *inputs[1:])
+            return (x,), {}
 
         return scale
 

@@ -19,9 +19,9 @@ class _Reweighted:
     weight: nn.Parameter
     bias: nn.Parameter | None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         weight = self.effective(self) if self.training else self.weight
-        return self.product(x, weight, self.bias)  # type: ignore[attr-defined]
+        return self.product(input, weight, self.bias)  # type: ignore[attr-defined]
 
 
 class _Linear(_Reweighted, BayesLinear):  # type: ignore[misc]

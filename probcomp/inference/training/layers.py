@@ -132,8 +132,12 @@ class _Bayesian:
         """The layer's linear map with the given weight."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The layer's output: a draw in training mode, the posterior mean otherwise."""
+    def forward(self, input: Tensor) -> Tensor:
+        """The layer's output: a draw in training mode, the posterior mean otherwise.
+
+        The argument has its name in torch, by which a model may call its layers.
+        """
+        x = input
         noisy = self.training and self.noise.active
         weight: Tensor = self.weight
         bias: Tensor | None = self.bias

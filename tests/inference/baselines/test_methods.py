@@ -1,6 +1,7 @@
 """What every variational baseline must do, on a task where the answer is known."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from probcomp.data.batches import Batches
 from probcomp.errors import DivergenceError, InputError
 from probcomp.inference.baselines import (
     GroupConfig,
+    IterativeConfig,
     L0Config,
     SBPConfig,
     Setting,
@@ -17,6 +19,7 @@ from probcomp.inference.baselines import (
     VIBConfig,
     bc_ghs,
     bc_gnj,
+    iterative,
     l0,
     sbp,
     sparse_vd,
@@ -108,6 +111,29 @@ def test_any_pair_of_own_and_default_type(name: str, own: torch.dtype) -> None:
     finally:
         torch.set_default_dtype(before)
     assert {p.dtype for p in found.model.parameters()} == {own}
+
+
+class Named(torch.nn.Sequential):
+    """Calls its layers by the name of their argument."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self[2](input=self[1](self[0](input=x)))
+
+
+@pytest.mark.parametrize("name", [*METHODS, "obs"])
+def test_layers_may_be_called_by_the_name_of_their_argument(name: str) -> None:
+    plain = setting()
+    if name == "obs":
+        config = IterativeConfig(stages=1, epochs=1, samples=100)
+        given = dataclasses.replace(plain, limit=limit(plain.model, 60))
+        run = functools.partial(iterative, config=config, score="obs")
+    else:
+        fit, config = METHODS[name]
+        given, run = plain, functools.partial(fit, config=dataclasses.replace(config, epochs=1))
+    one = run(given)
+    two = run(dataclasses.replace(given, model=Named(*plain.model)))
+    for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("name", ["sparse-vd", "spike-slab"])

@@ -138,6 +138,14 @@ def test_gradients_of_a_weight_draw_match_autograd_of_the_formula() -> None:
         assert torch.allclose(a, e, rtol=EXACT, atol=EXACT)
 
 
+def test_a_layer_may_be_called_by_the_name_of_its_argument() -> None:
+    model, x = nn.Sequential(nn.Linear(3, 2)), torch.randn(4, 3)
+    to_bayesian(model, noise())
+    first = model[0](input=x)
+    model[0].noise.generator.manual_seed(0)
+    assert torch.equal(model[0](x), first)
+
+
 def test_same_generator_state_gives_the_same_draw() -> None:
     model, source = network().train(), noise(3)
     to_bayesian(model, source)
