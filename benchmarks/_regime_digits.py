@@ -3,9 +3,8 @@
 import csv
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +31,7 @@ SWEEP_ORDER = ("dense_seed", "density", "epochs")
 Chosen = list[tuple[int, int, int]]
 """(design, load, level) of every piece of advice."""
 
-ADVISERS = ("campaign", "nine", "nearest", "five", "grid", "sweep", "campaign_twice")
+ADVISERS = ("campaign", "nine", "nearest", "campaign_twice", "five", "grid", "sweep")
 """Those that fit a model."""
 
 OWN = 2
@@ -137,7 +136,8 @@ def digits(count: int, start: int, fits: Fits, only: Sequence[str] = ADVISERS) -
     runs: ``nearest``, every level at that density and two cells beside it; ``at_density``, the
     least measured error of 18 runs there, with no model; ``at_density_five``, of five seeds at each
     level (35 runs). ``campaign_twice``: campaigns of 18 pilots, 36 runs. ``campaign_process``: the
-    advice of the process that planned the campaign, which knows no regimes; so for the others.
+    advice of the process that planned the campaign, which knows no regimes; so for the others, of
+    which those that are not in ``only`` have no other advice.
     ``only`` names those that fit a model and are wanted.
 
     ``nine``: nine cells of ``OWN`` dense seeds spread over the whole grid, for all densities at
@@ -162,11 +162,15 @@ def digits(count: int, start: int, fits: Fits, only: Sequence[str] = ADVISERS) -
     names, loads, levels = np.unique(of), grid.loads, grid.levels
     cells = table.take(of == names[0])
     judged = Judged(grid, Reference(grid.errors), fits)
-    for name, part in plans(sweep, names[TRIED:], loads, levels, only).items():
+    for name, part in plans(sweep, names[TRIED:], loads, levels).items():
         for (design, load), runs in part.items():
-            judged.fit(name, design, table.take([place[run] for run in runs]), load)
-            judged.rows[-1] |= {"plan": runs, "seconds_of_pilots": sweep.seconds(runs)}
             k = int(loads.searchsorted(load))
+            plan: dict[str, object] = {"plan": runs, "seconds_of_pilots": sweep.seconds(runs)}
+            if name in only:
+                judged.fit(name, design, table.take([place[run] for run in runs]), load)
+                judged.rows[-1] |= plan
+            else:
+                judged.rows.append({"from": f"{name}_process", "seed": design} | plan)
             judged.choose(f"{name}_process", design, k, by_process(sweep, levels, load, runs))
     for design in range(start, start + count) if "nine" in only else ():
         own = names[(OWN * design + np.arange(OWN)) % len(names)]
@@ -212,7 +216,9 @@ def digits(count: int, start: int, fits: Fits, only: Sequence[str] = ADVISERS) -
             f"{load:g}": len(seeds) for load, seeds in zip(loads, grid.seeds)
         },
         "pilots_have": OWN,
-        "converged": float(np.mean([str(r["fit"]).startswith("converged") for r in judged.rows])),
+        "converged": float(
+            np.mean([str(r["fit"]).startswith("converged") for r in judged.rows if "fit" in r])
+        ),
         "regret": {what: judged.summary(what) for what in judged.chosen},
         "regret_points_with_densities_alike": {
             what: float(np.mean([one["regret_points"] for one in each.values()]))
@@ -247,21 +253,19 @@ def plans(
     seeds: Sequence[int],
     loads: np.ndarray,
     levels: np.ndarray,
-    only: Sequence[str],
 ) -> dict[str, dict[tuple[int, float], list[Run]]]:
-    """Runs of each adviser for one density that is wanted, by (design, load)."""
+    """Runs of each adviser for one density, by (design, load)."""
     out: dict[str, dict[tuple[int, float], list[Run]]] = {}
     for design, order in enumerate(orders(seeds)):
         for load in map(float, loads):
-            some: dict[str, Callable[[], list[Run]]] = {
-                "campaign": partial(campaign, sweep, "digits", load, order[:MOST_SEEDS]),
-                "nearest": partial(nearest, levels, loads, load, order[:OWN]),
-                "campaign_twice": partial(
-                    campaign, sweep, "digits", load, order[:MOST_SEEDS], pilots=18
-                ),
+            few = order[:MOST_SEEDS]
+            some = {
+                "campaign": campaign(sweep, "digits", load, few),
+                "nearest": nearest(levels, loads, load, order[:OWN]),
+                "campaign_twice": campaign(sweep, "digits", load, few, pilots=18),
             }
-            for name in (name for name in some if name in only):
-                out.setdefault(name, {})[design, load] = some[name]()
+            for name, runs in some.items():
+                out.setdefault(name, {})[design, load] = runs
     return out
 
 
