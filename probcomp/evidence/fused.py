@@ -77,20 +77,24 @@ def fused_readouts(
     found: list[Fused] = []
     reasons: dict[str, str] = {}
     candidates = {}
+    tensors = _tensors(model)
     for axis in axes:
-        members = [m for m in axis.members if _tensor(model, m.parameter).dim() > 1]
+        members = [m for m in axis.members if m.parameter in tensors]
+        members = [m for m in members if tensors[m.parameter].dim() > 1]
         last = members[-1] if members else None
-        fused = last is not None and all(_tensor(model, m.parameter).dim() == 3 for m in members)
+        fused = last is not None and all(tensors[m.parameter].dim() == 3 for m in members)
         if fused and last is not None and last.dim > 0 and last.index.shape[1] == 1:
             candidates[axis.name] = (axis, last)
         else:
             reasons[axis.name] = "it has no single tensor [experts, ...] that reads its units"
+    if not candidates:
+        return (), reasons
     watch = Products(model, [last.parameter for _, last in candidates.values()], _same)
     with evaluating(model), torch.no_grad(), watch:
         run(model, batch)
     for name, (axis, last) in candidates.items():
         parameter, seen = last.parameter, watch.seen.get(last.parameter, set())
-        weight = _tensor(model, parameter)
+        weight = tensors[parameter]
         inputs = weight.shape[last.dim]
         if len(seen) != 1 or not seen <= {"grouped", "sliced"} or inputs != axis.size:
             words = ", ".join(sorted(seen - {"grouped", "sliced"})) or "no product that is known"
@@ -105,11 +109,6 @@ def fused_readouts(
         least = min(max(axis.min_keep, multiple), axis.size)
         found.append(Fused(replace(axis, min_keep=least), reads, multiple))
     return tuple(found), reasons
-
-
-def _tensor(model: nn.Module, name: str) -> Tensor:
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    return parameters[name] if name in parameters else torch.empty(0)
 
 
 def _same(parameter: str, rows: Any, inputs: Tensor, output: Tensor) -> Tensor:
@@ -134,8 +133,9 @@ class Products(TorchFunctionMode):
         self.seen: dict[str, set[str]] = {}
         # Tensors are held, so that their ids are not given away.
         self.tracked: dict[int, tuple[Tensor, str, int | None]] = {}
+        tensors = _tensors(model)
         for name in parameters:
-            tensor = _tensor(model, name)
+            tensor = tensors[name]
             self.tracked[id(tensor)] = (tensor, name, None)
 
     def __torch_function__(
