@@ -6,13 +6,15 @@ are multiplied by the factor
 
 .. math:: \min_s \sum_n \mathrm{KL}\bigl(\mathrm{softmax}(z_n) \,\|\, \mathrm{softmax}(s z'_n)\bigr)
 
-over calibration samples that nothing was fitted to: temperature scaling (Guo, Pleiss, Sun and
-Weinberger 2017, arXiv 1706.04599, section 4.2, with ``s = 1 / T``), with the dense model's
-predictions in the place of labels, since labels of images that a network was trained on say nothing
-about its errors. The sum is convex in ``s``. Decisions stay the same. Of few samples the factor is
-noise and does harm, so it needs `FEWEST`; of that many it still rests on the few samples whose
-answers changed most, and the factors of two halves differ much. It goes into the last layer, so it
-needs one of its own: logits straight out of a linear layer whose weight nothing else uses.
+with :math:`s \le 1`, over calibration samples that nothing was fitted to: temperature scaling (Guo,
+Pleiss, Sun and Weinberger 2017, arXiv 1706.04599, section 4.2, with ``s = 1 / T``), with the dense
+model's predictions in the place of labels, since labels of images that a network was trained on say
+nothing about its errors. Nothing is made surer: where none of a few answers changed, the sum asks
+for it by a fraction of a nat, and the dense model is surer of images that it was trained on than of
+new ones. The sum is convex in ``s``. Decisions stay the same. Of few samples the factor is noise
+and does harm, so it needs `FEWEST`; of that many it still rests on the few samples whose answers
+changed most, and the factors of two halves differ much. It goes into the last layer, so it needs
+one of its own: logits straight out of a linear layer whose weight nothing else uses.
 """
 
 import math
@@ -73,7 +75,7 @@ def scale_outputs(
         if head is None or count < FEWEST:
             return None
         found, wanted = (torch.cat(part) for part in zip(*pairs))
-        scale = best_scale(found, wanted)
+        scale = min(best_scale(found, wanted), 1.0)  # convex: the best that is no surer
         for parameter in head.parameters():
             parameter.mul_(scale)
     return scale

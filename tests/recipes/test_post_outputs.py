@@ -63,6 +63,16 @@ def test_the_last_layer_takes_the_factor_and_decisions_stay() -> None:
     assert scale_outputs(model, dense, Task(), Categorical(), [(x[: few + 1], y[: few + 1])])
 
 
+def test_nothing_is_made_surer() -> None:
+    dense, (x, y) = trained(), clouds()
+    model = copy.deepcopy(dense)
+    with torch.no_grad():
+        model.three.weight *= 0.3
+    before = model.three.weight.clone()
+    assert scale_outputs(model, dense, Task(), Categorical(), [(x, y)]) == 1.0
+    assert torch.equal(model.three.weight, before)
+
+
 def test_positions_that_do_not_count_have_no_say() -> None:
     class Tokens(nn.Module):
         def __init__(self) -> None:
