@@ -296,10 +296,15 @@ class RegimeModel:
         return out
 
     def _of_a_run(self, x: Array) -> Array:
-        """Variance of a single run beside the processes' own noise, [draws, settings]."""
-        if not self.repeats:
-            return np.zeros((len(self.draws), len(x)))
-        return self.seeds(x) ** 2
+        """Variance of a run beside the misfit or the processes' own noise, [draws, settings].
+
+        Over seeds, where repeats tell it (what a measurement is off by is in that, too); else the
+        mean of what the table states of its measurements.
+        """
+        if self.repeats:
+            return self.seeds(x) ** 2
+        data, _ = model_data(self.table, self.coordinates)
+        return np.full((len(self.draws), len(x)), data["measured"][:, 0].mean())
 
     def by_process(self, settings: Array, load: float, count: int) -> Array:
         """Draws of the error from the process that knows no regimes alone, [count, settings].
@@ -325,8 +330,7 @@ class RegimeModel:
     ) -> tuple[Array, Array]:
         """Draws of the error channel with the residual process added, and the variance of a run."""
         if self.residual is None:
-            misfit = self.parameters["noise"][:, :1] ** 2
-            return regime, misfit + (self.seeds(x) ** 2 if self.repeats else 0.0)
+            return regime, self.parameters["noise"][:, :1] ** 2 + self._of_a_run(x)
         data, _ = model_data(self.table, self.coordinates)
         at_runs = self.surfaces(data["x"], data["c"])["mean"][:, :, 0]
         weights, cover = self.residual.condition(np.column_stack([x, t]))

@@ -71,13 +71,6 @@ PRIOR: dict[str, tuple[int, float, float, bool]] = {
     "barrier": (7, 0.0, 1.0, False),
     "dissimilarity": (7, 0.0, 1.0, False),
 }
-UPWARD = 1.7
-"""The spread of the noise is that much wider above its median than below.
-
-Without repeated runs only the misfit tells noise from surface, and a few runs can be fitted by
-either: noise as large as all that varies must remain possible. As wide a tail below would only let
-chains fall into surfaces that pass through every run, where they diverge."""
-
 FIXED_SIZE = sum(count for count, *_ in PRIOR.values())
 
 
@@ -88,10 +81,7 @@ def parameters(u: Any, physical: tuple[bool, ...]) -> dict[str, Any]:
     """
     theta, start = {}, 0
     for name, (count, centre, spread, positive) in PRIOR.items():
-        part = u[start : start + count]
-        if name == "noise":
-            part = jnp.where(part > 0, UPWARD, 1.0) * part
-        value = centre + spread * part
+        value = centre + spread * u[start : start + count]
         value = jnp.exp(value) if positive else value
         theta[name] = value[0] if count == 1 else value
         start += count

@@ -11,7 +11,7 @@ from scipy.stats import norm
 from probcomp.errors import InputError
 from probcomp.regime import RegimeModel
 from probcomp.regime.model import REGIMES
-from probcomp.regime.sampler import Convergence
+from probcomp.regime.sampler import Convergence, model_data
 from probcomp.regime.toys import sk_table
 
 
@@ -48,7 +48,7 @@ class Draws:
         return {"u": self.u}
 
 
-def of_the_prior(rows, more=2.0):
+def of_the_prior(rows, more=2.0, **more_columns):
     """A model of nine cells, ``rows`` of which were run."""
     from probcomp.regime.model import size
 
@@ -62,6 +62,7 @@ def of_the_prior(rows, more=2.0):
         + 1e-9 * np.arange(len(rows)),  # repeats, not copies
         "lmc": -0.1 * np.ones(len(rows)),
         "cka": 0.9 + 0.01 * (rows % 3),
+        **more_columns,
     }
     return RegimeModel.of_draws(columns, Draws(size(1), more), Convergence(1.0, 400, 0, 40))
 
@@ -110,6 +111,24 @@ def test_what_one_run_would_show_varies_by_its_seed_more_than_the_mean_of_a_cell
         of_seeds = seeds**2 if share else np.tile((seeds**2).mean(0), (40, 1))
         assert of_seeds.max() > 2 * noise**2
         np.testing.assert_allclose(spread, np.sqrt(noise**2 + of_seeds), rtol=0.06)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.0])
+def test_what_one_run_would_show_has_the_error_of_its_measurement(share):
+    """Runs that stand alone and state it; without the processes and with them."""
+    told = of_the_prior(np.arange(9), more=0.0, test_error_se=0.02 * np.ones(9))
+    data = model_data(told.table, told.coordinates)[0]
+    still = SimpleNamespace(condition=lambda at: (np.zeros((len(at), 9)), np.zeros((1, 1))))
+    process = SimpleNamespace(condition=still.condition, noise=0.0)
+    model = replace(told, residual=process, process=process, share=share)
+    found = model.predict(np.repeat([[20.0]], 4000, axis=0), np.full(4000, 0.2))
+    off = (
+        np.log(found.observed + model.coordinates.floors[0])
+        - np.log(found.error + model.coordinates.floors[0])
+    ) / model.coordinates.z_scale[0]
+    stated = np.sqrt(data["measured"][:, 0].mean())
+    assert stated > 0.1
+    assert off.std() == pytest.approx(stated, rel=0.05)
 
 
 @pytest.mark.parametrize("times", [1, 2, 8])

@@ -83,22 +83,6 @@ def test_the_constraints_order_the_regimes(model, theta):
         assert (ends[1, 0] - ends[0, 0]) / step == pytest.approx(slope, abs=1e-9)
 
 
-def test_the_noise_has_a_long_tail_above_its_median_only(model):
-    """As large as all that varies (1) is no rarity; as small as a hundredth of it is."""
-    u = np.random.default_rng(0).normal(size=(600, model.size(1)))
-    start = 0
-    for name, (count, *_) in model.PRIOR.items():
-        if name == "noise":
-            break
-        start += count
-    noise = np.array([model.parameters(row, (False,))["noise"] for row in u]).ravel()
-    part = u[:, start : start + 3].ravel()
-    np.testing.assert_array_equal(np.argsort(noise), np.argsort(part))
-    assert np.median(noise) == pytest.approx(np.exp(-1.7), rel=0.05)
-    assert 0.03 < np.mean(noise > 1) < 0.09
-    assert np.mean(noise < 0.03) < 0.005
-
-
 def test_tail_is_the_normal_tail():
     from probcomp.regime.model import log_normal_tail
 
