@@ -1,45 +1,34 @@
 """The run table: one row per retrained model or cell, read from any source and checked once."""
 
-import csv
-import gzip
-import lzma
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from textwrap import shorten
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from probcomp.errors import InputError, unknown
+from probcomp.errors import InputError
 from probcomp.regime.checks import check_apart, check_directions, check_enough
+from probcomp.regime.columns import (
+    ACCURACIES,
+    CONNECTIVITIES,
+    ERRORS,
+    LOADS,
+    REMOVED,
+    SEEDS,
+    SIMILARITIES,
+    fraction,
+    in_per_cent,
+    numbers,
+    read_csv,
+    rows_where,
+)
 from probcomp.regime.knobs import KNOWN, Array, Knob, folded, known_name, parse_knob
-
-REMOVED = ("sparsity", "p_ratio", "prune_ratio", "pruning_ratio")
-LOADS = ("density", *REMOVED, "load", "width", "params", "para_amount")
-ERRORS = (
-    *("test_error", "test_error_refined", "test_err", "retrain_test_err"),
-    *("val_error", "val_err", "error", "err"),
-)
-ACCURACIES = (*("test_acc", "test_accuracy", "val_acc", "val_accuracy", "accuracy", "acc", "top1"),)
-CONNECTIVITIES = (
-    *("lmc", "lmc_barrier", "lmc_trerr", "connectivity"),
-    *("mode_connectivity", "mode_conn_train", "mc"),
-)
-SIMILARITIES = ("cka", "cka_softmax", "cka_last", "similarity")
-SEEDS = ("dense_seed", "seed")
-TASKS = (
-    *("task", "dataset", "data", "data_amount", "data_share", "label_noise"),
-    *("arch", "architecture", "network", "model", "method", "prune"),
-)
-"""Columns that tell tasks apart: runs that differ in one of them are no repeats of each other."""
+from probcomp.regime.unused import check_repeats, refuse_tasks
 
 PER_CENT = 2.0
 """A density or sparsity above this is one in per cent; one between 1 and this is a mistake."""
-
-LARGE = 0.5
-"""An error above this, in a column with none above 1, may be one in per cent: that is noted."""
 
 ROUNDED = 1e-3
 """By how much a similarity may exceed 1."""
@@ -106,6 +95,7 @@ def read_runs(
     source: "RunTable | Mapping[str, Any] | Path | str",
     *,
     knobs: Sequence[str | Knob] | None = None,
+    also: Sequence[str | Knob] = (),
     load: str | None = None,
     where: Mapping[str, Any] | None = None,
     check: bool = True,
@@ -117,6 +107,7 @@ def read_runs(
             is one), or a table already read.
         knobs: Columns that act as temperature, ``"name"`` ``"name:up"`` or ``"name:down"``.
             Without it, every known knob whose value varies.
+        also: Knobs beside those found by name.
         load: The load column: density, sparsity, width or number of weights.
         where: Values of columns; rows with others are left out. For a table of several tasks.
         check: False to take rows as they are, without the tests of what a fit needs.
@@ -131,24 +122,27 @@ def read_runs(
         table = source
     else:
         if isinstance(source, str | Path):
-            columns: Mapping[str, Any] = _read_csv(Path(source))
+            columns: Mapping[str, Any] = read_csv(Path(source))
         else:
             columns = source
-        table = _from_columns(_rows_where(columns, where or {}), knobs, load)
-        table = _without_copies(table) if check else table
+        columns = rows_where(columns, where or {})
+        table = _from_columns(columns, knobs, also, load)
+        table = _without_copies(table, columns) if check else table
     if check:
         check_enough(table)
-        check_apart(table)
-        table = replace(table, notes=table.notes + check_directions(table))
+        notes = (*table.notes, *check_apart(table), *check_directions(table))
+        table = replace(table, notes=tuple(dict.fromkeys(notes)))  # a table may be read twice
     return table
 
 
-def _without_copies(table: RunTable) -> RunTable:
+def _without_copies(table: RunTable, columns: Mapping[str, Any]) -> RunTable:
     """Rows that equal an earlier one in all that was measured are that run again, no repeat of it.
 
-    Taken for repeats they would say that seeds make no difference.
+    Taken for repeats they would say that seeds make no difference. Where seeds are told, rows of
+    two of them are two runs: few digits, or a flat collection, may well make them equal.
     """
-    seen = (table.settings, table.load, table.error, table.connectivity, table.similarity)
+    seeds = [_labels(values) for name, values in columns.items() if folded(name).endswith("seed")]
+    seen = (table.settings, table.load, table.error, table.connectivity, table.similarity, *seeds)
     first = np.unique(np.column_stack(seen), axis=0, return_index=True)[1]
     if len(first) == len(table):
         return table
@@ -156,47 +150,11 @@ def _without_copies(table: RunTable) -> RunTable:
     return replace(table.take(np.sort(first)), notes=(*table.notes, note))
 
 
-def _rows_where(columns: Mapping[str, Any], where: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The rows in which every named column has its value, compared as numbers where both are."""
-    for name, value in where.items():
-        if name not in columns:
-            raise unknown("column", name, map(str, columns))
-        keep = [_same(entry, value) for entry in columns[name]]
-        if not any(keep):
-            seen = ", ".join(dict.fromkeys(map(str, columns[name])))
-            raise InputError(f"no run has {name} {value}; there are: {shorten(seen, 80)}.")
-        columns = {
-            str(column): [entry for entry, kept in zip(columns[column], keep) if kept]
-            for column in columns
-        }
-    return columns
-
-
-def _same(entry: Any, value: Any) -> bool:
-    try:
-        return float(entry) == float(value)
-    except (TypeError, ValueError):
-        return str(entry).strip() == str(value).strip()
-
-
-def _refuse_tasks(columns: Mapping[str, Any], used: Sequence[str]) -> None:
-    """Refuse runs of several tasks: taken together they would pass for repeats of each other."""
-    for name in columns:
-        if folded(str(name)) not in TASKS or name in used:
-            continue
-        values = list(dict.fromkeys(str(value).strip() for value in columns[name]))
-        if 1 < len(values) < len(columns[name]):  # as many as rows: labels of the runs
-            shown = ", ".join(value or "(blank)" for value in values)
-            raise InputError(
-                f"column {name!r} has {len(values)} values ({shorten(shown, 40)}): runs of several "
-                f"tasks; choose one, as in {name}={values[0]} (where=, or --where of the command), "
-                "fit them side by side with probcomp.regime.Hierarchy, or leave the column out if "
-                "it tells no tasks apart."
-            )
-
-
 def _from_columns(
-    columns: Mapping[str, Any], knobs: Sequence[str | Knob] | None, load: str | None
+    columns: Mapping[str, Any],
+    knobs: Sequence[str | Knob] | None,
+    also: Sequence[str | Knob],
+    load: str | None,
 ) -> RunTable:
     names = [str(name) for name in columns]
     lengths = {str(name): len(list(columns[name])) for name in columns}
@@ -207,6 +165,9 @@ def _from_columns(
             f"{lengths[most]}."
         )
     spelt = {folded(name): name for name in names}
+    for name in names:
+        if spelt[folded(name)] != name:
+            raise InputError(f"columns {name!r} and {spelt[folded(name)]!r} are one; drop either.")
 
     def pick(what: str, candidates: Sequence[str]) -> str | None:
         return next((spelt[name] for name in candidates if name in spelt), None)
@@ -220,7 +181,7 @@ def _from_columns(
     if load is not None and load not in names:
         raise InputError(f"no load column {load!r}; the table has: {', '.join(names)}.")
     auto = [name for name in names if known_name(name) in KNOWN]
-    if not knobs and not auto:
+    if not (knobs or also or auto):
         found["a knob"] = None
     missing = [what for what, column in found.items() if column is None]
     if missing:
@@ -231,20 +192,30 @@ def _from_columns(
             f"(probcomp.regime.linear_connectivity and cka measure these two). The table has: "
             f"{', '.join(names) or 'no columns'}."
         )
-    chosen = [parse_knob(knob, names) for knob in (knobs or _once(auto, columns))]
-    _refuse_tasks(columns, [knob.name for knob in chosen] + [str(v) for v in found.values()])
-    values = {knob.name: _numbers(columns[knob.name], knob.name) for knob in chosen}
+    named = [parse_knob(knob, names) for knob in (*(knobs or ()), *also)]
+    asked = [knob.name for knob in named]
+    by_name = [] if knobs else _once([*asked, *auto], columns)
+    chosen = named + [parse_knob(name, names) for name in by_name if name not in asked]
+    used = [knob.name for knob in chosen] + [str(column) for column in found.values()]
+    refuse_tasks(columns, used)
+    values = {knob.name: numbers(columns[knob.name], knob.name) for knob in chosen}
+    chosen = _varying(chosen, values, asked)
     for knob in chosen:
         knob.check(values[knob.name])
-    chosen = _varying(chosen, values, named=bool(knobs))
     load_column, error_column, lmc_column, cka_column = (str(column) for column in found.values())
     notes: list[str] = []
     loads, load_name = _load(columns, load_column, notes)
-    error = _fraction(columns, error_column, notes)
+    raw_error, raw_lmc = (numbers(columns[name], name) for name in (error_column, lmc_column))
+    error = fraction(raw_error, error_column, notes)
     if folded(error_column) in ACCURACIES:
         error = 1 - error
-    lmc = _fraction(columns, lmc_column, notes)
-    cka = _numbers(columns[cka_column], cka_column)
+    lmc = fraction(raw_lmc, lmc_column, notes)
+    if in_per_cent(raw_error) and not in_per_cent(raw_lmc) and lmc.min() < 0:
+        notes.append(
+            f"{lmc_column} was read as a share of 1 (barriers up to {-lmc.min():.2g}), though "
+            f"{error_column} is in per cent; were it in per cent too, divide it by 100."
+        )
+    cka = numbers(columns[cka_column], cka_column)
     cka = np.where((cka > 1) & (cka <= 1 + ROUNDED), 1.0, cka)
     for name, v, low in (
         (error_column, error, 0.0),
@@ -254,22 +225,21 @@ def _from_columns(
         if v.min() < low or v.max() > 1:
             raise InputError(f"{name} runs from {v.min():g} to {v.max():g}; expected {low:g} to 1.")
     cost = (
-        _numbers(columns["wall_s"], "wall_s") if "wall_s" in names else np.full(len(error), np.nan)
+        numbers(columns["wall_s"], "wall_s") if "wall_s" in names else np.full(len(error), np.nan)
     )
     settings = np.column_stack([values[knob.name] for knob in chosen])
     measured = _standard_errors(columns, (error_column, lmc_column, cka_column))
-    return RunTable(
+    seeds = pick("seed", SEEDS)
+    table = RunTable(
         tuple(chosen), settings, loads, load_name, error, lmc, cka, cost, measured, tuple(notes),
-        _seeds(columns, pick("seed", SEEDS)),
+        None if seeds is None else _labels(columns[seeds]),
     )  # fmt: skip
+    return replace(table, notes=(*notes, *check_repeats(columns, used, table.cells, load_name)))
 
 
-def _seeds(columns: Mapping[str, Any], name: str | None) -> NDArray[np.int64] | None:
-    """Index of each row's seed by its label; None where there is no such column."""
-    if name is None:
-        return None
-    labels = [str(label).strip() for label in columns[name]]
-    return np.unique(labels, return_inverse=True)[1].reshape(-1)
+def _labels(values: Any) -> NDArray[np.int64]:
+    """Index of each row's label, such as its seed."""
+    return np.unique([str(label).strip() for label in values], return_inverse=True)[1].reshape(-1)
 
 
 def _once(auto: Sequence[str], columns: Mapping[str, Any]) -> list[str]:
@@ -284,7 +254,7 @@ def _once(auto: Sequence[str], columns: Mapping[str, Any]) -> list[str]:
 
 def _load(columns: Mapping[str, Any], name: str, notes: list[str]) -> tuple[Array, str]:
     """Loads, and what they are called; a share that was removed is turned into one kept."""
-    values, kind = _numbers(columns[name], name), folded(name)
+    values, kind = numbers(columns[name], name), folded(name)
     removed = kind in REMOVED
     share = removed or kind == "density"
     if share and PER_CENT < values.max() <= 100:
@@ -308,87 +278,22 @@ def _standard_errors(columns: Mapping[str, Any], names: Sequence[str]) -> Array:
     """Columns ``NAME_se`` on the scale of the column NAME, [rows, 3]; zero where there is none."""
     out = []
     for name in names:
-        measured, column = _numbers(columns[name], name), f"{name}_se"
-        values = _numbers(columns[column], column) if column in columns else 0 * measured
+        measured, column = numbers(columns[name], name), f"{name}_se"
+        values = numbers(columns[column], column) if column in columns else 0 * measured
         if values.min() < 0:
             raise InputError(f"{column} is a standard error; it has a value below zero.")
         out.append(values / 100 if np.max(np.abs(measured)) > 1 else values)
     return np.column_stack(out)
 
 
-def _varying(chosen: list[Knob], values: Mapping[str, Array], *, named: bool) -> list[Knob]:
+def _varying(chosen: list[Knob], values: Mapping[str, Array], asked: Sequence[str]) -> list[Knob]:
     """Drop knobs found by name that never move; refuse them where the user asked for them."""
     constant = [knob.name for knob in chosen if np.ptp(values[knob.name]) == 0]
     moving = [knob for knob in chosen if knob.name not in constant]
-    if constant and (named or not moving):
+    refused = [name for name in constant if name in asked or not moving]
+    if refused:
         raise InputError(
-            f"knob {constant[0]!r} is constant at {values[constant[0]][0]:g}; "
+            f"knob {refused[0]!r} is constant at {values[refused[0]][0]:g}; "
             "runs at two or more settings are needed (three or more to find the best one)."
         )
     return moving
-
-
-def _fraction(columns: Mapping[str, Any], name: str, notes: list[str]) -> Array:
-    values = _numbers(columns[name], name)
-    if np.max(np.abs(values), initial=0.0) <= 1:
-        if folded(name) in ERRORS and values.max() > LARGE:
-            notes.append(
-                f"{name} was read as a share of 1 ({values.min():.0%} to {values.max():.0%} "
-                "wrong); were it in per cent, divide it by 100."
-            )
-        return values
-    notes.append(f"{name} was read as per cent.")
-    return values / 100
-
-
-def _numbers(values: Any, name: str) -> Array:
-    raw = list(values)
-    if not raw:
-        raise InputError(f"column {name!r} is empty: the table has no rows.")
-    out = np.empty(len(raw))
-    for row, value in enumerate(raw):
-        try:
-            out[row] = _number(value)
-        except (TypeError, ValueError):
-            comma = "; decimals need a point" if isinstance(value, str) and "," in value else ""
-            raise InputError(
-                f"column {name!r}, row {row + 1}: {value!r} is not a number{comma}."
-            ) from None
-    bad = np.flatnonzero(~np.isfinite(out))
-    if bad.size:
-        rows = ", ".join(str(row + 1) for row in bad[:5]) + (", ..." if bad.size > 5 else "")
-        raise InputError(
-            f"column {name!r} has {bad.size} missing or non-finite value(s), in row {rows}; "
-            "leave such runs out of the table."
-        )
-    return out
-
-
-def _number(value: Any) -> float:
-    """A cell of a table: ``5%`` is 0.05, a blank NaN."""
-    if value is None or value == "":
-        return float("nan")
-    if isinstance(value, str) and value.strip().endswith("%"):
-        return float(value.strip()[:-1]) / 100
-    return float(value)
-
-
-def _read_csv(path: Path) -> dict[str, list[str]]:
-    openers: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
-    opener = openers.get(path.suffix, open)
-    try:
-        stream: IO[str]
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as stream:  # with or without mark
-            reader = csv.reader(stream)
-            numbered = [(reader.line_num, line) for line in reader if any(map(str.strip, line))]
-    except (OSError, lzma.LZMAError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
-    if not numbered:
-        raise InputError(f"{path} is empty; it needs a header line and one line a run.")
-    header = [name.strip() for name in numbered[0][1]]
-    for number, line in numbered[1:]:
-        if len(line) != len(header):
-            raise InputError(
-                f"{path}, line {number}: {len(line)} values for {len(header)} columns."
-            )
-    return {name: [line[i] for _, line in numbered[1:]] for i, name in enumerate(header)}

@@ -87,3 +87,23 @@ def test_knobs_that_follow_the_load_are_refused_and_a_corner_more_helps():
     more = {name: np.append(values, corner[name]) for name, values in columns.items()}
     check_apart(read_runs(more, check=False))
     check_apart(table())
+
+
+def test_few_runs_may_follow_the_load_by_chance_and_that_is_noted():
+    """Seven runs of two knobs: ranks explain 87 % of the load's, adjusted for two knobs 81 %."""
+    rate = np.array([1.0, 2, 3, 4, 5, 7, 6])
+    columns = {
+        "lr": rate,
+        "batch_size": np.array([32.0, 8, 64, 16, 256, 4, 128]),
+        "density": np.array([0.1, 0.2, 0.4, 0.3, 0.6, 0.7, 0.5]),
+        "test_error": 0.3 - 0.01 * np.arange(7),
+        "lmc": -0.01 * np.ones(7),
+        "cka": 0.9 + 0.01 * np.arange(7),
+    }
+    (note,) = check_apart(read_runs(columns, check=False))
+    assert "'lr' and 'batch_size' and density change together" in note
+    assert "hard to tell apart" in note
+    assert note in read_runs(columns).notes
+    with pytest.raises(InputError, match="cannot be told apart"):
+        check_apart(read_runs(columns | {"lr": columns["density"]}, check=False))
+    assert check_apart(table()) == ()

@@ -238,6 +238,58 @@ def test_rows_that_are_there_twice_count_once():
     assert len(read_runs(twice)) == 13
 
 
+@pytest.mark.parametrize("column", ["seed", "Dense Seed", "retrain_seed"])
+def test_equal_rows_of_two_seeds_are_two_runs(column):
+    """A test set of a hundred, or no barrier anywhere: seeds may agree in every digit."""
+    twice = {name: np.r_[values, values] for name, values in runs().items()}
+    assert len(read_runs(twice)) == 9
+    table = read_runs(twice | {column: ["a"] * 9 + ["b"] * 9})
+    assert len(table) == 18
+    assert table.notes == ()
+    assert len(read_runs(twice | {column: ["a"] * 18})) == 9
+
+
+def test_a_barrier_in_shares_beside_errors_in_per_cent_is_noted():
+    """Barriers below one per cent would pass for ones of nearly the whole train set."""
+    base = runs()
+    notes = read_runs(runs(test_error=100 * base["test_error"], lmc=2.5 * base["lmc"])).notes
+    assert "lmc was read as a share of 1 (barriers up to 0.75), though test_error is in" in notes[1]
+    for same in (100.0, 0.0):  # both in per cent; no barrier at all
+        said = read_runs(runs(test_error=100 * base["test_error"], lmc=same * base["lmc"])).notes
+        assert not any("share of 1" in note for note in said)
+    assert read_runs(base).notes == ()
+
+
+def test_a_knob_of_zero_that_never_moves_is_left_alone():
+    """No logarithm of it is taken."""
+    assert [k.name for k in read_runs(runs(weight_decay=np.zeros(9))).knobs] == ["epochs"]
+
+
+def test_a_knob_is_added_to_those_found_by_name():
+    columns = runs(noise=np.r_[1.0, 2, 3, 2, 3, 1, 3, 1, 2], lr=np.full(9, 0.1))
+    table = read_runs(columns, also=["noise:up"])
+    assert {knob.name for knob in table.knobs} == {"epochs", "noise"}
+    assert len(read_runs(columns, also=["epochs"]).knobs) == 1
+    assert [k.name for k in read_runs(columns, knobs=["noise:up"]).knobs] == ["noise"]
+    with pytest.raises(InputError, match=r"'lr' is constant at 0\.1"):
+        read_runs(columns, also=["lr"])
+
+
+def test_two_columns_whose_names_differ_in_capitals_only_are_refused():
+    with pytest.raises(InputError, match="'lmc' and 'LMC' are one"):
+        read_runs(runs() | {"LMC": np.zeros(9)})
+
+
+def test_a_table_that_is_read_again_says_nothing_twice():
+    table = read_runs(runs(test_error=4 * runs()["test_error"]))
+    hot = Knob("noise", "down", "linear")
+    doubted = runs(epochs=None, noise=np.repeat([3.0, 2.0, 1.0], 3))
+    doubted["lmc"] = -0.1 * np.repeat([0.0, 1.0, 2.0], 3) - 0.01 * np.tile([1.0, 0, 0], 3)
+    for once in (table, read_runs(doubted, knobs=[hot])):
+        assert len(once.notes) == 1
+        assert read_runs(once).notes == once.notes
+
+
 def test_seeds_are_told_apart_by_their_labels():
     assert read_runs(runs()).seed is None
     table = read_runs(runs(dense_seed=["b", "a", "a"] * 3))

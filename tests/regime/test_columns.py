@@ -1,0 +1,36 @@
+"""Files and numbers of run tables."""
+
+import numpy as np
+import pytest
+
+from probcomp.errors import InputError
+from probcomp.regime.columns import fraction, in_per_cent, numbers, read_csv, rows_where
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text("epochs,test_error,density,test_error\n10,0.2,0.1,0.5\n")
+    with pytest.raises(InputError, match="has 2 columns 'test_error'; rename or drop one"):
+        read_csv(path)
+    path.write_text("epochs,,density,\n10,,0.1,\n")  # columns of a spreadsheet that hold nothing
+    assert read_csv(path)["density"] == ["0.1"]
+
+
+def test_per_cent_is_told_by_values_above_one():
+    notes: list[str] = []
+    assert not in_per_cent(np.array([-0.9, 1.0]))
+    np.testing.assert_allclose(fraction(np.array([5.0, 0.5]), "lmc", notes), [0.05, 0.005])
+    assert notes == ["lmc was read as per cent."]
+
+
+def test_what_is_no_finite_number_is_named_by_its_row():
+    assert numbers(["5%", 0.25, " 1e-1 "], "x").tolist() == [0.05, 0.25, 0.1]
+    for values, words in (([1, "a"], "row 2: 'a'"), ([1, ""], "in row 2"), ([], "no rows")):
+        with pytest.raises(InputError, match=words):
+            numbers(values, "x")
+
+
+def test_rows_are_chosen_by_number_or_by_text():
+    columns = {"n": ["10", "10.0", "20"], "word": ["a", " b ", "b"]}
+    assert rows_where(columns, {"n": 10})["word"] == ["a", " b "]
+    assert rows_where(columns, {"word": "b", "n": "10"})["n"] == ["10.0"]
