@@ -116,12 +116,3 @@ def trimmed(batch: Batch) -> Batch:
         else value
         for name, value in batch.items()
     }
-
-
-def by_length(data: Sequence[Tensor] | Mapping[str, Tensor]) -> Any:
-    """Samples in the order of their lengths, so that batches of texts hold little padding."""
-    mask = data.get("attention_mask") if isinstance(data, Mapping) else None
-    if mask is None or mask.dim() != 2:
-        return data
-    order = torch.sort(mask.sum(1), stable=True).indices
-    return {name: value[order] for name, value in data.items()}  # type: ignore[union-attr]

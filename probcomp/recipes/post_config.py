@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probcomp.data.batches import Batches, by_length, trimmed
+from probcomp.data.batches import trimmed
 from probcomp.errors import InputError
 from probcomp.evidence.collect import batch_size
 from probcomp.evidence.fisher import Categorical, Likelihood
@@ -22,8 +22,8 @@ SHARE_OF_CLASSES = 4
 """As `SHARE`, where a sample has one class and nothing else: it says far less than a text's tokens
 or an embedding, and noise in what is measured moves units to the wrong layers."""
 PROBED, PROBED_OF_CLASSES = 8, 1
-"""Every so many batches one is probed; all of them where a sample has one class, for that reason.
-"""
+"""Every so many batches one is probed, of samples spread over all lengths (a token of a short text
+has the larger gradient); all of them where a sample has one class, for that reason."""
 THIN, THIN_OF_CLASSES = 4, 1
 """Of so many neighbouring rows one enters the sums of inputs."""
 SKIP, SKIP_OF_CLASSES = 3, 0
@@ -150,9 +150,46 @@ def parts_of(
     return part(~kept_back), part(kept_back)
 
 
-def calibration_batches(samples: Tensors, size: int) -> Iterator[Any]:
-    for batch in Batches(by_length(samples), size, shuffle=False)(0):
-        yield trimmed(batch)
+def calibration_batches(samples: Tensors, size: int, every: int = 1) -> Iterator[Any]:
+    """Batches of texts of like length, without common padding; of other data, in their order.
+
+    Args:
+        samples: All samples; only a batch at a time is copied.
+        size: Samples in a batch.
+        every: Every so many batches, from the first on, one holds samples that are spread evenly
+            over that order, so that what is learnt from these batches alone stands for all.
+    """
+    tensors = list(samples.values()) if isinstance(samples, Mapping) else list(samples)
+    for index in _in_batches(_order(samples), size, every):
+        picked = [t[index.to(t.device)] for t in tensors]
+        yield trimmed(dict(zip(samples, picked)) if isinstance(samples, Mapping) else tuple(picked))
+
+
+def example_of(samples: Tensors, size: int = 2) -> Any:
+    """Samples spread evenly over the order of `calibration_batches`, as one batch."""
+    count = len(_order(samples))
+    return next(calibration_batches(samples, min(size, count), every=count))
+
+
+def _order(samples: Tensors) -> Tensor:
+    """Texts by their lengths, other samples as they come."""
+    mask = samples.get("attention_mask") if isinstance(samples, Mapping) else None
+    if mask is not None and mask.dim() == 2:
+        return torch.sort(mask.sum(1), stable=True).indices.cpu()
+    return torch.arange(batch_size(samples))
+
+
+def _in_batches(order: Tensor, size: int, every: int) -> Iterator[Tensor]:
+    if every == 1:
+        yield from order.split(size)
+        return
+    batches = -(-len(order) // size)
+    some = min(len(order), -(-batches // every) * size)
+    spread = torch.zeros(len(order), dtype=torch.bool)
+    spread[(torch.arange(some) * len(order) + len(order) // 2) // some] = True
+    first, rest = (iter(order[chosen].split(size)) for chosen in (spread, ~spread))
+    for number in range(batches):
+        yield next(rest if number % every else first)
 
 
 class Steps:

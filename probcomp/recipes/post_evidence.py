@@ -21,7 +21,7 @@ from probcomp.recipes.job import Job
 from probcomp.recipes.likelihoods import probe_of
 from probcomp.recipes.post_config import PostConfig, calibration_batches, parts_of, settled
 from probcomp.recipes.post_temper import Meter
-from probcomp.recipes.task import Task
+from probcomp.recipes.task import Task, Tensors
 from probcomp.structure import Routers
 
 
@@ -52,6 +52,7 @@ def dense_evidence(
     on_batch: Callable[[], None],
     routers: Routers | None = None,
     fused: Sequence[Readout] = (),
+    parts: tuple[Tensors, Tensors] | None = None,
 ) -> Iterator[Evidence]:
     """Run the dense model.
 
@@ -65,9 +66,10 @@ def dense_evidence(
         on_batch: Called after each batch.
         routers: Routers of the experts whose removal will be measured.
         fused: Read-outs of experts in one tensor; they take a pass of their own.
+        parts: What `parts_of` makes of the job's samples, where that is known.
     """
     config = settled(config, likelihood)
-    fitted, tried = parts_of(job.train, config, likelihood)
+    fitted, tried = parts or parts_of(job.train, config, likelihood)
     kept_back = list(calibration_batches(tried, config.batch_size))
     with ExitStack() as stack:
         with ExitStack() as hooks:  # none of them may be there when the model is copied
@@ -83,7 +85,7 @@ def dense_evidence(
 
             def batches() -> Iterator[Any]:
                 generator.manual_seed(job.seed)  # every pass draws the same probes
-                return calibration_batches(fitted, config.batch_size)
+                return calibration_batches(fitted, config.batch_size, config.every or 1)
 
             store = stack.enter_context(
                 collect_within(

@@ -13,6 +13,8 @@ from probcomp.recipes.post_config import (
     THIN,
     THIN_OF_CLASSES,
     PostConfig,
+    calibration_batches,
+    example_of,
     parts_of,
     settled,
 )
@@ -72,3 +74,44 @@ def test_classifiers_are_looked_at_more_closely_than_texts() -> None:
         PostConfig(thin=0)
     with pytest.raises(InputError, match="every must be at least 1"):
         PostConfig(every=0)
+
+
+def texts(lengths: torch.Tensor) -> dict[str, torch.Tensor]:
+    mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
+    return {"input_ids": torch.arange(len(lengths))[:, None] * mask, "attention_mask": mask}
+
+
+def test_batches_that_are_probed_have_texts_of_all_lengths() -> None:
+    """In a token of a short text the gradient of a mean over tokens is large."""
+    lengths = torch.randperm(120, generator=torch.Generator().manual_seed(0)) + 1
+    batches = list(calibration_batches(texts(lengths), 16, every=4))
+    found = [batch["attention_mask"].sum(1) for batch in batches]
+    assert [len(batch) for batch in found] == [16] * 7 + [8]
+    assert torch.equal(torch.cat(found).sort().values, torch.arange(120) + 1)
+    probed = torch.cat([found[0], found[4]])
+    assert float(probed.float().mean()) == pytest.approx(60.5, abs=2)
+    assert int(probed.min()) <= 4
+    assert int(probed.max()) >= 117
+    for other in found[1:4] + found[5:]:  # the others hold little padding
+        assert int(other.max() - other.min()) <= 25
+
+
+def test_of_sorted_classes_all_are_probed() -> None:
+    classes = torch.arange(10).repeat_interleave(12)
+    first = next(calibration_batches((classes, classes), 16, every=8))
+    assert first[0].unique().tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("count", [1, 3, 16, 17, 33, 130])
+@pytest.mark.parametrize("every", [1, 2, 8, 200])
+def test_every_sample_is_in_one_batch(count: int, every: int) -> None:
+    batches = [b[0] for b in calibration_batches((torch.arange(count),), 16, every)]
+    assert torch.equal(torch.cat(batches).sort().values, torch.arange(count))
+    assert len(batches) == -(-count // 16)
+    assert min(len(b) for b in batches) > 0
+
+
+def test_an_example_is_of_middling_samples() -> None:
+    assert example_of((torch.arange(100),))[0].tolist() == [25, 75]
+    assert example_of((torch.arange(1),))[0].tolist() == [0]
+    assert example_of(texts(torch.arange(100) + 1))["attention_mask"].sum(1).tolist() == [26, 76]
