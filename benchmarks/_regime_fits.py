@@ -1,6 +1,7 @@
 """Fits of a benchmark, kept on disk so that a killed run goes on where it was."""
 
 import hashlib
+import inspect
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from probcomp.regime import sampler
 from probcomp.regime.coordinates import Coordinates
 from probcomp.regime.fit import RegimeModel
+from probcomp.regime.model import BEND, PRIOR
 from probcomp.regime.sampler import Convergence
 from probcomp.regime.table import RunTable
 
@@ -43,9 +45,11 @@ class Fits:
 
 
 def checksum(table: RunTable, seed: int) -> str:
-    """Of all that a fit is made from: runs, knobs, seed, and the settings of the sampler."""
+    """Of all that a fit is made from: runs, knobs, seed, prior, and the settings of the sampler."""
     settings = (sampler.ROUNDS, sampler.DEPTH, sampler.CHAINS, sampler.MAX_RHAT, sampler.MIN_ESS)
-    digest = hashlib.sha256(repr((table.knobs, table.load_name, seed, settings)).encode())
+    defaults = str(inspect.signature(RegimeModel.fit))  # numbers of steps and draws among them
+    about = (table.knobs, table.load_name, seed, settings, PRIOR, BEND, defaults)
+    digest = hashlib.sha256(repr(about).encode())
     for name in ("settings", "load", "error", "connectivity", "similarity", "measured"):
         digest.update(np.ascontiguousarray(getattr(table, name), float).tobytes())
     return digest.hexdigest()
