@@ -134,6 +134,10 @@ def compress(
         _try_once(dense, task, batches)
         structure = trace(dense, task.inputs(batches.example(2)))
         units = removable(structure, kinds)
+        if "expert" in kinds:
+            from probcomp.recipes.post_experts import lasting
+
+            warnings += lasting(structure)
         example = batches.example(2)
         uses = weight_macs(dense, lambda m: task.run(m, example), 2)
         asked, budget = budget, in_params(budget, dense, structure, units)

@@ -3,7 +3,8 @@
 With a budget, which units go is decided by backward elimination on the read-outs, with curves that
 are tempered by measured removals and one price for all. The numbers in the posterior are inclusion
 scores around that decision (`probcomp.recipes.post_posterior`), not validated as calibrated
-probabilities. Without a budget the posterior decides (`probcomp.recipes.post_rule`).
+probabilities. Without a budget the posterior decides (`probcomp.recipes.post_rule`). What whole
+experts are worth is measured (`probcomp.recipes.post_experts`).
 """
 
 import math
@@ -106,6 +107,7 @@ def run(job: Job) -> Outcome:
     places = bias_places(job.model, matrices, example, task.run)
     places |= {r.parameter: None for f in fused for r in f.reads}
     context = Context(job, config, places)
+    whole = judge_experts(job, config, task, likelihood, experts, routers, fitted, step)
     with dense_evidence(
         job,
         task,
@@ -124,7 +126,6 @@ def run(job: Job) -> Outcome:
             step(f"judging {axis.name}")
         for one in fused:
             judged[one.axis.name] = judged[one.axis.name].in_multiples(one.multiple)
-        whole = judge_experts(job, config, task, likelihood, experts, routers, fitted, step)
         if spending is None:
             keep, units, temperatures, unsure = by_posterior(context, judged, found_out)
             for name, j in whole.items():
