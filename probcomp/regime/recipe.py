@@ -8,6 +8,9 @@ from typing import Any
 
 from probcomp.errors import InputError, unknown
 
+ROUNDING = 1e-9
+"""Share by which a batch size may be off a whole number."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -70,15 +73,18 @@ class Recipe:
     def turned(self, knob: str, value: float) -> "Recipe":
         """The recipe with one knob set.
 
+        A batch size that is whole but for rounding, as of ``geomspace``, is that whole number.
+
         Raises:
             InputError: for a knob that is no field of a recipe, or a value out of its range.
         """
         if knob not in TURNABLE:
             raise unknown("recipe knob", knob, TURNABLE)
         if knob == "batch_size":
-            whole = round(value)
+            if not (math.isfinite(value) and abs(value - round(value)) <= ROUNDING * abs(value)):
+                raise InputError(f"recipe: batch_size {value:g} is no whole number")
             return dataclasses.replace(
-                self, batch_size=whole, epoch_batch=self.epoch_batch or self.batch_size
+                self, batch_size=round(value), epoch_batch=self.epoch_batch or self.batch_size
             )
         changed: dict[str, Any] = {knob: float(value)}
         return dataclasses.replace(self, **changed)

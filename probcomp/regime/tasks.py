@@ -11,6 +11,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -34,7 +35,8 @@ class PilotTask:
         recipe: Training of the dense network (stage 1), where the knob is turned.
         retrain: Training of the pruned network (stage 3), the same for every pilot.
         knob: The knob, a field of the recipe.
-        levels: Values the knob may take, at least two.
+        levels: Values the knob may take, at least two; none that its scale has no place for, such
+            as a weight decay of zero, whose logarithm is taken.
         densities: Shares of the prunable weights to keep at which pilots may be run.
         prune: ``uniform`` (largest weights of each layer), ``global`` (of all layers), or the
             address of a rule, ``module:function`` (`probcomp.regime.pruning.make_masks`), whose
@@ -89,8 +91,13 @@ class PilotTask:
                 wrong.append(f"{part}_seeds: numbers from 0 on, each once; got {seeds}")
         if wrong:
             raise InputError(f"task {self.name!r}: " + "; ".join(wrong))
-        for level in self.levels:
-            self.recipe.turned(self.knob, level)
+        # As recipes hold them, by which the records of pilots are found again.
+        held = tuple(getattr(self.recipe.turned(self.knob, x), self.knob) for x in self.levels)
+        try:
+            self.turned_knob.check(np.array(held, float))
+        except InputError as error:
+            raise InputError(f"task {self.name!r}: levels: {error}") from None
+        object.__setattr__(self, "levels", held)
 
     @property
     def turned_knob(self) -> Knob:

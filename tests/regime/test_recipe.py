@@ -43,3 +43,10 @@ def test_all_that_is_wrong_is_said_at_once():
         assert word in str(caught.value)
     with pytest.raises(InputError, match="unknown recipe knob"):
         Recipe().turned("lrr", 1)
+
+
+def test_batch_sizes_are_whole():
+    assert Recipe().turned("batch_size", 31.99999999999999).batch_size == 32
+    for value in (12.5, 31.9, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="no whole number"):
+            Recipe().turned("batch_size", value)

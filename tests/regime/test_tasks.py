@@ -4,6 +4,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -62,6 +63,9 @@ def test_an_error_inside_the_file_names_its_line(tmp_path):
         ({"knob": "width"}, "knob 'width'"),
         ({"levels": (1,)}, "levels"),
         ({"levels": (1, 99)}, "epochs"),
+        ({"levels": (0, 2, 4)}, "levels: knob 'epochs' has a value <= 0"),
+        ({"knob": "weight_decay", "levels": (0, 1e-4)}, "'weight_decay' has a value <= 0"),
+        ({"knob": "batch_size", "levels": (8, 12.5)}, "batch_size 12.5 is no whole number"),
         ({"densities": (0.1, 1.4)}, "densities"),
         ({"retrain_seeds": (0,)}, "retrain_seeds"),
         ({"retrain_seeds": (0, 1, 1)}, "retrain_seeds: numbers from 0 on, each once"),
@@ -75,6 +79,18 @@ def test_an_error_inside_the_file_names_its_line(tmp_path):
 def test_tasks_that_cannot_be_run_are_refused(change, words):
     with pytest.raises(InputError, match=words):
         dataclasses.replace(tiny_task.task(), **change)
+
+
+def test_levels_are_what_recipes_hold():
+    """By them the records of pilots are found: rounded sizes would be cells without a row."""
+    change = {"knob": "batch_size", "levels": tuple(np.geomspace(8, 64, 4))}
+    task = dataclasses.replace(tiny_task.task(), **change)
+    assert task.levels == (8, 16, 32, 64)
+    assert [task.recipe.turned("batch_size", level).batch_size for level in task.levels] == [
+        *task.levels
+    ]
+    sharp = {"knob": "sam_rho", "levels": (0, 0.05)}  # on a linear scale zero has a place
+    assert dataclasses.replace(tiny_task.task(), **sharp).levels == (0, 0.05)
 
 
 def test_the_digits_task():
