@@ -31,7 +31,7 @@ def details(said: "Advice") -> dict[str, str]:
     }
     if said.beside:
         lines["others"] = "; ".join(f"{name}: {told}" for name, told in said.beside.items())
-        lines["their record"] = measured()
+        lines["record"] = measured()
     if said.next is not None:
         where = ", ".join(f"{name} {value:g}" for name, value in said.next.settings.items())
         lines["next pilot"] = (

@@ -19,6 +19,8 @@ def test_the_printed_answer_names_what_to_do(spin_glass, capsys):
         "best",
         "gain",
         "error now",
+        "others      ",
+        "record      right on a published grid",
         "2 (all 2 pilots",
     ):
         assert label in text
