@@ -107,8 +107,8 @@ class Planner:
         pilots: How many may be run, at least 5; one stands for a run with each dense seed of the
             task, so that nine pilots of a task with two are 18 runs.
         at: Present value of the knob; by default the coldest level.
-        batch: Pilots a round. Fewer tell the next more; as many as keep the workers busy cost no
-            time.
+        batch: Pilots a round. More keep more workers busy; fewer tell the next more. Which pilots
+            are run follows from it, so it does not follow the machine.
         method: The pruning rule; the task's own by default.
         most_seeds: Dense seeds of a cell at most.
         stop_early: Stop when the decision is sure or no pilot promises to settle it.
@@ -311,7 +311,6 @@ def run_campaign(
     store: Store,
     engine: str = "processes",
     jobs: int | None = None,
-    batch: int | None = None,
     show: bool = True,
     **plan: Any,
 ) -> Campaign:
@@ -324,18 +323,14 @@ def run_campaign(
         density: Where advice is wanted, within the task's densities.
         store: Where pilots are kept.
         engine, jobs: See `probcomp.regime.sweep.run_pilots`.
-        batch: Pilots a round; by default as many as give every worker a run.
         plan: Further options of `Planner`.
 
     Raises:
         InputError: fewer than 5 pilots, or a density outside the task's.
     """
-    about = load_task(task) if isinstance(task, str) else task
-    own, workers = (None if isinstance(task, str) else task), jobs or default_jobs()
-    if batch is None:
-        batch = 1 if own or engine == "serial" else -(-workers // len(about.dense_seeds))
-    planner = Planner(task, density=density, batch=batch, **plan)
-    with nullcontext() if own else open_engine(engine, workers) as submit:
+    own = None if isinstance(task, str) else task
+    planner = Planner(task, density=density, **plan)
+    with nullcontext() if own else open_engine(engine, jobs or default_jobs()) as submit:
         while configs := planner.propose():
             planner.tell(run_pilots(configs, store, task=own, submit=submit, show=show))
     return Campaign(planner.advice(), tuple(planner.runs), tuple(planner.records), planner.stopped)

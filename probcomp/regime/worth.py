@@ -16,6 +16,9 @@ from probcomp.regime.knobs import Array
 STEPS = np.linspace(-6.0, 6.0, 97)
 """Outcomes that are looked at, in standard deviations: far out, where a sure choice may turn."""
 
+PROMISE = 1e-6
+"""Share of the least error below which an expected fall is rounding."""
+
 WEIGHTS = norm.pdf(STEPS) / norm.pdf(STEPS).sum()
 
 
@@ -47,7 +50,8 @@ def worth_most(
     """Points of the next ``count`` runs: those of the largest `expected_fall` for their cost.
 
     Chosen one after the other: once one is taken the belief has the covariance that it would leave,
-    whatever it shows, and the next is scored under that. A point may be taken repeatedly.
+    whatever it shows, and the next is scored under that. A point may be taken repeatedly. Where no
+    run promises a fall, those come that tell most about the errors of all ``wanted``.
 
     Args:
         mean, cover, noise, wanted: See `expected_fall`.
@@ -57,9 +61,14 @@ def worth_most(
     taken: list[int] = []
     for _ in range(count):
         price = cost(taken)
-        if not np.isfinite(price).any():
+        free = np.flatnonzero(np.isfinite(price))
+        if len(free) == 0:
             break
-        one = int(np.argmax(expected_fall(mean, cover, noise, wanted) / price))
+        value = expected_fall(mean, cover, noise, wanted)
+        if value[free].max() < PROMISE * np.exp(mean[wanted].min()):
+            # No outcome turns the choice: what is still open about the levels, by each run.
+            value = (cover[:, wanted] ** 2).sum(1) / (np.diag(cover) + noise)
+        one = int(free[np.argmax(value[free] / price[free])])
         taken.append(one)
         cover = cover - np.outer(cover[one], cover[one]) / (cover[one, one] + noise[one])
     return taken

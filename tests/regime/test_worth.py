@@ -55,6 +55,17 @@ def test_the_second_run_is_scored_as_if_the_first_were_made():
     assert sorted(taken) == [0, 1]
 
 
+def test_where_all_is_decided_runs_tell_of_the_levels_and_none_is_made_at_any_price():
+    """One level is far better: the fall is nothing, so the variance of the levels counts."""
+    mean, cover, noise = np.array([-3.0, 2.0, 0.0]), np.diag([1e-4, 4e-4, 9.0]), np.full(3, 0.01)
+    wanted = np.array([0, 1])
+    assert expected_fall(mean, cover, noise, wanted).max() < 1e-9
+    assert worth_most(mean, cover, noise, wanted, lambda taken: np.ones(3), 2) == [1, 1]
+    assert worth_most(mean, cover, noise, wanted, lambda taken: np.array([np.inf, 9, 1]), 1) == [1]
+    barred = np.array([np.inf, np.inf, 1.0])
+    assert worth_most(mean, cover, noise, wanted, lambda taken: barred, 2) == [2, 2]
+
+
 def test_fewer_come_where_no_more_may_be_run():
     mean, cover, noise = belief()
 
