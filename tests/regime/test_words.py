@@ -21,7 +21,7 @@ def test_the_printed_answer_names_what_to_do(spin_glass, capsys):
         "error now",
         "others      ",
         "record      right on a published grid",
-        "2 (all 2 pilots",
+        "2 cells (all 2 pilots",
     ):
         assert label in text
 
