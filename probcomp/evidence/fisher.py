@@ -3,6 +3,7 @@ r"""What outputs mean: likelihoods, and probes whose gradients average to the Fi
 For outputs ``z`` with a likelihood ``p(y | z)`` the Fisher matrix at the outputs is
 :math:`F = E_{y \sim p(\cdot|z)}[\nabla \ln p\, \nabla \ln p^\top]`, with ``y`` drawn from the
 *model's own* prediction, not from the data (Kunstner, Balles and Hennig 2019, arXiv 1905.12558).
+Outputs in half precision are scored in single: what removals cost is less than its rounding.
 A probe is a scalar whose gradient has that matrix as its mean of outer products; pulled back to a
 read-out it gives the matrix ``G`` of `probcomp.evidence.collect.Statistics.metric`.
 """
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from probcomp.errors import InputError
+from probcomp.evidence.products import at_least_single
 
 IGNORED = -100
 """The label of positions that do not count, as PyTorch and Transformers have it."""
@@ -37,7 +39,8 @@ class Likelihood(Protocol):
         ...
 
     def divergence(self, outputs: Tensor, dense: Tensor, targets: Tensor) -> Tensor:
-        """Mean divergence of the outputs from the dense model's, nats a unit; never negative.
+        """Mean divergence of the outputs from the dense model's, nats a unit; never negative, and
+        zero where nothing counts.
 
         It is the loss increase on targets that the dense model's own prediction would draw, with
         no noise from drawing them.
@@ -61,12 +64,14 @@ class Gaussian:
     unit: str = "sample"
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if outputs.shape == (*targets.shape, 1):
+            targets = targets[..., None]
         if outputs.shape != targets.shape:
             raise InputError(
                 f"outputs of shape {tuple(outputs.shape)} do not fit targets of shape "
                 f"{tuple(targets.shape)}"
             )
-        error = (outputs - targets) / self.deviation
+        error = (at_least_single(outputs) - at_least_single(targets)) / self.deviation
         return 0.5 * error.square().flatten(1).sum(1).mean()
 
     def units(self, outputs: Tensor, targets: Tensor) -> int:
@@ -102,24 +107,24 @@ class Categorical:
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if self.soft:
             # relative to the targets' own entropy, so that the dense model scores zero
+            outputs, targets = at_least_single(outputs), at_least_single(targets)
             entropy = torch.special.entr(targets).sum(-1)
             return (F.cross_entropy(outputs, targets, reduction="none") - entropy).mean()
         logits, labels = self._flat(outputs, targets)
         return F.cross_entropy(logits, labels)
 
     def divergence(self, outputs: Tensor, dense: Tensor, targets: Tensor) -> Tensor:
-        if not self.soft:
-            outputs = self._flat(outputs, targets)[0]
-            dense = self._flat(dense, targets)[0]
-        found, wanted = ((z / self.softness).log_softmax(-1) for z in (outputs, dense))
-        return (wanted.exp() * (wanted - found)).sum(-1).mean()
+        rows = (self.rows(z, targets) / self.softness for z in (outputs, dense))
+        found, wanted = (z.log_softmax(-1) for z in rows)
+        lost = (wanted.exp() * (wanted - found)).sum(-1)
+        return lost.sum().clamp_min(0) / max(1, lost.numel())  # rounding may be all there is
 
     def units(self, outputs: Tensor, targets: Tensor) -> int:
         return len(self.rows(outputs, targets))
 
     def rows(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Logits of the units, one a row, [units, classes]."""
-        return outputs if self.soft else self._flat(outputs, targets)[0]
+        return at_least_single(outputs) if self.soft else self._flat(outputs, targets)[0]
 
     def probe(self, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
         r"""With signs ``e`` and probabilities ``p``, :math:`z_c = \sqrt{p_c} e_c - p_c
@@ -128,8 +133,7 @@ class Categorical:
         Classes drawn from ``p`` would give the same mean, but all of it from the few draws that
         are improbable.
         """
-        logits = outputs if self.soft else self._flat(outputs, targets)[0]
-        logits = logits / self.softness
+        logits = self.rows(outputs, targets) / self.softness
         p = logits.detach().softmax(-1)
         signs = torch.randint(2, p.shape, generator=generator).to(p) * 2 - 1
         signed = p.sqrt() * signs
@@ -145,4 +149,4 @@ class Categorical:
         if self.shift:
             outputs, targets = outputs[:, :-1], targets[:, 1:]
         counted = targets != IGNORED
-        return outputs[counted], targets[counted]
+        return at_least_single(outputs[counted]), targets[counted]

@@ -24,6 +24,7 @@ from probcomp.recipes.coded import BITS_A_WEIGHT, Coded, Trial, code, code_withi
 from probcomp.recipes.describe import dense_bits, describe
 from probcomp.recipes.job import Job
 from probcomp.recipes.label_free import label_free
+from probcomp.recipes.likelihoods import with_targets
 from probcomp.recipes.methods import IN_PARAMS, METHODS
 from probcomp.recipes.methods import UNIT_KINDS as UNIT_KINDS
 from probcomp.recipes.result import Compressed
@@ -131,7 +132,7 @@ def compress(
     dense = copy.deepcopy(model)
     with clock("structure"):
         check_finite(dense.named_parameters(), "parameter")
-        _try_once(dense, task, batches)
+        _try_once(dense, task, Batches(with_targets(train), shuffle=False))
         structure = trace(dense, task.inputs(batches.example(2)))
         units = removable(structure, kinds)
         if "expert" in kinds:

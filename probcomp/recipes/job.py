@@ -50,7 +50,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """What a method expected its decision to cost.
+    """What a method expected its decision to cost, in nats of the loss itself.
 
     Attributes:
         increase: Predicted increase of the loss, nats a ``unit``, before any refit on the pruned

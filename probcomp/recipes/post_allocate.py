@@ -1,14 +1,13 @@
 """How many units of each axis go: curves tempered by tried removals, and one price for all."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from probcomp.allocation.curves import Allocation, allocate
 from probcomp.evidence import Readout, Statistics
-from probcomp.evidence.fisher import Categorical
 from probcomp.evidence.watch import BiasPlace
 from probcomp.inference.quadratic import GroupFactor, Quadratic
 from probcomp.inference.quadratic.likelihood import RESOLVED
@@ -87,11 +86,22 @@ class Context:
         self, evidence: Evidence, keep: Mapping[str, Tensor], judged: Mapping[str, Judged]
     ) -> float:
         """Loss increase, nats a unit, when axes keep what ``keep`` says and the rest adjusts."""
+        return evidence.meter.increase(*self._changes(evidence, keep, judged))
+
+    def plan(
+        self, evidence: Evidence, keep: Mapping[str, Tensor], judged: Mapping[str, Judged]
+    ) -> tuple[float, float]:
+        """As `measured` in nats of the loss itself, and how many of them one of `measured` is."""
+        return evidence.meter.plan(*self._changes(evidence, keep, judged))
+
+    def _changes(
+        self, evidence: Evidence, keep: Mapping[str, Tensor], judged: Mapping[str, Judged]
+    ) -> tuple[Changes, dict[str, Tensor]]:
+        """What `Meter.increase` takes: read-outs that are adjusted, and experts that stay."""
         changes: Changes = {}
         for name, stays in keep.items():
             changes |= self.removal(judged[name], stays, evidence.statistics)
-        experts = {name: k for name, k in keep.items() if judged[name].axis.kind == "expert"}
-        return evidence.meter.increase(changes, experts)
+        return changes, {n: k for n, k in keep.items() if judged[n].axis.kind == "expert"}
 
     def _quadratic(self, read: Readout, statistics: Statistics) -> Quadratic:
         """Kept from one removal to the next, unless memory is limited.
@@ -157,22 +167,18 @@ def temper_together(
     tempering: Mapping[str, Tempering],
     found: Allocation,
     keep: Mapping[str, Tensor],
-) -> Tempering:
-    """What the sum over axes is worth when all of them lose units: the plan, measured."""
+) -> tuple[Tempering, float]:
+    """What the sum over axes is worth when all of them lose units: the plan, measured.
+
+    In nats of the loss itself; beside it, how many of them a nat is that tempering is in.
+    """
     joint = Tempering()
     if not context.config.rounds:
-        return joint
-    in_real_nats(evidence)
+        return joint, 1.0
     expected = sum(float(tempering[n](j.loss[found.removed[n]])) for n, j in judged.items())
-    joint.add(expected, context.measured(evidence, keep, judged))
-    return joint
-
-
-def in_real_nats(evidence: Evidence) -> None:
-    """From here on the meter reads a classifier's own loss, not the softer one."""
-    meter = evidence.meter
-    if isinstance(meter.likelihood, Categorical):
-        meter.likelihood = replace(meter.likelihood, softness=1.0)
+    increase, exchange = context.plan(evidence, keep, judged)
+    joint.add(expected, increase)
+    return joint, exchange
 
 
 def _equal_shares(judged: Mapping[str, Judged], spending: Spending) -> dict[str, int]:

@@ -23,7 +23,7 @@ from probcomp.inference.posterior import UnitPosterior
 from probcomp.inference.quadratic import GroupFactor, GroupResult, ep_group, ep_layers, refit
 from probcomp.priors import Independent
 from probcomp.recipes.job import Forecast
-from probcomp.recipes.post_allocate import Context, in_real_nats
+from probcomp.recipes.post_allocate import Context
 from probcomp.recipes.post_evidence import Evidence
 from probcomp.recipes.post_temper import Tempering
 from probcomp.recipes.post_units import Judged, dense_weight, kept_columns
@@ -87,7 +87,7 @@ def foreseen(
     Args:
         context: What all stages need.
         judged: Every axis.
-        evidence: What the dense model showed; its meter reads real nats from here on.
+        evidence: What the dense model showed.
         keep: Units that stay.
         temperatures: Of each axis that is judged at its read-outs.
         units: What the loss counts: samples or tokens of the calibration set.
@@ -103,8 +103,8 @@ def foreseen(
         by_axis[name] = lost / units / temperature
     increase = sum(by_axis.values())
     if context.config.rounds:
-        in_real_nats(evidence)
-        increase = context.measured(evidence, keep, judged)
+        increase, exchange = context.plan(evidence, keep, judged)
+        by_axis = {name: exchange * lost for name, lost in by_axis.items()}
     return Forecast(
         increase=increase, unit=unit, by_axis=by_axis, temperatures=dict(temperatures), price=0.0
     )

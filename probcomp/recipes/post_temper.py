@@ -16,15 +16,15 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from probcomp.errors import DivergenceError
+from probcomp.errors import DivergenceError, InputError
 from probcomp.evidence.collect import batch_size
-from probcomp.evidence.fisher import Likelihood
+from probcomp.evidence.fisher import IGNORED, Categorical, Likelihood
 from probcomp.evidence.fused import parts, weight_of
 from probcomp.evidence.watch import BiasPlace
 from probcomp.recipes.post_replay import Replay
@@ -117,6 +117,7 @@ class Meter:
 
     With a likelihood that is known, the loss increase is the divergence of the outputs from the
     dense ones: the increase on targets of the dense model's own prediction, free of their noise.
+    Batches without a label that counts are left out.
 
     Args:
         model: The dense model; it is copied.
@@ -127,6 +128,9 @@ class Meter:
         replay: Whether outputs of all modules are kept, for all batches, so that only what follows
             a change is run.
         routers: Routers of the experts that may be silenced.
+
+    Raises:
+        InputError: No batch has a label that counts.
     """
 
     def __init__(
@@ -142,7 +146,13 @@ class Meter:
     ) -> None:
         self.routers = routers
         self.model, self.task, self.likelihood = copy.deepcopy(model).eval(), task, likelihood
-        self.batches, self.places = list(batches), places
+        self.real = in_real_nats(likelihood)
+        self.batches, self.places = [b for b in batches if units_of(task, b)], places
+        self.weights = [units_of(task, batch) for batch in self.batches]
+        if not self.batches:
+            raise InputError(
+                "no sample that removals are measured on has a label that counts; give more samples"
+            )
         self.tensors: dict[str, Tensor] = dict(self.model.named_parameters(remove_duplicate=False))
         self.tensors |= dict(self.model.named_buffers())
         self.replay = Replay(self.model) if replay else None
@@ -159,27 +169,31 @@ class Meter:
             return self.task.loss(self.model, batch)
         return self.task.logits(self.model, batch)
 
-    def _increase(self, number: int, changed: set[nn.Module]) -> float:
+    def _increase(self, number: int, changed: set[nn.Module], real: bool) -> float:
         batch, dense = self.batches[number], self.dense[number]
         run = functools.partial(self._measured, batch)
         found = run() if self.replay is None else self.replay.run(number, changed, run)
-        if self.likelihood is None:
+        likelihood = self.real if real else self.likelihood
+        if likelihood is None:
             return float(found - dense)
         targets = self.task.targets(batch)
         assert targets is not None
-        return float(self.likelihood.divergence(found, dense, targets))
+        return float(likelihood.divergence(found, dense, targets))
 
     @torch.no_grad()
     def increase(
         self,
         changes: Mapping[str, tuple[Any, Tensor, Tensor | None]],
         keep: Mapping[str, Tensor] | None = None,
+        *,
+        real: bool = False,
     ) -> float:
         """Loss increase, nats a unit.
 
         Args:
             changes: Parameter to (matrix view, new matrix, bias gain).
             keep: Axis name to the experts that stay, boolean; the others are never chosen.
+            real: Whether in nats of the loss itself, where the likelihood is a softer one.
 
         A difference of losses (no likelihood is known) is noisy, and counts no less than its
         standard error over the batches.
@@ -199,17 +213,16 @@ class Meter:
                     old.setdefault(place.name, bias.clone())
                     bias.add_(gain.to(bias), alpha=place.sign)
             torch.clear_autocast_cache()  # which may hold the weights of before
-            weights = [units_of(self.task, batch) for batch in self.batches]
             silent = {n: k for n, k in (keep or {}).items() if not bool(k.all())}
             read = [p for n in silent for p in self.routers.parameters[n]] if self.routers else []
             changed = self._owners({id(self.tensors[parts(n)[0]]) for n in (*old, *read)})
             with self.routers.without(self.model, silent) if self.routers else nullcontext():
-                found = [self._increase(n, changed) for n in range(len(self.batches))]
+                found = [self._increase(n, changed, real) for n in range(len(self.batches))]
         finally:
             for name, value in reversed(old.items()):  # tied weights: the first was the dense one
                 weight_of(self.tensors, name).copy_(value)
             torch.clear_autocast_cache()
-        mean = sum(w * f for w, f in zip(weights, found)) / sum(weights)
+        mean = sum(w * f for w, f in zip(self.weights, found)) / sum(self.weights)
         if not math.isfinite(mean):
             raise DivergenceError(
                 f"the loss changes by {mean:g} when units that {', '.join((*changes, *read))} read "
@@ -219,6 +232,18 @@ class Meter:
             spread = torch.tensor(found, dtype=torch.float64).std() / math.sqrt(len(found))
             return max(mean, float(spread))
         return mean
+
+    def plan(
+        self,
+        changes: Mapping[str, tuple[Any, Tensor, Tensor | None]],
+        keep: Mapping[str, Tensor] | None = None,
+    ) -> tuple[float, float]:
+        """Loss increase in nats of the loss itself, and how many of them one of `increase` is."""
+        real = self.increase(changes, keep, real=True)
+        if self.real == self.likelihood:
+            return real, 1.0
+        soft = self.increase(changes, keep)
+        return real, real / soft if real > 0 and soft > 0 else 1.0
 
     def _owners(self, tensors: set[int]) -> set[nn.Module]:
         """All modules that hold one of some tensors; tied weights have several."""
@@ -230,14 +255,24 @@ class Meter:
         }
 
 
+def in_real_nats(likelihood: Likelihood | None) -> Likelihood | None:
+    """A classifier's likelihood without its softness; any other as it is."""
+    return replace(likelihood, softness=1.0) if isinstance(likelihood, Categorical) else likelihood
+
+
 def units_of(task: Task, batch: Any) -> int:
-    """What a batch counts in the loss: its samples, or the tokens that are predicted."""
-    labels = task.targets(batch)
-    kind = task.likelihood
-    if kind is not None and kind.unit == "token" and labels is not None:
-        counted = labels[:, 1:] if getattr(kind, "shift", False) else labels
-        return max(1, int((counted >= 0).sum()))
-    return batch_size(batch)
+    """What a batch counts in the loss: its samples, or the tokens that are predicted.
+
+    Zero where labels are classes and none counts: a mean over them is none.
+    """
+    labels, kind = task.targets(batch), task.likelihood
+    if labels is None or labels.is_floating_point():
+        return batch_size(batch)
+    shifted = getattr(kind, "shift", False)
+    counted = int(((labels[:, 1:] if shifted else labels) != IGNORED).sum())
+    if isinstance(kind, Categorical) or (kind is not None and kind.unit == "token"):
+        return counted
+    return batch_size(batch) if counted else 0
 
 
 def slope(predicted: Sequence[float], measured: Sequence[float]) -> float:

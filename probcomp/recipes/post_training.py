@@ -25,11 +25,17 @@ from probcomp.inference import Posterior
 from probcomp.inference.posterior import UnitPosterior
 from probcomp.priors.base import SupportPrior
 from probcomp.recipes.job import Forecast, Job, Outcome
-from probcomp.recipes.likelihoods import likelihood_of
+from probcomp.recipes.likelihoods import recognised
 from probcomp.recipes.methods import Method
 from probcomp.recipes.post_allocate import Context, temper, temper_together
 from probcomp.recipes.post_config import PostConfig as PostConfig
-from probcomp.recipes.post_config import Steps, calibration_batches, parts_of, settled
+from probcomp.recipes.post_config import (
+    Steps,
+    calibration_batches,
+    example_of,
+    parts_of,
+    settled,
+)
 from probcomp.recipes.post_evidence import Evidence, dense_evidence
 from probcomp.recipes.post_experts import (
     CURE,
@@ -89,7 +95,7 @@ def run(job: Job) -> Outcome:
             + " ".join(notes or [CURE])
         )
     spending = None if job.budget is None else _spending(job, axes)
-    likelihood = likelihood_of(job.task, job.model, next(calibration_batches(job.train, 2)))
+    likelihood = recognised(job.task, job.model, job.train)
     config = settled(config, likelihood)
     fitted, tried = parts_of(job.train, config, likelihood)
     if isinstance(likelihood, Categorical) and likelihood.unit == "sample":
@@ -103,7 +109,7 @@ def run(job: Job) -> Outcome:
     total_units = sum(units_of(task, b) for b in calibration_batches(fitted, config.batch_size))
     step = Steps(job.on_step, fitted, config, axes, len({r.parameter for r in _all(reads)}))
     matrices = {r.parameter: r.matrix for r in _all(reads) if parts(r.parameter)[1] is None}
-    example = next(calibration_batches(fitted, 2))
+    example = example_of(fitted)
     places = bias_places(job.model, matrices, example, task.run)
     places |= {r.parameter: None for f in fused for r in f.reads}
     context = Context(job, config, places)
@@ -118,6 +124,7 @@ def run(job: Job) -> Outcome:
         lambda: step("reading the data"),
         routers,
         [read for one in fused for read in one.reads],
+        (fitted, tried),
     ) as found_out:
         seen, judged = found_out.statistics, {}
         for axis in read_axes:
@@ -145,9 +152,9 @@ def run(job: Job) -> Outcome:
             units = _posterior(
                 context, judged, found_out, tempering, found, keep, total_units, step
             )
-            joint = temper_together(context, judged, found_out, tempering, found, keep)
+            joint, exchange = temper_together(context, judged, found_out, tempering, found, keep)
             step("measuring removals of all axes")
-            forecast = _forecast(judged, tempering, joint, found, task)
+            forecast = _forecast(judged, tempering, joint, exchange, found, task)
             notes.append(SCORES)
         facts: dict[str, Any] = {
             "price": forecast.price,
@@ -200,7 +207,7 @@ def _readable(
     for read in readouts(job.model, job.structure, others):
         reads[read.axis] = (*reads.get(read.axis, ()), read)
     reasons = dict(unread(job.model, job.structure, others))
-    example = next(calibration_batches(job.train, 2))
+    example = example_of(job.train)
     unknown = [axis for axis in others if axis.name in reasons and axis.kind == "neuron"]
     fused, why = fused_readouts(job.model, unknown, example, job.task.run)
     known = {one.axis.name: one for one in fused}
@@ -313,18 +320,20 @@ def _forecast(
     judged: Mapping[str, Judged],
     tempering: Mapping[str, Tempering],
     joint: Tempering,
+    exchange: float,
     found: Allocation,
     task: Task,
 ) -> Forecast:
+    """In nats of the loss itself, of which ``exchange`` are one of those that axes count in."""
     last = {n: t for n, t in tempering.items() if t.predicted}
     by_axis = {n: float(tempering[n](j.loss[found.removed[n]])) for n, j in judged.items()}
     alone = torch.tensor(sum(by_axis.values()), dtype=torch.float64)
     return Forecast(
         increase=float(joint(alone)),
         unit=task.unit,
-        by_axis=by_axis,
+        by_axis={name: exchange * lost for name, lost in by_axis.items()},
         temperatures={n: t.predicted[-1] / t.measured[-1] for n, t in last.items()},
-        price=found.price,
+        price=exchange * found.price,
     )
 
 

@@ -24,10 +24,10 @@ from probcomp.inference.posterior import WeightPosterior
 from probcomp.inference.quadratic import Quadratic
 from probcomp.priors.base import SupportPrior
 from probcomp.recipes.job import Forecast, Job, Outcome
-from probcomp.recipes.likelihoods import likelihood_of
+from probcomp.recipes.likelihoods import recognised
 from probcomp.recipes.methods import Method
 from probcomp.recipes.needed import all_needed
-from probcomp.recipes.post_config import calibration_batches, parts_of
+from probcomp.recipes.post_config import calibration_batches, example_of, parts_of
 from probcomp.recipes.post_evidence import Evidence, dense_evidence
 from probcomp.recipes.post_temper import Tempering, units_of
 from probcomp.recipes.post_weights_budget import allowed_cost, share_gone
@@ -201,9 +201,10 @@ def run(job: Job) -> Outcome:
     check_prior(job.prior, shapes)  # type: ignore[arg-type]
     allowed = allowed_cost(job, layers, shapes)  # type: ignore[arg-type]
     notes = list(layers.notes)
-    likelihood = likelihood_of(job.task, job.model, next(calibration_batches(job.train, 2)))
+    likelihood = recognised(job.task, job.model, job.train)
     settings = config.evidence()
-    fitted, _ = parts_of(job.train, settings, likelihood)
+    divided = parts_of(job.train, settings, likelihood)
+    fitted = divided[0]
     if isinstance(likelihood, Categorical) and likelihood.unit == "sample":
         likelihood = replace(likelihood, softness=config.softness)
     if likelihood is None and config.probes:
@@ -211,7 +212,7 @@ def run(job: Job) -> Outcome:
     task = job.task if likelihood is None else replace(job.task, likelihood=likelihood)
     step = _steps(job, config, len(shapes))
     orders: dict[str, Tensor] = {}
-    example = next(calibration_batches(fitted, 2))
+    example = example_of(fitted)
     if (
         is_coupled(job.prior) and not is_pattern(job.prior)
         if config.reorder is None
@@ -227,7 +228,7 @@ def run(job: Job) -> Outcome:
 
     places = bias_places(job.model, layers.matrices, example, task.run)
     with dense_evidence(
-        job, task, likelihood, settings, layers.matrices, places, lambda: None
+        job, task, likelihood, settings, layers.matrices, places, lambda: None, parts=divided
     ) as evidence:
         step("reading the data")
         units = sum(units_of(task, b) for b in batches())
@@ -236,15 +237,14 @@ def run(job: Job) -> Outcome:
         )  # fmt: skip
         state.start()
         masks = _judge(state, step)
-        joint = Tempering()
         for _ in range(config.rounds):
-            _temper(state, masks, joint, step)
+            _temper(state, masks, step)
             masks = _judge(state, step)
         if config.scale is None:
             state.rescale(masks)
             masks = _judge(state, step)
-        forecast, changes = _forecast(state, masks, joint, task.unit, step)
-        asked = state.scale_of(masks, forecast.by_axis)
+        forecast, lost, changes = _forecast(state, masks, task.unit, step)
+        asked = state.scale_of(masks, lost)
         model = copy.deepcopy(job.model)
         if config.refit == "sequential":
             masks = settle_all(
@@ -296,42 +296,45 @@ def _judge(state: _Run, step: "_Steps") -> dict[str, Tensor]:
     return state.decide()
 
 
-def _temper(state: _Run, masks: Mapping[str, Tensor], joint: Tempering, step: "_Steps") -> None:
-    """Measure what the masks of each layer cost alone, and of all together."""
-    changes, expected = {}, 0.0
+def _temper(state: _Run, masks: Mapping[str, Tensor], step: "_Steps") -> None:
+    """Measure what the masks of each layer cost alone."""
     for name, mask in masks.items():
-        predicted, changes[name] = state.removal(name, mask)
+        predicted, change = state.removal(name, mask)
         own = state.tempering.setdefault(name, Tempering())
         if predicted > 0:
-            measured = state.evidence.meter.increase({name: changes[name]})
-            own.add(predicted, measured)
+            own.add(predicted, state.evidence.meter.increase({name: change}))
             state.temperature[name] = own.temperature(predicted)
-        expected += state.expected(name, predicted)
         step(f"trying the removal in {name}")
-    if expected > 0:
-        joint.add(expected, state.evidence.meter.increase(changes))
 
 
 def _forecast(
-    state: _Run, masks: Mapping[str, Tensor], joint: Tempering, unit: str, step: "_Steps"
-) -> tuple[Forecast, dict[str, Any]]:
-    """What the decision should cost, from each layer's tempered prediction."""
+    state: _Run, masks: Mapping[str, Tensor], unit: str, step: "_Steps"
+) -> tuple[Forecast, dict[str, float], dict[str, Any]]:
+    """What the decision should cost, in nats of the loss itself.
+
+    Of each layer alone its tempered prediction, of all together what is measured; beside it what
+    layers cost in the nats that tempering is in, and the changes, unless a refit makes its own.
+    """
     by_layer, changes = {}, {}
     for name, mask in masks.items():
-        predicted, change = state.removal(name, mask)
-        if state.config.refit != "sequential":
-            changes[name] = change
+        predicted, changes[name] = state.removal(name, mask)
         by_layer[name] = state.expected(name, predicted)
         step(f"predicting {name}")
-    total = torch.tensor(sum(by_layer.values()), dtype=torch.float64)
+    joint, exchange = Tempering(), 1.0
+    total = sum(by_layer.values())
+    if state.config.rounds and total > 0:
+        increase, exchange = state.evidence.meter.plan(changes)
+        joint.add(total, increase)
     forecast = Forecast(
-        increase=float(joint(total)),
+        increase=float(joint(torch.tensor(total, dtype=torch.float64))),
         unit=unit,
-        by_axis=by_layer,
+        by_axis={name: exchange * lost for name, lost in by_layer.items()},
         temperatures=dict(state.temperature),
-        price=state.price / (state.units * state.scale),
+        price=exchange * state.price / (state.units * state.scale),
     )
-    return forecast, changes
+    if state.config.refit == "sequential":
+        changes.clear()
+    return forecast, by_layer, changes
 
 
 def _chooser(state: _Run, masks: Mapping[str, Tensor]) -> Callable[[str, Quadratic], Tensor]:

@@ -75,3 +75,32 @@ def test_shapes_that_do_not_fit_are_named() -> None:
         Gaussian().loss(torch.zeros(2, 3), torch.zeros(2, 4))
     with pytest.raises(InputError, match="do not fit labels"):
         Categorical().loss(torch.zeros(2, 3), torch.zeros(3, dtype=torch.long))
+
+
+@pytest.mark.parametrize("shift", [False, True])
+def test_outputs_in_half_precision_are_scored_in_single(shift: bool) -> None:
+    """The divergence of a small removal is less than the rounding of half precision."""
+    generator = torch.Generator().manual_seed(0)
+    dense = (8 * torch.randn(4, 6, 9, generator=generator)).bfloat16()
+    found = (dense.float() + 0.05 * torch.randn(4, 6, 9, generator=generator)).bfloat16()
+    labels = torch.randint(9, (4, 6), generator=generator)
+    likelihood = Categorical(shift=shift, unit="token", softness=2.0)
+    for kind in (likelihood, Gaussian()):
+        half = kind.divergence(found, dense, labels)
+        single = kind.divergence(found.float(), dense.float(), labels)
+        assert half.dtype == torch.float32
+        assert torch.equal(half, single)
+    own = likelihood.loss(dense, labels)
+    assert torch.equal(own, likelihood.loss(dense.float(), labels))
+    assert likelihood.probe(dense, labels, generator).dtype == torch.float32
+
+
+def test_where_nothing_counts_nothing_is_lost() -> None:
+    labels = torch.full((2, 4), IGNORED)
+    z = torch.randn(2, 4, 5)
+    assert float(Categorical(unit="token").divergence(z, 2 * z, labels)) == 0
+
+
+def test_one_output_may_have_no_dimension_of_its_own_in_the_targets() -> None:
+    z, y = torch.randn(5, 1), torch.randn(5)
+    torch.testing.assert_close(Gaussian().loss(z, y), 0.5 * (z[:, 0] - y).square().mean())

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from probcomp.allocation.curves import allocate
-from probcomp.evidence.fisher import Categorical
 from probcomp.recipes.post_allocate import _equal_shares, temper, temper_together
 from probcomp.recipes.post_config import PostConfig
 from probcomp.recipes.post_evidence import Evidence
@@ -13,6 +12,7 @@ from probcomp.recipes.units import Spending
 from tests.recipes.posts import Stage, stage
 
 POWER = 1.2
+EXCHANGE = 3.0
 
 
 class LawfulMeter:
@@ -20,7 +20,6 @@ class LawfulMeter:
 
     def __init__(self, found: Stage, factors: dict[str, float]) -> None:
         self.found, self.factors = found, factors
-        self.likelihood = Categorical(softness=4.0)
         self.calls: list[list[str]] = []
 
     def increase(self, changes, keep=None) -> float:
@@ -32,6 +31,9 @@ class LawfulMeter:
                 gone = int((changes[read.parameter][1] == 0).all(0).sum())
                 total += self.factors[name] * float(judged.loss[gone]) ** POWER
         return total
+
+    def plan(self, changes, keep=None) -> tuple[float, float]:
+        return EXCHANGE * self.increase(changes, keep), EXCHANGE
 
 
 def tempered(config: PostConfig, factors: tuple[float, float] = (0.5, 20.0)):
@@ -66,18 +68,19 @@ def test_without_rounds_predictions_are_trusted() -> None:
     )
     assert dict(result.removed) == dict(plain.removed)
     keep = {n: found.judged[n].keep(m) for n, m in result.removed.items()}
-    joint = temper_together(found.context, found.judged, evidence, laws, result, keep)
+    joint, exchange = temper_together(found.context, found.judged, evidence, laws, result, keep)
     assert float(joint(torch.tensor(0.3))) == pytest.approx(0.3)
+    assert exchange == 1
 
 
 def test_the_plan_is_measured_at_once_in_nats_of_the_real_loss() -> None:
     found, meter, evidence, spending = tempered(PostConfig(rounds=2))
     laws, result = temper(found.context, found.judged, evidence, spending, lambda text: None)
     keep = {n: found.judged[n].keep(m) for n, m in result.removed.items()}
-    joint = temper_together(found.context, found.judged, evidence, laws, result, keep)
+    joint, exchange = temper_together(found.context, found.judged, evidence, laws, result, keep)
+    assert exchange == EXCHANGE
     assert meter.calls[-1] == ["three.weight", "two.weight"]
-    assert meter.likelihood.softness == 1.0
-    plan = sum(
+    plan = EXCHANGE * sum(
         meter.factors[n] * float(j.loss[result.removed[n]]) ** POWER
         for n, j in found.judged.items()
     )

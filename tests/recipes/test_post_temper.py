@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from probcomp.errors import DivergenceError
+from probcomp.errors import DivergenceError, InputError
 from probcomp.evidence import Matrix
-from probcomp.evidence.fisher import Gaussian
-from probcomp.recipes.post_temper import LUCKY, Meter, Tempering
+from probcomp.evidence.fisher import IGNORED, Categorical, Gaussian
+from probcomp.recipes.post_temper import LUCKY, Meter, Tempering, units_of
 from probcomp.recipes.task import Task
 
 
@@ -119,3 +119,53 @@ def test_weights_that_autocast_keeps_are_not_those_of_before() -> None:
         found = used.increase(given)
         assert found > 0.01
         assert used.increase(given) == found
+
+
+def classes(softness: float = 1.0, labels: Tensor | None = None) -> Meter:
+    torch.manual_seed(0)
+    x, y = 4 * torch.randn(8, 3), torch.zeros(8, dtype=torch.long) if labels is None else labels
+    likelihood = Categorical(softness=softness)
+    task = Task(likelihood=likelihood)
+    return Meter(Tied(), task, likelihood, [(x[:5], y[:5]), (x[5:], y[5:])], {})
+
+
+def test_a_plan_is_in_nats_of_the_loss_itself_and_changes_no_later_measurement() -> None:
+    given = change("middle.weight", torch.eye(3))
+    soft, plain = classes(4.0), classes()
+    before = soft.increase(given)
+    real, exchange = soft.plan(given)
+    assert real == pytest.approx(plain.increase(given))
+    assert real > 2 * before > 0
+    assert exchange * before == pytest.approx(real)
+    assert soft.increase(given) == before
+    assert plain.plan(given) == (plain.increase(given), 1.0)
+
+
+def test_batches_without_a_label_that_counts_have_no_say() -> None:
+    given = change("middle.weight", torch.eye(3))
+    labels = torch.tensor([0, 1, 0, 1, 0, IGNORED, IGNORED, IGNORED])
+    found = classes(labels=labels)
+    assert found.weights == [5]
+    labels[0] = IGNORED
+    assert classes(labels=labels).weights == [4]
+    assert found.increase(given) > 0
+    with pytest.raises(InputError, match="has a label that counts"):
+        classes(labels=torch.full((8,), IGNORED))
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "units"),
+    [
+        (None, 2),
+        (Categorical(unit="token"), 3),
+        (Categorical(shift=True, unit="token"), 2),
+        (Gaussian(), 2),
+    ],
+)
+def test_units_are_those_of_the_loss(likelihood: Any, units: int) -> None:
+    labels = torch.tensor([[0, 1, IGNORED], [IGNORED, 2, IGNORED]])
+    given = labels.float() if isinstance(likelihood, Gaussian) else labels
+    assert units_of(Task(likelihood=likelihood), (torch.zeros(2, 3), given)) == units
+    if not isinstance(likelihood, Gaussian):
+        nothing = torch.full((2, 3), IGNORED)
+        assert units_of(Task(likelihood=likelihood), (torch.zeros(2, 3), nothing)) == 0
