@@ -137,7 +137,13 @@ class Record:
         return any(all(row.get(k) == v for k, v in keys.items()) for row in self.value[part])
 
     def add(self, part: str, row: dict[str, Any]) -> None:
-        self.value[part].append(row)
+        """One more row, or another in the place of the one that was there."""
+        keys = ("network", "seed", "removed", "row")
+        same = [all(old.get(k) == row.get(k) for k in keys) for old in self.value[part]]
+        if any(same):
+            self.value[part][same.index(True)] = row
+        else:
+            self.value[part].append(row)
         facts = self.value["networks"].setdefault(row["network"], {})
         facts["command"] = self.value["command"]
         self.write()
@@ -164,9 +170,9 @@ def measure(
         (removed, row)
         for removed in REMOVED
         for row in (rows if first else strongest(rows, record, name, removed, options.seed))
-        if not record.has("rows", network=name, seed=seed, removed=removed, row=row.name)
+        if options.rows or not has_row(record, name, seed, removed, row)
     ]
-    points = first and not record.has("predictions", network=name, seed=seed)
+    points = first and not options.rows and not record.has("predictions", network=name, seed=seed)
     if not todo and not points:
         return
     data = prepared.network.calibration(sizes(name, options)[0], seed)
@@ -182,6 +188,10 @@ def measure(
     if points:
         found = predictions(prepared, data, seed, masks=sizes(name, options)[2])
         record.add("predictions", {"network": name, "seed": seed, **found})
+
+
+def has_row(record: Record, network: str, seed: int, removed: float, row: Row) -> bool:
+    return record.has("rows", network=network, seed=seed, removed=removed, row=row.name)
 
 
 def strongest(
@@ -328,6 +338,7 @@ def main() -> None:
     parser.add_argument(
         "--no-ablations", action="store_true", help="the comparison and the factor alone"
     )
+    parser.add_argument("--rows", nargs="+", help="only these, even where they are there already")
     parser.add_argument("--cost", type=int, default=0, metavar="N", help="only time ours, N times")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that all runs")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -342,6 +353,12 @@ def main() -> None:
     rows = [*our_rows(), *baselines()]
     if options.no_ablations:
         rows = [row for row in rows if row.classes or not row.ablation]
+    if options.rows:
+        unknown = set(options.rows) - {row.name for row in rows}
+        if unknown:
+            parser.error(f"no rows are named {', '.join(sorted(unknown))}")
+        rows = [row for row in rows if row.name in options.rows]
+        command += " --rows " + " ".join(f'"{name}"' for name in options.rows)
     networks: dict[str, Prepared] = {}
     try:
         for seed in range(options.seed, options.seed + options.seeds):
