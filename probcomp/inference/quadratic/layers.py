@@ -201,9 +201,7 @@ def _shared(
     """``q_l(h)`` of each layer, on its own part of the finer grid."""
     nodes = sorted({node for e in explored for node in e.surface})
     density = torch.tensor([_density(i / FINE) for i, _ in nodes], dtype=torch.double)
-    # Even in density on a grid of its log-odds, and in the slab's steps.
-    even = density * (1 - density) * DENSITY_STEP / FINE
-    even = even / (FINE * max(e.slabs for e in explored))
+    even = _even(density, max(e.slabs for e in explored))
     outside = np.array([-np.inf])
     likely = torch.tensor(
         [[float(e.surface.get(node, outside)[0]) for node in nodes] for e in explored],
@@ -214,6 +212,11 @@ def _shared(
         {node: float(p) for node, p in zip(nodes, row, strict=True) if node in e.surface}
         for e, row in zip(explored, q, strict=True)
     ]
+
+
+def _even(density: Tensor, slabs: int) -> Tensor:
+    """``p_0``: even in density on the finer grid of its log-odds, and in the slab's finer steps."""
+    return density * (1 - density) * DENSITY_STEP / FINE / (FINE * (slabs - 1) + 1)
 
 
 def _average(explored: _Explored, weight: dict[Node, float]) -> GroupResult:

@@ -36,22 +36,33 @@ def share_values(
     layers = len(likelihood)
     generator = torch.Generator().manual_seed(seed)
     clusters = [[layer] for layer in range(layers)]
+    together = [prior + row for row in likelihood]  # of each cluster
+    evidence = [row.logsumexp(0) for row in together]
+    alone = torch.stack(evidence) + torch.tensor(concentration).log()
     total, count = torch.zeros_like(likelihood), sweeps if layers > 1 else 1
     for sweep in range(-burn if layers > 1 else 0, count):
         for layer in range(layers if layers > 1 else 0):
-            clusters = [[m for m in c if m != layer] for c in clusters]
-            clusters = [c for c in clusters if c]
-            without = torch.stack([prior + likelihood[c].sum(0) for c in clusters])
-            joined = (without + likelihood[layer]).logsumexp(1) - without.logsumexp(1)
+            left = next(n for n, c in enumerate(clusters) if layer in c)
+            clusters[left] = [m for m in clusters[left] if m != layer]
+            if clusters[left]:  # summed anew: a value that is excluded cannot be taken away again
+                together[left] = prior + likelihood[clusters[left]].sum(0)
+                evidence[left] = together[left].logsumexp(0)
+            else:
+                del clusters[left], together[left], evidence[left]
+            with_it = [row + likelihood[layer] for row in together]
+            joined = torch.stack([row.logsumexp(0) for row in with_it]) - torch.stack(evidence)
             sizes = torch.tensor([len(c) for c in clusters], dtype=prior.dtype)
-            own = (prior + likelihood[layer]).logsumexp(0) + torch.tensor(concentration).log()
-            chance = torch.softmax(torch.cat([joined + sizes.log(), own[None].to(joined)]), 0)
+            chance = torch.softmax(torch.cat([joined + sizes.log(), alone[layer, None]]), 0)
             chosen = int(torch.multinomial(chance, 1, generator=generator))
             if chosen < len(clusters):
                 clusters[chosen].append(layer)
+                together[chosen] = with_it[chosen]
             else:
                 clusters.append([layer])
+                together.append(prior + likelihood[layer])
+                evidence.append(together[-1].logsumexp(0))
+            evidence[chosen] = together[chosen].logsumexp(0)
         if sweep >= 0:
-            for c in clusters:
-                total[c] += torch.softmax(prior + likelihood[c].sum(0), 0) / count
+            for c, row in zip(clusters, together, strict=True):
+                total[c] += torch.softmax(row, 0) / count
     return total

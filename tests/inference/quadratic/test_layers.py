@@ -10,7 +10,16 @@ import torch
 
 from probcomp.errors import InputError
 from probcomp.inference.quadratic import GroupFactor, ep_group, ep_layers
-from probcomp.inference.quadratic.layers import SLAB_STEP, WIDEST, _mixed, _weakest
+from probcomp.inference.quadratic.layers import (
+    DENSEST,
+    SLAB_STEP,
+    WIDEST,
+    _density,
+    _even,
+    _mixed,
+    _weakest,
+)
+from probcomp.inference.quadratic.surface import FINE
 from probcomp.priors import Independent
 from probcomp.testing.calibration import calibration
 from probcomp.testing.enumeration import all_supports
@@ -126,6 +135,15 @@ def test_layers_are_taken_one_at_a_time() -> None:
     together = ep_layers([[teacher(seed).factor] for seed in range(3)])
     for one, other in zip(ep_layers(layers()), together, strict=True):
         torch.testing.assert_close(one.probability, other.probability)
+
+
+@pytest.mark.parametrize("slabs", [1, 20])
+def test_the_prior_of_the_values_sums_to_one(slabs: int) -> None:
+    """But for densities beyond the grid, 0.7 per cent at either end."""
+    steps = range(-FINE * DENSEST, FINE * DENSEST + 1)
+    density = torch.tensor([_density(i / FINE) for i in steps]).double()
+    whole = float(_even(density, slabs).sum()) * (FINE * (slabs - 1) + 1)
+    assert whole == pytest.approx(1.0, abs=0.015)
 
 
 def test_averages_keep_certain_units_apart() -> None:
