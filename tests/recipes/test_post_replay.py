@@ -96,3 +96,32 @@ def test_a_changed_module_that_is_never_called_makes_a_whole_run() -> None:
     model.unused.weight.mul_(2)
     found = replay.run(0, {model.unused}, lambda: model(x))
     torch.testing.assert_close(found, 2 * dense - model.last.bias)
+
+
+class Experts(nn.Module):
+    """Weights of its own, and an activation that has none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.activation = nn.Parameter(torch.eye(3)), nn.Tanh()
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.activation(x @ self.up)
+
+
+def test_a_module_with_weights_around_modules_without_is_not_run_again() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(Experts(), nn.Linear(3, 3))
+    x = torch.randn(5, 3)
+    replay = Replay(model)
+    dense = replay.record(0, lambda: model(x))
+    assert model[0].calls == 1
+    assert torch.equal(replay.run(0, {model[1]}, lambda: model(x)), dense)
+    assert model[0].calls == 1
+    with torch.no_grad():
+        model[0].up.mul_(2)
+    found = replay.run(0, {model[0]}, lambda: model(x))
+    assert model[0].calls == 2
+    torch.testing.assert_close(found, model[1](torch.tanh(2 * x)))

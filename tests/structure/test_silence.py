@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from probcomp.errors import InputError, SurgeryError
-from probcomp.structure import silence, trace
+from probcomp.structure import Routers, silence, trace, zeroed
+from tests.recipes.mixtures import Mixture
 from tests.structure.cutting import run
 from tests.structure.nets import MLP
 
@@ -48,3 +49,36 @@ def test_what_cannot_go_is_refused() -> None:
         silence(structure, model, {blocked.name: gone})
     with pytest.raises(InputError, match="nothing"):
         silence(structure, model, {"nothing": gone})
+
+
+def test_experts_are_silent_for_a_time_in_one_model_alone() -> None:
+    model = Mixture(chosen=2).eval()
+    x = torch.randn(50, 6, generator=torch.Generator().manual_seed(1))
+    structure = trace(model, (x[:2],))
+    (axis,) = (a for a in structure.axes if a.kind == "expert")
+    keep = {axis.name: torch.arange(5) != 4}
+    routers = Routers(structure, [axis])
+    assert routers.parameters == {axis.name: routers.all_parameters}
+    assert "router.weight" in routers.all_parameters
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        dense, silent = model(x), silence(structure, model, keep)(x)
+        assert float((dense - silent).abs().max()) > 0.01
+        with routers.without(model, keep):
+            assert torch.equal(model(x), silent)
+            assert torch.equal(twin(x), dense)
+        assert torch.equal(model(x), dense)
+        with routers.without(model, {axis.name: torch.ones(5, dtype=torch.bool)}):
+            assert torch.equal(model(x), dense)
+        zeros = zeroed(structure, model, keep)
+        assert not zeros.up[4].any()
+        with routers.without(zeros, keep):
+            assert torch.equal(zeros(x), silent)
+        assert not torch.equal(zeros(x), silent)
+
+
+def test_scores_that_nothing_chooses_from_are_no_router() -> None:
+    model = MLP().double()
+    structure = trace(model, (X,))
+    with pytest.raises(SurgeryError, match="router"):
+        Routers(structure, [next(a for a in structure.axes if a.name == "layers.0.neuron")])
