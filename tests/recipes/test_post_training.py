@@ -2,17 +2,18 @@
 
 import copy
 import functools
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import probcomp
 from probcomp.allocation import Budget
 from probcomp.errors import BudgetError, InputError
-from probcomp.evidence.fisher import Categorical, Gaussian
+from probcomp.evidence.fisher import IGNORED, Categorical, Gaussian
 from probcomp.priors import Chain
 from probcomp.recipes.likelihoods import likelihood_of
 from probcomp.recipes.magnitude_units import MagnitudeUnitsConfig
@@ -295,3 +296,106 @@ def test_prunable_is_what_units_own() -> None:
     assert dense == 6 * 24 + 24 + 24 * 12 + 12 + 12 * 3 + 3
     assert floor == 3
     assert Budget.parse("prunable=50%") == Budget(prunable=0.5)
+
+
+def sharp() -> nn.Module:
+    model = copy.deepcopy(trained())
+    with torch.no_grad():
+        model.three.weight *= 3
+        model.three.bias *= 3
+    return model
+
+
+def test_axes_of_a_sharp_classifier_are_in_nats_of_its_own_loss_as_their_sum_is() -> None:
+    forecast = run(job("params=0.5", model=sharp(), config=QUICK)).forecast
+    assert forecast is not None
+    assert 1 / FACTOR < sum(forecast.by_axis.values()) / forecast.increase < FACTOR
+
+
+def test_a_loss_of_the_user_s_that_is_the_default_gives_what_the_default_does() -> None:
+    plain, given = (
+        run(job("params=0.5", config=QUICK, task=Task(loss))) for loss in (None, F.cross_entropy)
+    )
+    assert given.forecast == plain.forecast
+    assert given.posterior.meta == plain.posterior.meta
+    assert not any("no likelihood" in note for note in given.warnings)
+
+
+def test_half_precision_is_judged_as_single_is() -> None:
+    x, y = clouds()
+    half = sharp().bfloat16()
+    # the same values, so that only the precision of what is computed differs
+    single = copy.deepcopy(half).float()
+    found = [
+        run(job("params=0.5", model=model, train=(inputs, y), config=QUICK)).forecast
+        for model, inputs in ((single, x.bfloat16().float()), (half, x.bfloat16()))
+    ]
+    assert all(one is not None for one in found)
+    first, second = found
+    for name, temperature in first.temperatures.items():
+        assert second.temperatures[name] == pytest.approx(temperature, rel=0.3)
+    assert second.increase == pytest.approx(first.increase, rel=0.5)
+
+
+@dataclass
+class Scored:
+    logits: torch.Tensor
+    loss: torch.Tensor | None
+
+
+class Read(nn.Module):
+    """A causal model: classes of the next token from the table's row of this one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.up, self.down = nn.Embedding(9, 8), nn.Linear(8, 16), nn.Linear(16, 8)
+        self.head = nn.Linear(8, 9)
+
+    def forward(self, input_ids: Any, attention_mask: Any, labels: Any = None) -> Any:
+        hidden = self.table(input_ids)
+        logits = self.head(hidden + self.down(torch.relu(self.up(hidden))))
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        return Scored(logits, loss)
+
+
+def test_texts_without_a_label_that_counts_break_nothing() -> None:
+    """The first two samples have none, nor has the one sample of the last batch that measures."""
+    torch.manual_seed(0)
+    ids = torch.randint(9, (272, 6))
+    labels = ids.clone()
+    labels[:2] = IGNORED
+    labels[256:] = IGNORED
+    found = probcomp.compress(
+        Read(),
+        {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels},
+        test={n: t[2:34] for n, t in zip(("input_ids", "attention_mask", "labels"),
+                                         (ids, torch.ones_like(ids), labels))},
+        budget="prunable=0.6",
+        method="turbo-vbi-post",
+        config=PostConfig(measured=17),
+        progress=False,
+    )  # fmt: skip
+    assert found.report.prediction is not None
+    assert 0 < found.report.prediction.increase < 1
+    assert not any("no likelihood" in note for note in found.report.warnings)
+
+
+def test_targets_that_are_one_real_number_are_a_known_likelihood() -> None:
+    class Regression(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(6, 24), nn.Linear(24, 1)
+
+        def forward(self, x: Any, labels: Any = None) -> Any:
+            logits = self.two(torch.relu(self.one(x)))
+            loss = None if labels is None else F.mse_loss(logits.squeeze(-1), labels)
+            return Scored(logits, loss)
+
+    x, _ = clouds()
+    given = {"x": x, "labels": x[:, 0]}
+    found = probcomp.compress(
+        Regression(), given, budget="prunable=0.6", method="turbo-vbi-post", progress=False
+    )
+    assert not any("no likelihood" in note for note in found.report.warnings)

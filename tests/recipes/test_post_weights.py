@@ -12,6 +12,7 @@ import probcomp
 from probcomp.allocation import Budget
 from probcomp.errors import BudgetError, InputError
 from probcomp.evaluation.regularity import measure_regularity
+from probcomp.evidence.fisher import Categorical
 from probcomp.inference.baselines.magnitude import magnitude_masks
 from probcomp.inference.quadratic import Quadratic
 from probcomp.priors import Blocks, Chain, GatedChain, Independent, Lattice, NofM
@@ -21,7 +22,7 @@ from probcomp.recipes.post_weights_decide import believe, choose
 from probcomp.recipes.task import Task
 from probcomp.structure import apply_masks
 from tests.recipes.jobs import job
-from tests.recipes.nets import clouds
+from tests.recipes.nets import clouds, trained
 
 QUICK = {"measured": 16, "iterations": 5}
 
@@ -249,3 +250,21 @@ def test_choose_takes_the_highest() -> None:
     assert torch.equal(
         paired, torch.tensor([[True, False, True, False], [False, True, True, False]])
     )
+
+
+def test_of_a_sharp_classifier_the_forecast_is_in_nats_of_its_own_loss() -> None:
+    """Not of the softened loss that removals are compared in, where it is a tenth."""
+    model = copy.deepcopy(trained())
+    with torch.no_grad():
+        model.three.weight *= 3
+        model.three.bias *= 3
+    outcome = run(job("params=0.5", model=model, config=WeightsConfig(refit="dense", iterations=5)))
+    x, y = clouds(1000, seed=9)
+    with torch.no_grad():
+        outputs = outcome.model(x), model(x)
+        measured, soft = (float(Categorical(softness=s).divergence(*outputs, y)) for s in (1, 4))
+    assert measured > 4 * soft
+    assert outcome.forecast is not None
+    assert 0.5 * measured < outcome.forecast.increase < 2 * measured
+    assert 0.3 * measured < sum(outcome.forecast.by_axis.values()) < 3 * measured
+    assert outcome.posterior.meta["predicted_increase"] == outcome.forecast.increase
