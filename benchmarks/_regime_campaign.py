@@ -56,24 +56,33 @@ class Sweep:
             "runs": [{name: row[name] for name in RUN}], "pairs": [pair | {"wall_s": 0.0}],
         }  # fmt: skip
 
-    def seconds(self, runs: Iterable[Run]) -> float:
-        """CPU seconds that runs take, with the dense networks that they need."""
-        retrain, longest = 0.0, dict[int, float]()
-        for run in runs:
-            retrain += self.rows[run]["wall_s"]
-            longest[run[2]] = max(longest.get(run[2], 0.0), run[0])
-        return retrain + self.epoch() * sum(longest.values())
+    def seconds(self, rounds: Iterable[Sequence[Run]]) -> float:
+        """CPU seconds that rounds of runs take, with the dense networks that they need.
+
+        A dense network goes on from the last checkpoint below; a round trains to all its stops.
+        """
+        retrain, epochs, known = 0.0, 0.0, dict[int, set[float]]()
+        for some in rounds:
+            for run in sorted(some):
+                stops = known.setdefault(run[2], set())
+                retrain += self.rows[run]["wall_s"]
+                epochs += run[0] - max((stop for stop in stops if stop <= run[0]), default=0.0)
+                stops.add(run[0])
+        return retrain + self.epoch() * epochs
 
 
 def campaign(
     sweep: Sweep, source: str, density: float, seeds: Sequence[int], pilots: int = 9
-) -> list[Run]:
-    """Runs of a whole campaign of a task, in the sweep's seeds: its first is ``seeds[0]``, ..."""
+) -> list[list[Run]]:
+    """Rounds of a whole campaign of a task, in the sweep's seeds: its first is ``seeds[0]``, ..."""
     stands = {nth_seed(sweep.task, number): seed for number, seed in enumerate(seeds)}
     planner = Planner(source, density=density, pilots=pilots, most_seeds=len(seeds))
+    rounds = []
     while configs := planner.propose():
         planner.tell(sweep.record(c, stands[c.dense_seed]) for c in configs)
-    return [(level, load, stands[seed]) for level, load, seed in planner.runs]
+        new = planner.runs[-len(configs) :]
+        rounds.append([(level, load, stands[seed]) for level, load, seed in new])
+    return rounds
 
 
 def nearest(

@@ -41,7 +41,11 @@ MANY = 5
 """Dense seeds of a larger sweep."""
 
 TRIED = 4
-"""The first dense seeds: the way of campaigns was tried on them, so none is judged on them."""
+"""The first dense seeds: campaigns are judged on the others.
+
+Campaigns were tried on these, and in simulations that drew pilots from the reference, which also
+judges; the model was formed with all twelve in view. So the seeds of the campaigns that are judged
+are fresh as pilots; the surface, whose 42 cells are always the same, is not."""
 
 
 def sweep(store: Path, jobs: int | None, seeds: Sequence[int]) -> dict[str, object]:
@@ -132,12 +136,12 @@ def digits(count: int, start: int, fits: Fits, only: Sequence[str] = ADVISERS) -
     own, which no pilot shares. The rule of the advice: the level of least expected error.
 
     ``campaign``: what ``probcomp advise --task digits --pilots 9`` does, at each density by itself,
-    with the seeds that had no part in settling how it goes about it (`TRIED`). For the same 18
-    runs: ``nearest``, every level at that density and two cells beside it; ``at_density``, the
-    least measured error of 18 runs there, with no model; ``at_density_five``, of five seeds at each
-    level (35 runs). ``campaign_twice``: campaigns of 18 pilots, 36 runs. ``campaign_process``: the
-    advice of the process that planned the campaign, which knows no regimes; so for the others, of
-    which those that are not in ``only`` have no other advice.
+    18 runs for each, see `TRIED` for which seeds (``nine``: 18 runs for all densities at once).
+    For as many runs: ``nearest``, every level at that density and two cells beside it;
+    ``at_density``, the least measured error of 18 runs there, with no model; ``at_density_five``,
+    of five seeds at each level (35 runs). ``campaign_twice``: campaigns of 18 pilots, 36 runs.
+    ``campaign_process``: the advice of the process that planned the campaign, which knows no
+    regimes; so for the others, of which those that are not in ``only`` have no other advice.
     ``only`` names those that fit a model and are wanted.
 
     ``nine``: nine cells of ``OWN`` dense seeds spread over the whole grid, for all densities at
@@ -163,9 +167,10 @@ def digits(count: int, start: int, fits: Fits, only: Sequence[str] = ADVISERS) -
     cells = table.take(of == names[0])
     judged = Judged(grid, Reference(grid.errors), fits)
     for name, part in plans(sweep, names[TRIED:], loads, levels).items():
-        for (design, load), runs in part.items():
+        for (design, load), rounds in part.items():
+            runs = [run for some in rounds for run in some]
             k = int(loads.searchsorted(load))
-            plan: dict[str, object] = {"plan": runs, "seconds_of_pilots": sweep.seconds(runs)}
+            plan: dict[str, object] = {"plan": runs, "seconds_of_pilots": sweep.seconds(rounds)}
             if name in only:
                 judged.fit(name, design, table.take([place[run] for run in runs]), load)
                 judged.rows[-1] |= plan
@@ -253,19 +258,19 @@ def plans(
     seeds: Sequence[int],
     loads: np.ndarray,
     levels: np.ndarray,
-) -> dict[str, dict[tuple[int, float], list[Run]]]:
-    """Runs of each adviser for one density, by (design, load)."""
-    out: dict[str, dict[tuple[int, float], list[Run]]] = {}
+) -> dict[str, dict[tuple[int, float], list[list[Run]]]]:
+    """Rounds of runs of each adviser for one density, by (design, load)."""
+    out: dict[str, dict[tuple[int, float], list[list[Run]]]] = {}
     for design, order in enumerate(orders(seeds)):
         for load in map(float, loads):
             few = order[:MOST_SEEDS]
             some = {
                 "campaign": campaign(sweep, "digits", load, few),
-                "nearest": nearest(levels, loads, load, order[:OWN]),
+                "nearest": [nearest(levels, loads, load, order[:OWN])],
                 "campaign_twice": campaign(sweep, "digits", load, few, pilots=18),
             }
-            for name, runs in some.items():
-                out.setdefault(name, {})[design, load] = runs
+            for name, rounds in some.items():
+                out.setdefault(name, {})[design, load] = rounds
     return out
 
 

@@ -96,7 +96,7 @@ def retrained_errors(task: PilotTask, pruned: Sequence[Pruned], seed: int) -> np
     model = Stack([one.network for one in pruned])
     masks = {f"layers.{n}": torch.stack([p.masks[n] for p in pruned]) for n in pruned[0].masks}
     x, y = task.train
-    # As `probcomp.regime.pilots` seeds it: apart from the batches of the dense run.
+    # Apart from the batches of the dense run, and from those of pilots.
     train(
         model, (x, y[:, None].expand(-1, len(pruned))), task.retrain, seed=1_000_003 + seed,
         masks=masks, augment=task.augment,

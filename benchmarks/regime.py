@@ -53,6 +53,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=ADVISERS, default=ADVISERS, help="of digits")
     parser.add_argument("--fits", type=Path, help="keep draws here, to go on after a kill")
     options = parser.parse_args()
+    if tuple(options.only) != ADVISERS and options.out is None:
+        parser.error("--only leaves others out of the record: give it a file of its own by --out")
     import jax
 
     jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp())

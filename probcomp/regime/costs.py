@@ -29,9 +29,10 @@ def by_cell(runs: Iterable[Run]) -> dict[Cell, list[int]]:
 def run_costs(records: Iterable[Record], task: PilotTask, runs: Sequence[Run]) -> list[float]:
     """Seconds that each of further runs would take, made in this order, from those already made.
 
-    Retraining costs the same everywhere; a dense network costs its epochs, less those that a
-    checkpoint of the same seed already has (with another knob than epochs: nothing if that seed
-    was run at the value before).
+    Retraining is taken to cost the same everywhere, and an epoch of a dense network too (where the
+    knob is a batch size or SAM's radius that is rough); a dense network costs its epochs, less
+    those that a checkpoint of the same seed already has (with another knob than epochs: nothing if
+    that seed was run at the value before).
     """
     done = [record for record in records if record["status"] == "done"]
     retrain = float(np.mean([sum(run["wall_s"] for run in r["runs"]) for r in done]))

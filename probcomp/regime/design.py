@@ -1,4 +1,7 @@
-"""Which pilot to run next: the one expected to settle the decision, for its cost."""
+"""Which pilot of some to run next: the one expected to settle whether to move, for its cost.
+
+For runs at hand. Campaigns ask to where the knob is to go, see `probcomp.regime.worth`.
+"""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any

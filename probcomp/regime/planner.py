@@ -16,12 +16,13 @@ from probcomp.regime.advice import Advice, advise, check_options
 from probcomp.regime.checks import LEAST_CELLS
 from probcomp.regime.costs import Cell, Run, by_cell, run_costs
 from probcomp.regime.decision import GAIN
+from probcomp.regime.design import STOP_CONFIDENCE
 from probcomp.regime.engines import open_engine
 from probcomp.regime.pilots import PilotConfig, pilot_configs
 from probcomp.regime.records import pilot_columns, pilot_rows
 from probcomp.regime.store import Record, Store
 from probcomp.regime.surface import ErrorSurface
-from probcomp.regime.sweep import default_jobs, run_pilots
+from probcomp.regime.sweep import default_jobs, run_pilots, stored_pilots
 from probcomp.regime.tasks import PilotTask, load_task
 from probcomp.regime.worth import worth_most
 
@@ -98,8 +99,8 @@ class Planner:
     The first are the corners and the centre of levels by densities, with every dense seed of the
     task. After those each batch holds the runs by which the error at the advised level is expected
     to fall most for their cost (`probcomp.regime.worth`), the second chosen as if the first were
-    made: new cells, or further dense seeds of those run before. Where a training diverges, that
-    value of the knob is neither proposed nor advised again.
+    made: new cells, or further dense seeds of those run before. A value of the knob at which half
+    of the trainings or more diverged is neither proposed nor advised again.
 
     Args:
         task: A task, or what `load_task` reads.
@@ -207,12 +208,15 @@ class Planner:
     def advice(self, draws: int | None = None) -> Advice:
         """Advice from all that was told; with ``draws`` from a shorter fit."""
         gone = self._lost()
-        left = [
-            (*cell, nth_seed(self.task, len(by_cell(self.runs).get(cell, []))))
-            for cell in self._open(gone)
-        ]
+        if draws is None:  # what this plan would run next
+            left = self._worth_most(1) if self._open(gone) else []
+        else:
+            run = by_cell(self.runs)
+            left = [
+                (*cell, nth_seed(self.task, len(run.get(cell, [])))) for cell in self._open(gone)
+            ]
         self.say("fitting the regime model")
-        return advise(
+        said = advise(
             pilot_columns(self.records, self.knob.name),
             density=self.density,
             knobs=[self.knob],
@@ -225,6 +229,17 @@ class Planner:
             draws=draws,
             seed=self.seed,
         )
+        return self._with_losses(said)
+
+    def take(self, records: Iterable[Record]) -> None:
+        """Records of pilots that others ran; they count as runs of this plan, before its own."""
+        if self.runs:
+            raise InputError("pilots of others are taken before any is proposed.")
+        self.records = [*records]
+        self.runs = [
+            (config["recipe"][self.knob.name], config["density"], config["dense_seed"])
+            for config in (record["config"] for record in self.records)
+        ]
 
     def _next(self) -> list[Run]:
         room, seeds = self.budget - len(self.runs), self.task.dense_seeds
@@ -242,9 +257,14 @@ class Planner:
         if not self._open(gone):
             self.stopped = f"every cell of the task was run with {self.most_seeds} dense seeds"
             return []
-        if self.stop_early and self.advice(LIGHT).next is None:
-            self.stopped = "the decision is sure"
-            return []
+        if self.stop_early:
+            said = self.advice(LIGHT)
+            if said.next is None:
+                sure = max(said.probability.values()) >= STOP_CONFIDENCE
+                self.stopped = (
+                    "the decision is sure" if sure else "no further pilot promises to settle it"
+                )
+                return []
         return self._worth_most(min(self.batch * len(seeds), room))
 
     def _worth_most(self, count: int) -> list[Run]:
@@ -299,9 +319,28 @@ class Planner:
         return {(config["recipe"][self.knob.name], config["density"]) for config in done}
 
     def _lost(self) -> set[float]:
-        """Values of the knob at which a training diverged."""
+        """Values of the knob at which half of the trainings or more diverged."""
+        told: dict[float, list[bool]] = {}
+        for record in self.records:
+            value = record["config"]["recipe"][self.knob.name]
+            told.setdefault(value, []).append(record["status"] != "done")
+        return {value for value, lost in told.items() if 2 * sum(lost) >= len(lost)}
+
+    def _with_losses(self, said: Advice) -> Advice:
+        """The advice, with a note of what diverged: errors are those of the others."""
         bad = [record["config"] for record in self.records if record["status"] != "done"]
-        return {config["recipe"][self.knob.name] for config in bad}
+        if not bad:
+            return said
+        name, gone = self.knob.name, sorted(self._lost())
+        runs = [(c["recipe"][name], c["density"], c["dense_seed"]) for c in bad]
+        cells = "; ".join(
+            f"{name} {value:g} at density {density:g} ({len(seeds)})"
+            for (value, density), seeds in by_cell(runs).items()
+        )
+        note = f"{len(bad)} of {len(self.records)} pilots diverged: {cells}."
+        if gone:
+            note += f" {name} {', '.join(f'{v:g}' for v in gone)} is not advised: half did or more."
+        return replace(said, notes=(*said.notes, note))
 
 
 def run_campaign(
@@ -309,6 +348,7 @@ def run_campaign(
     *,
     density: float,
     store: Store,
+    pilots: int = 9,
     engine: str = "processes",
     jobs: int | None = None,
     show: bool = True,
@@ -322,6 +362,8 @@ def run_campaign(
         task: A task (its pilots run in this process), or what `load_task` reads.
         density: Where advice is wanted, within the task's densities.
         store: Where pilots are kept.
+        pilots: See `Planner`; 0 advises from those of the task that the store has (of a job array,
+            of other campaigns), and runs none.
         engine, jobs: See `probcomp.regime.sweep.run_pilots`.
         plan: Further options of `Planner`.
 
@@ -329,7 +371,13 @@ def run_campaign(
         InputError: fewer than 5 pilots, or a density outside the task's.
     """
     own = None if isinstance(task, str) else task
-    planner = Planner(task, density=density, **plan)
+    if pilots == 0:
+        planner = Planner(task, density=density, **plan)
+        planner.take(stored_pilots(task, store, method=planner.method))
+        return Campaign(
+            planner.advice(), tuple(planner.runs), tuple(planner.records), "those of the store"
+        )
+    planner = Planner(task, density=density, pilots=pilots, **plan)
     with nullcontext() if own else open_engine(engine, jobs or default_jobs()) as submit:
         while configs := planner.propose():
             planner.tell(run_pilots(configs, store, task=own, submit=submit, show=show))

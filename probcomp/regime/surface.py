@@ -50,22 +50,22 @@ class ErrorSurface:
         y = np.log(np.maximum(error, ERROR_FLOOR))
         centre = float(y.mean())
 
-        def covers(log: Array) -> tuple[Array, Array]:
-            amplitude, lengths, s = np.exp(log[0]), np.exp(log[1:3]), np.exp(log[3])
+        def covers(free: Array) -> tuple[Array, Array]:
+            amplitude, lengths, s = np.exp(free[0]), np.exp(free[1:3]), np.exp(free[3])
             straight = u * SLOPES
             cover = LEVEL**2 + straight @ straight.T + amplitude**2 * matern(u, u, lengths)
-            return cover, (s * np.exp(-log[4] * u[:, 0])) ** 2
+            return cover, (s * np.exp(-free[4] * u[:, 0])) ** 2
 
-        def loss(log: Array) -> float:
-            cover, noise = covers(log)
+        def loss(free: Array) -> float:
+            cover, noise = covers(free)
             factor = np.linalg.cholesky(cover[np.ix_(rows, rows)] + np.diag(noise[rows] + 1e-8))
             half = np.linalg.solve(factor, y - centre)
             prior = (
-                0.5 * (np.exp(log[0]) / AMPLITUDE) ** 2
-                - log[0]
-                + 0.5 * (((log[1:3] - np.log(LENGTH)) / 0.7) ** 2).sum()
-                + 0.5 * ((log[3] - np.log(NOISE)) / 0.8) ** 2
-                + 0.5 * (log[4] / FALL) ** 2
+                0.5 * (np.exp(free[0]) / AMPLITUDE) ** 2
+                - free[0]
+                + 0.5 * (((free[1:3] - np.log(LENGTH)) / 0.7) ** 2).sum()
+                + 0.5 * ((free[3] - np.log(NOISE)) / 0.8) ** 2
+                + 0.5 * (free[4] / FALL) ** 2
             )
             return float(0.5 * half @ half + np.log(np.diag(factor)).sum() + prior)
 

@@ -86,6 +86,35 @@ def run_pilots(
     return [found[config.key] for config in configs]
 
 
+def stored_pilots(
+    task: str | PilotTask, store: Store, *, method: str | None = None
+) -> list[Record]:
+    """Every pilot at a level and a density of a task that a store has, whoever asked for it.
+
+    Raises:
+        InputError: where there is none.
+    """
+    about = load_task(task) if isinstance(task, str) else task
+    wanted = {
+        _but_seed(config) for config in grid_configs(task, method=method)[:: len(about.dense_seeds)]
+    }
+    found = [
+        record
+        for record in store.pilots.all().values()
+        if _but_seed(PilotConfig.of(record["config"])) in wanted
+    ]
+    if not found:
+        raise InputError(
+            f"{store.folder} has no pilot of task {about.name!r} as it is; run some first."
+        )
+    return found
+
+
+def _but_seed(config: PilotConfig) -> str:
+    """What two pilots share that differ by their dense seeds alone."""
+    return json.dumps({**config.to_json(), "dense_seed": 0, "task": ""}, sort_keys=True)
+
+
 def _run(missing: dict[str, PilotConfig], store: Store, submit: Submit) -> Any:
     """Yield (key, record) as pilots finish; each dense run goes before its pilots."""
     chains: dict[str, list[PilotConfig]] = {}

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from probcomp.errors import InputError
+from probcomp.regime.pilots import pilot_configs
 from probcomp.regime.planner import LIGHT, Planner, nth_seed, run_campaign, start_design
 from probcomp.regime.store import Store
 from tests.regime import tiny_task
@@ -56,7 +57,8 @@ def hot_task(levels):
 def test_values_at_which_training_diverges_are_replaced(tmp_path, monkeypatch):
     asked = {}
     monkeypatch.setattr(
-        "probcomp.regime.planner.advise", lambda columns, **more: asked.update(more)
+        "probcomp.regime.planner.advise",
+        lambda columns, **more: asked.update(more) or plain_advice(),
     )
     done = run_campaign(
         hot_task((0.1, 0.3, 1e6)), density=0.1, pilots=7, store=Store(tmp_path), show=False
@@ -69,6 +71,76 @@ def test_values_at_which_training_diverges_are_replaced(tmp_path, monkeypatch):
     assert {value for value, _ in asked["candidates"]} <= {0.1, 0.3}
     with pytest.raises(InputError, match=r"diverged at lr 1e\+06.*fewer than two"):
         run_campaign(hot_task((0.1, 1e6)), density=0.1, pilots=7, store=Store(tmp_path), show=False)
+
+
+def plain_advice(**more):
+    """An `Advice` with notes; the other fields say nothing."""
+    from probcomp.regime.advice import Advice
+
+    return Advice(**{**dict.fromkeys(Advice.__dataclass_fields__), "notes": (), **more})
+
+
+def test_a_level_is_lost_where_half_of_its_trainings_diverge_and_the_advice_says_so(monkeypatch):
+    asked = {}
+
+    def advising(columns, **more):
+        asked.update(more)
+        return plain_advice()
+
+    monkeypatch.setattr("probcomp.regime.planner.advise", advising)
+
+    def lost(config):
+        return config.recipe.epochs == 4 and config.density == 0.1 and config.dense_seed == 1
+
+    planner = Planner(SOURCE, density=0.1, pilots=9)
+    while configs := planner.propose():
+        planner.tell(done_record(c) | ({"status": "diverged"} if lost(c) else {}) for c in configs)
+    said = planner.advice()
+    assert asked["levels"] == [1, 2, 4]  # one of four or more
+    assert said.notes == ("1 of 18 pilots diverged: epochs 4 at density 0.1 (1).",)
+    first = Planner(SOURCE, density=0.1, pilots=9)
+    first.tell(
+        done_record(c) | ({"status": "diverged"} if c.recipe.epochs == 4 else {})
+        for c in first.propose()
+    )
+    assert {run[0] for run in first.runs[10:]} <= {1, 2}
+    (note,) = first.advice().notes
+    assert "epochs 4 is not advised: half did or more" in note
+    assert asked["levels"] == [1, 2]
+
+
+def test_the_next_pilot_of_the_advice_is_what_the_plan_would_run(monkeypatch):
+    asked = {}
+    monkeypatch.setattr(
+        "probcomp.regime.planner.advise", lambda columns, **more: asked.update(more)
+    )
+    planner = answered(Planner(SOURCE, density=0.1, pilots=6), lambda config: config.density)
+    planner.advice()
+    longer = answered(Planner(SOURCE, density=0.1, pilots=7), lambda config: config.density)
+    assert asked["candidates"] == [longer.runs[12][:2]]
+    assert len(asked["costs"]) == 1
+
+
+def test_no_pilot_is_run_where_those_of_the_store_are_asked(tmp_path, monkeypatch):
+    """What a job array has left, other dense seeds and all."""
+    monkeypatch.setattr("probcomp.regime.planner.advise", lambda columns, **more: columns)
+    store = Store(tmp_path)
+    with pytest.raises(InputError, match="has no pilot of task 'tiny' as it is"):
+        run_campaign(SOURCE, density=0.1, pilots=0, store=store)
+    kept = []
+    for value, density, seed in [(1, 0.1, 0), (4, 0.1, 0), (1, 0.8, 7), (4, 0.8, 0), (2, 0.3, 1)]:
+        (config,) = pilot_configs(SOURCE, value, density, dense_seeds=[seed])
+        kept.append(config.key)
+        store.pilots.put(config.key, done_record(config))
+    other = dataclasses.replace(config, retrain_seeds=(5, 6))  # of another task
+    store.pilots.put(other.key, done_record(other))
+    monkeypatch.setattr("probcomp.regime.pilots.train", None)
+    done = run_campaign(SOURCE, density=0.1, pilots=0, store=store)
+    assert sorted(record["key"] for record in done.records) == sorted(kept)
+    assert (4, 0.8, 0) in done.runs
+    assert (1, 0.8, 7) in done.runs
+    assert len(done.advice["epochs"]) == 5
+    assert done.stopped == "those of the store"
 
 
 def test_a_campaign_runs_what_is_proposed_and_nothing_twice(tmp_path, monkeypatch):
@@ -88,7 +160,7 @@ def test_a_campaign_runs_what_is_proposed_and_nothing_twice(tmp_path, monkeypatc
     ]
     assert [more["draws"] for more in asked] == [None]
     assert asked[0]["at"] == {"epochs": 4}
-    assert len(asked[0]["costs"]) == len(asked[0]["candidates"]) == 9
+    assert len(asked[0]["costs"]) == len(asked[0]["candidates"]) == 1
     assert first.stopped == "all 12 runs were made"
     assert any("runs up to 12 of 12" in line for line in said)
     monkeypatch.setattr("probcomp.regime.pilots.train", None)
@@ -118,18 +190,22 @@ def configs_of(campaign):
     return [record["config"] for record in campaign.records]
 
 
-def test_it_stops_early_where_the_advice_is_sure(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("is_sure", "why"),
+    [(True, "the decision is sure"), (False, "no further pilot promises to settle it")],
+)
+def test_it_stops_early_where_the_advice_names_no_next_pilot(is_sure, why, tmp_path, monkeypatch):
     asked = []
 
     def sure(columns, **more):
         asked.append(more["draws"])
-        return SimpleNamespace(next=None)
+        return SimpleNamespace(next=None, probability={"keep": 0.97 if is_sure else 0.5})
 
     monkeypatch.setattr("probcomp.regime.planner.advise", sure)
     done = run_campaign(
         SOURCE, density=0.1, pilots=9, store=Store(tmp_path), engine="serial", stop_early=True
     )
-    assert (len(done.runs), done.stopped, asked) == (10, "the decision is sure", [LIGHT, None])
+    assert (len(done.runs), done.stopped, asked) == (10, why, [LIGHT, None])
 
 
 def test_a_plan_is_asked_and_told_without_any_engine():
