@@ -32,6 +32,8 @@ class NextPilot:
         settings: Knob values by name; load: at which load.
         information: Expected information about all parameters (nats).
         decision_gain: Expected fall of the entropy of the decision (nats).
+        largest_gain: The largest such fall that any candidate promised when this one was chosen; a
+            cheaper one may have been.
         cost: Expected cost, in the unit of the table's ``wall_s`` (1 a run where it has none).
         by: ``"decision"`` or ``"information"``, whichever chose it.
     """
@@ -42,6 +44,7 @@ class NextPilot:
     decision_gain: float
     cost: float
     by: str
+    largest_gain: float = 0.0
 
 
 def expected_information(mean: Array, variance: Array) -> Array:
@@ -143,6 +146,7 @@ def next_pilots(
                 float(gain[best]),
                 float(cost[chosen]),
                 by,
+                float(gain.max()),
             )
         )
         rows = _fantasy(mean[:, chosen], variance[:, chosen], generator)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from probcomp.regime.design import decision_gain, expected_information, should_stop
+from probcomp.regime.design import decision_gain, expected_information, next_pilots, should_stop
 
 
 def test_information_of_one_gaussian_channel():
@@ -37,3 +37,27 @@ def test_the_stop_rule():
     assert should_stop(np.array([0.96, 0.02, 0.02]), 0.5)
     assert should_stop(np.array([0.5, 0.3, 0.2]), 0.01)
     assert not should_stop(np.array([0.5, 0.3, 0.2]), 0.1)
+
+
+def test_a_cheap_pilot_tells_of_the_largest_gain_among_dearer_ones():
+    """Two candidates: one that tells the action at a high price, one that tells a little."""
+    from types import SimpleNamespace
+
+    actions = np.repeat([0, 1], 500)
+    tells = np.where(actions == 0, -5.0, 5.0)
+    mean = np.zeros((1000, 2, 3))
+    mean[:, 0, 0], mean[:, 1, 0] = tells, tells / 20
+    model = SimpleNamespace(
+        points=lambda settings, load: (np.asarray(settings), np.asarray(load)),
+        coordinates=SimpleNamespace(load=lambda x: x, settings=lambda x: x),
+        surfaces=lambda x, c: {"mean": mean},
+        parameters={"noise": np.full((1000, 3), 0.3)},
+        repeats=False,
+        draws=actions,
+        table=SimpleNamespace(knobs=[SimpleNamespace(name="lr")]),
+    )
+    settings, load, cost = np.array([[1.0], [2.0]]), np.array([0.1, 0.1]), np.array([100.0, 1.0])
+    (found,) = next_pilots(model, actions, settings, load, cost=cost)
+    assert found.settings == {"lr": 2.0}
+    assert found.decision_gain < 0.5
+    assert found.largest_gain == pytest.approx(np.log(2), abs=1e-3)
