@@ -14,8 +14,23 @@ if TYPE_CHECKING:
 UNDECIDED = 3
 STORE = Path("probcomp-pilots")
 
+ADVICE = (
+    *("runs", "density", "knob", "at", "where", "gain", "confidence", "strict"),
+    *("pilots", "engine", "jobs", "stop_early", "dry_run", "out"),
+)
+WITHOUT = {
+    "--line": ("runs one pilot of a list", (*ADVICE, "prune")),
+    "--plan": ("writes every pilot of the task, at all its densities", ADVICE),
+    "--runs": (
+        "trains nothing",
+        ("pilots", "engine", "jobs", "store", "optuna", "prune", "stop_early", "dry_run"),
+    ),
+}
+"""Options that a way of calling the command has no use for."""
+
 
 def advise(
+    context: typer.Context,
     runs: Annotated[
         Path | None,
         typer.Option(
@@ -38,13 +53,18 @@ def advise(
     knob: Annotated[
         str | None,
         typer.Option(
-            help="Knob to turn, as name, name:up or name:down (up: a larger value is hotter).",
+            help="Knob to turn; one that is not known as name:up or name:down (up: a larger value "
+            "is hotter). Other known knobs that vary among the runs stay in the model.",
             show_default=False,
         ),
     ] = None,
     at: Annotated[
-        float | None,
-        typer.Option(help="Present value of the knob; the coldest by default.", show_default=False),
+        list[str] | None,
+        typer.Option(
+            help="Present value of the knob, by default the coldest; with --runs also NAME=VALUE "
+            "for the other knobs, by default their medians.",
+            show_default=False,
+        ),
     ] = None,
     where: Annotated[
         list[str] | None,
@@ -54,7 +74,11 @@ def advise(
     confidence: Annotated[float, typer.Option(help="Least probability of an action.")] = 0.8,
     strict: Annotated[bool, typer.Option("--strict", help="Exit status 3 if undecided.")] = False,
     pilots: Annotated[
-        int, typer.Option(help="Pilots of --task, at least 5, each with every dense seed.")
+        int,
+        typer.Option(
+            help="Pilots of --task, at least 5; each stands for a run with every dense seed of the "
+            "task: nine of two seeds are 18 runs."
+        ),
     ] = 9,
     engine: Annotated[
         str, typer.Option(help="Where pilots run: processes, serial, ray or dask.")
@@ -99,50 +123,35 @@ def advise(
     that is: from runs at hand (--runs), or from pilots it runs itself (--task).
     """
     if line is not None or plan is not None:
+        _refuse_needless(context, "--plan" if line is None else "--line")
         return _array(task, plan, line, store, optuna, prune, json)
     if (runs is None) == (task is None):
         raise InputError(
             "advise needs --runs FILE.csv (past runs, at least five, nine are advised) or --task "
             "NAME (pilots are run), and not both"
         )
+    if runs is not None:
+        _refuse_needless(context, "--runs")
     if density is None:
         raise InputError("advise needs --density: the share of weights to keep, such as 0.1")
-    name = None if knob is None else knob.partition(":")[0]
-    if at is not None and name is None and task is None:
-        raise InputError("--at is the value of a knob: name it with --knob")
     if where and task is not None:
         raise InputError("--where chooses rows of --runs; a task has none")
     if knob is not None and task is not None:
         raise InputError("the task names its knob; leave --knob out")
-    if dry_run:
-        if task is None:
-            raise InputError("--dry-run says what --task would run; --runs runs nothing")
-        return _outlook(
-            task, (store, optuna), json, density=density, pilots=pilots, at=at,
-            method=_rule(prune), gain=gain / 100, confidence=confidence,
-        )  # fmt: skip
     extra: dict[str, Any] = {}
+    wanted: dict[str, Any] = {"density": density, "gain": gain / 100, "confidence": confidence}
+    if task is not None:
+        wanted |= {"pilots": pilots, "at": _value(at or []), "method": _rule(prune)}
+        if dry_run:
+            return _outlook(task, store, optuna, json, wanted)
     with quiet_stdout():
         if task is not None:
             said, extra = _campaign(
-                task, pilots=pilots, density=density, at=at, store=(store, optuna),
-                engine=engine, jobs=jobs, method=_rule(prune), gain=gain / 100,
-                confidence=confidence, stop_early=stop_early, seed=seed,
+                task, store=(store, optuna), engine=engine, jobs=jobs, stop_early=stop_early,
+                seed=seed, **wanted,
             )  # fmt: skip
         else:
-            from probcomp.regime import advise as run
-
-            note("fitting the regime model; this takes up to a minute")
-            said = run(
-                runs or "",
-                density=density,
-                knobs=None if knob is None else [knob],
-                at=None if at is None or name is None else {name: at},
-                where=_rows(where or []),
-                gain=gain / 100,
-                confidence=confidence,
-                seed=seed,
-            )
+            said = _from_runs(Path(runs or ""), knob, at or [], where or [], seed=seed, **wanted)
         if out is not None and out.suffix == ".html":
             from probcomp.regime.page import write_page
 
@@ -156,6 +165,57 @@ def advise(
     if strict and said.action == "undecided":
         raise typer.Exit(UNDECIDED)
     return None
+
+
+def _refuse_needless(context: typer.Context, way: str) -> None:
+    """Refuse options that would be ignored."""
+    what, needless = WITHOUT[way]
+    for name in needless:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise InputError(f"{way} {what}; leave --{name.replace('_', '-')} out")
+
+
+def _from_runs(
+    path: Path, knob: str | None, at: list[str], where: list[str], **options: Any
+) -> "Advice":
+    """Advise from a file. Every known knob that varies is in the model, and the one to turn."""
+    name = None if knob is None else knob.partition(":")[0]
+    present, rows = _settings(at, name), _rows(where)
+
+    from probcomp.regime import advise, read_runs
+
+    table = read_runs(path, also=[] if knob is None else [knob], where=rows)
+    note("fitting the regime model; this takes up to a minute")
+    return advise(table, knob=name, at=present, **options)
+
+
+def _settings(at: list[str], knob: str | None) -> dict[str, float]:
+    """Values by knob of ``VALUE``, which is the knob's to turn, and of ``NAME=VALUE``."""
+    out = {}
+    for text in at:
+        name, _, value = text.rpartition("=")
+        of = name.strip() or knob
+        if of is None:
+            raise InputError(
+                f"--at {text} is the value of a knob: name it with --knob, or as NAME={text}"
+            )
+        out[of] = _number(value)
+    return out
+
+
+def _value(at: list[str]) -> float | None:
+    """The present value of a task's only knob."""
+    if len(at) > 1:
+        raise InputError("a task has one knob; give --at once")
+    return _number(at[0]) if at else None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"--at {text}: {text!r} is not a number") from None
 
 
 def _rows(where: list[str]) -> dict[str, str]:
@@ -200,25 +260,26 @@ def _campaign(
     return done.advice, {"pilots": cells, "stopped": done.stopped, "runs": str(table)}
 
 
-def _outlook(task: str, where: tuple[Path, str | None], json: bool, **plan: Any) -> None:
+def _outlook(task: str, folder: Path, optuna: str | None, json: bool, plan: dict[str, Any]) -> None:
     """Say what a campaign would run and cost."""
     with quiet_stdout():
         from probcomp.regime.costs import outlook
+        from probcomp.regime.optuna_store import NOWHERE, is_missing
         from probcomp.regime.planner import Planner
         from probcomp.regime.store import Store
 
-        said = outlook(Planner(task, **plan), Store(*where))
+        records = NOWHERE if optuna is not None and is_missing(optuna) else optuna
+        said = outlook(Planner(task, **plan), Store(folder, records))
     if json:
         return print_json(said)
     for cell in said["first"]:
         seeds = ", ".join(map(str, cell.pop("dense_seeds")))
         typer.echo(", ".join(f"{n} {v:g}" for n, v in cell.items()) + f" (dense seeds {seeds})")
     seconds = f", about {said['seconds']:.0f} s of training left" if "seconds" in said else ""
-    first = sum(1 for _ in said["first"])
     typer.echo(
-        f"{first} cells first: {said['epochs_of_the_first']:g} epochs of training{seconds}; "
-        f"{said['kept']} runs are kept. Of {said['runs']} runs the others follow from what these "
-        f"give, at most {said['epochs_of_the_later_at_most']:g} epochs."
+        f"{len(said['first'])} cells first: {said['epochs_of_the_first']:g} epochs of training"
+        f"{seconds}; {said['kept']} runs are kept. Of {said['runs']} runs the others follow from "
+        f"what these give, at most {said['epochs_of_the_later_at_most']:g} epochs."
     )
     return None
 

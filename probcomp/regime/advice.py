@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from probcomp.errors import InputError
+from probcomp.errors import InputError, unknown
 from probcomp.regime.beside import Opinion, opinions
 from probcomp.regime.decision import ACTIONS, GAIN, best_actions, decide
 from probcomp.regime.design import NextPilot, next_pilots, should_stop
 from probcomp.regime.diagram import grid_values, reference
 from probcomp.regime.fit import RegimeModel
 from probcomp.regime.knobs import Array, Knob
-from probcomp.regime.table import RunTable
+from probcomp.regime.table import RunTable, read_runs
 
 LEVELS = 25
 
@@ -122,16 +122,13 @@ def advise(
         model = runs
     else:
         length: dict[str, Any] = {} if draws is None else {"warmup": draws, "samples": draws}
-        model = RegimeModel.fit(runs, knobs=knobs, load=load, where=where, seed=seed, **length)
+        read = read_runs(runs, knobs=knobs, load=load, where=where)
+        _check_asked(read, density, knob, at or {})  # before the minute that a fit takes
+        model = RegimeModel.fit(read, seed=seed, **length)
     table = model.table
+    _check_asked(table, density, knob, at or {})
     position = table.knob(knob)
     chosen = table.knobs[position]
-    low, high = table.load.min(), table.load.max()
-    if not low <= density <= high:
-        raise InputError(
-            f"{table.load_name} {density:g} lies outside the runs ({low:g} to {high:g}); add runs "
-            "there, or advise within."
-        )
     heat_of_runs = chosen.coordinate(table.settings[:, position])
     coldest = float(table.settings[np.argmin(heat_of_runs), position])
     present = reference(model, {chosen.name: coldest, **(at or {})})
@@ -193,6 +190,25 @@ def check_options(gain: float, confidence: float) -> None:
         raise InputError(f"confidence is {confidence}; it must lie in [0.5, 1).")
     if not 0 < gain < 1:
         raise InputError(f"gain is {gain}; give a fraction in (0, 1); 0.003 is usual.")
+
+
+def _check_asked(
+    table: RunTable, density: float, knob: str | None, at: Mapping[str, float]
+) -> None:
+    """Refuse a knob that is not among the runs, and a load or a setting outside them."""
+    table.knob(knob)
+    inside = {table.load_name: (float(density), table.load)}
+    names = [one.name for one in table.knobs]
+    for name, value in at.items():
+        if name not in names:
+            raise unknown("knob", name, names)
+        inside[name] = (value, table.settings[:, names.index(name)])
+    for name, (value, runs) in inside.items():
+        if not runs.min() * (1 - 1e-9) <= value <= runs.max() * (1 + 1e-9):
+            raise InputError(
+                f"{name} {value:g} lies outside the runs ({runs.min():g} to {runs.max():g}); add "
+                "runs there, or advise within."
+            )
 
 
 def _levels(

@@ -1,12 +1,22 @@
 """Records of pilots in an Optuna storage: one finished trial a pilot, readable by its dashboard."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from probcomp.errors import InputError
 from probcomp.regime.store import Record
 
 STUDY = "probcomp-pilots"
+NOWHERE = "sqlite:///:memory:"
+"""A storage that is gone with the process."""
+
+
+def is_missing(address: str) -> bool:
+    """Whether a storage is a file of this host that is not there: opening it would make it."""
+    place = address.removeprefix("sqlite:///")
+    is_file = place != address or address.endswith(".log")
+    return is_file and place != ":memory:" and not Path(place).exists()
 
 
 class OptunaRecords:

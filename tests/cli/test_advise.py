@@ -10,9 +10,11 @@ import pytest
 
 from probcomp.cli.app import run
 from probcomp.regime.pilots import PilotConfig, run_pilot
+from probcomp.regime.planner import Planner
 from probcomp.regime.store import Store
 from probcomp.regime.toys import sk_table
 from tests.regime.test_pilots import stripped
+from tests.regime.test_planner import done_record
 
 TASK = str(Path(__file__).parents[1] / "regime" / "tiny_task.py")
 
@@ -32,6 +34,14 @@ TASK = str(Path(__file__).parents[1] / "regime" / "tiny_task.py")
         (["--task", TASK, "--density", "0.3", "--where", "a=b"], "--where chooses rows"),
         (["--runs", "nowhere.csv", "--density", "0.3", "--where", "a"], "write COLUMN=VALUE"),
         (["--task", TASK, "--density", "0.3", "--engine", "rey"], "Did you mean 'ray'"),
+        (["--task", TASK, "--density", "0.3", "--at", "2", "--at", "1"], "give --at once"),
+        (["--runs", "nowhere.csv", "--density", "0.3", "--at", "lr=x"], "'x' is not a number"),
+        (["--runs", "r.csv", "--density", "0.3", "--pilots", "9"], "nothing; leave --pilots out"),
+        (["--runs", "r.csv", "--density", "0.3", "--dry-run"], "nothing; leave --dry-run out"),
+        (["--task", TASK, "--plan", "p", "--density", "0.3"], "densities; leave --density out"),
+        (["--task", TASK, "--plan", "p", "--pilots", "9"], "leave --pilots out"),
+        (["--task", TASK, "--plan", "p", "--dry-run"], "leave --dry-run out"),
+        (["--plan", "p", "--line", "1", "--prune", "global"], "a list; leave --prune out"),
         (["--plan", "p.jsonl"], "--task T --plan FILE"),
         (["--line", "3"], "--task T --plan FILE"),
         (["--plan", "nowhere.jsonl", "--line", "3"], "cannot read nowhere.jsonl"),
@@ -108,8 +118,67 @@ def test_a_dry_run_says_what_would_be_run(tmp_path, capsys, monkeypatch):
     assert "epochs 4, density 0.1 (dense seeds 0, 1)" in said
     assert "5 cells first: 48 epochs of training; 0 runs are kept. Of 14 runs" in said
     assert not list(tmp_path.iterdir())
-    assert run(["advise", "--runs", "runs.csv", "--density", "0.3", "--dry-run"]) == 2
-    assert "--dry-run says what --task would run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["sqlite:///pilots.db", "pilots.log"])
+def test_a_dry_run_makes_no_storage_and_reads_one_that_is_there(
+    address, tmp_path, capsys, monkeypatch
+):
+    pytest.importorskip("optuna")
+    monkeypatch.chdir(tmp_path)
+    command = ["advise", "--task", TASK, "--density", "0.3", "--dry-run", "--optuna", address]
+    assert run(command) == 0
+    assert "; 0 runs are kept" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+    planner = Planner(TASK, density=0.3)
+    record = done_record(planner.propose()[0])
+    Store(tmp_path / "probcomp-pilots", address).pilots.put(record["key"], record)
+    assert run(command) == 0
+    assert "; 1 runs are kept" in capsys.readouterr().out
+
+
+def two_knobs(path):
+    """27 runs of three learning rates, epochs and densities each."""
+    rows = [
+        f"{lr},{e},{d},{0.2 - 0.1 * d + 0.01 * lr * e / 40},{-0.01 * lr},{0.9 + 0.01 * d}"
+        for lr in (0.05, 0.1, 0.2) for e in (10, 40, 160) for d in (0.05, 0.2, 0.8)
+    ]  # fmt: skip
+    path.write_text("lr,epochs,density,test_error,lmc,cka\n" + "\n".join(rows) + "\n")
+    return str(path)
+
+
+def test_the_knob_to_turn_is_no_reason_to_forget_the_others(tmp_path, monkeypatch):
+    """Runs that differ in epochs would pass for repeats, and their differences for luck."""
+    asked = {}
+    monkeypatch.setattr(
+        "probcomp.regime.advise", lambda runs, **more: asked.update(more, runs=runs) or 1 / 0
+    )
+    command = ["advise", "--runs", two_knobs(tmp_path / "runs.csv"), "--density", "0.1"]
+    for knob in ("lr", "epochs:down"):
+        run([*command, "--knob", knob, "--at", "0.1", "--at", "epochs = 20"])
+        assert {one.name for one in asked["runs"].knobs} == {"lr", "epochs"}
+        assert len(set(asked["runs"].cells)) == 27
+        assert asked["knob"] == knob.partition(":")[0]
+    run([*command, "--knob", "lr", "--at", "0.1", "--at", "epochs = 20"])
+    assert asked["at"] == {"lr": 0.1, "epochs": 20}
+    run(command)
+    assert (asked["knob"], asked["at"]) == (None, {})
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--density", "0.9"], "density 0.9 lies outside the runs (0.05 to 0.8)"),
+        (["--density", "0.1", "--at", "epochs=5"], "epochs 5 lies outside the runs (10 to 160)"),
+        (["--density", "0.1", "--at", "wd=5"], "unknown knob 'wd'"),
+    ],
+)
+def test_what_lies_outside_the_runs_is_refused_before_sampling(
+    options, words, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("probcomp.regime.fit.sample", None)
+    assert run(["advise", "--runs", two_knobs(tmp_path / "runs.csv"), *options]) == 2
+    assert words in capsys.readouterr().err
 
 
 def short(data, physical, *, seed, **length):

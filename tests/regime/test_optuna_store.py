@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from probcomp.errors import InputError
+from probcomp.regime.optuna_store import NOWHERE, is_missing
 from probcomp.regime.pilots import pilot_configs
 from probcomp.regime.store import Store
 from probcomp.regime.sweep import run_pilots
@@ -32,8 +33,21 @@ def test_pilots_are_trials_and_are_not_run_twice(tmp_path, address):
     (study,) = optuna.get_all_study_summaries(storage)
     assert study.n_trials == len(configs)
     trials = optuna.load_study(study_name=study.study_name, storage=storage).trials
-    assert trials[0].params["density"] == 0.3
-    assert trials[0].value == pytest.approx(sum(r["test_error"] for r in first[0]["runs"]) / 2)
+    shown = {trial.user_attrs["key"]: trial for trial in trials}  # in the order of their ends
+    for record in first:
+        trial = shown[record["key"]]
+        assert trial.params["density"] == 0.3
+        assert trial.params["dense_seed"] == record["config"]["dense_seed"]
+        assert trial.value == pytest.approx(sum(r["test_error"] for r in record["runs"]) / 2)
+
+
+def test_a_storage_is_missing_where_its_file_is(tmp_path):
+    for address in (f"sqlite:///{tmp_path}/x.db", f"{tmp_path}/x.log"):
+        assert is_missing(address)
+    (tmp_path / "x.db").touch()
+    assert not is_missing(f"sqlite:///{tmp_path}/x.db")
+    for address in (NOWHERE, "postgresql://host/pilots", "runs.db"):  # no file, or no address
+        assert not is_missing(address)
 
 
 def test_bad_addresses_are_refused(tmp_path):
