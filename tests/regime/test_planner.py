@@ -190,6 +190,30 @@ def configs_of(campaign):
     return [record["config"] for record in campaign.records]
 
 
+def test_a_campaign_killed_in_a_later_round_goes_on_with_the_same_plan(tmp_path, monkeypatch):
+    from probcomp.regime import sweep
+
+    monkeypatch.setattr("probcomp.regime.planner.advise", lambda columns, **more: plain_advice())
+    pilot, done, said = sweep.run_pilot, [], []
+
+    def killed(config, store, *, task=None):
+        if len(done) == 13:
+            raise KeyboardInterrupt
+        done.append(config.key)
+        return pilot(config, store, task=task)
+
+    plan = {"density": 0.1, "pilots": 8, "store": Store(tmp_path), "show": False}
+    monkeypatch.setattr(sweep, "run_pilot", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_campaign(tiny_task.task(), say=said.append, **plan)
+    monkeypatch.setattr(sweep, "run_pilot", pilot)
+    before, again = [line for line in said if "runs up to" in line], []
+    finished = run_campaign(tiny_task.task(), say=again.append, **plan)
+    assert [line for line in again if "runs up to" in line][: len(before)] == before
+    assert len(before) == 3
+    assert [record["key"] for record in finished.records[:13]] == done
+
+
 @pytest.mark.parametrize(
     ("is_sure", "why"),
     [(True, "the decision is sure"), (False, "no further pilot promises to settle it")],
