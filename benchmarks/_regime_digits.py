@@ -128,7 +128,9 @@ class Judged:
         return self.reference.summary(some) | calibration(self.checks.get(what, []), at)
 
 
-def digits(count: int, start: int, fits: Fits, only: Sequence[str] = ADVISERS) -> dict[str, object]:
+def digits(
+    count: int, start: int, fits: Fits, only: Sequence[str] = ADVISERS, campaigns: int = 4
+) -> dict[str, object]:
     """Advice from the sweep, judged on a reference grid: from nine pilots up to all of them.
 
     Estimated is the mean, over designs and densities, of the error at the advised level less that
@@ -142,7 +144,8 @@ def digits(count: int, start: int, fits: Fits, only: Sequence[str] = ADVISERS) -
     of five seeds at each level (35 runs). ``campaign_twice``: campaigns of 18 pilots, 36 runs.
     ``campaign_process``: the advice of the process that planned the campaign, which knows no
     regimes; so for the others, of which those that are not in ``only`` have no other advice.
-    ``only`` names those that fit a model and are wanted.
+    ``campaigns`` says how many designs for each density, of seeds of their own; ``only`` names
+    those that fit a model and are wanted.
 
     ``nine``: nine cells of ``OWN`` dense seeds spread over the whole grid, for all densities at
     once, ``count`` designs. ``grid`` and ``five``: every cell of ``OWN`` or ``MANY`` dense seeds,
@@ -166,7 +169,7 @@ def digits(count: int, start: int, fits: Fits, only: Sequence[str] = ADVISERS) -
     names, loads, levels = np.unique(of), grid.loads, grid.levels
     cells = table.take(of == names[0])
     judged = Judged(grid, Reference(grid.errors), fits)
-    for name, part in plans(sweep, names[TRIED:], loads, levels).items():
+    for name, part in plans(sweep, orders(names[TRIED:])[:campaigns], loads, levels).items():
         for (design, load), rounds in part.items():
             runs = [run for some in rounds for run in some]
             k = int(loads.searchsorted(load))
@@ -196,7 +199,7 @@ def digits(count: int, start: int, fits: Fits, only: Sequence[str] = ADVISERS) -
             judged.choose("own_grid", design, k, int(np.argmin(measured)))
     if "sweep" in only:
         judged.fit("sweep", 0, table)
-    for design, order in enumerate(orders(names[TRIED:])):
+    for design, order in enumerate(orders(names[TRIED:])[:campaigns]):
         for k, load in enumerate(loads):
             for name, runs in (("at_density", 18), ("at_density_five", 35)):
                 level = least_measured(sweep, levels, float(load), order, runs)
@@ -254,14 +257,11 @@ def orders(seeds: Sequence[int]) -> list[list[int]]:
 
 
 def plans(
-    sweep: Sweep,
-    seeds: Sequence[int],
-    loads: np.ndarray,
-    levels: np.ndarray,
+    sweep: Sweep, seeds: Sequence[Sequence[int]], loads: np.ndarray, levels: np.ndarray
 ) -> dict[str, dict[tuple[int, float], list[list[Run]]]]:
-    """Rounds of runs of each adviser for one density, by (design, load)."""
+    """Rounds of runs of each adviser for one density, by (design, load); ``seeds`` by design."""
     out: dict[str, dict[tuple[int, float], list[list[Run]]]] = {}
-    for design, order in enumerate(orders(seeds)):
+    for design, order in enumerate(seeds):
         for load in map(float, loads):
             few = order[:MOST_SEEDS]
             some = {

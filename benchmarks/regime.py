@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, help="worker processes of the sweep")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="dense seeds of it")
     parser.add_argument("--densities", type=float, nargs="+", help="of the reference; default: all")
+    parser.add_argument("--campaigns", type=int, default=4, help="of digits, for each density")
     parser.add_argument("--only", nargs="+", choices=ADVISERS, default=ADVISERS, help="of digits")
     parser.add_argument("--fits", type=Path, help="keep draws here, to go on after a kill")
     options = parser.parse_args()
@@ -68,7 +69,7 @@ def main() -> None:
         "reference": lambda: reference(
             range(FIRST + start, FIRST + start + count), options.densities
         ),
-        "digits": lambda: digits(count, start, fits, options.only),
+        "digits": lambda: digits(count, start, fits, options.only, options.campaigns),
     }
     result = run[options.what]()
     shown = ["DIR" if "/" in word else word for word in sys.argv[1:]]
