@@ -1,67 +1,72 @@
 """What each weight costs: one stored value, and the multiplications it takes part in."""
 
-import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from probcomp.allocation.products import count_products
 from probcomp.errors import InputError
-from probcomp.evidence.fused import Products
+from probcomp.evidence.collect import evaluating
 
 
-def weight_macs(
-    model: nn.Module, run: Callable[[nn.Module], Any], samples: int
-) -> dict[str, float]:
-    """Multiply-accumulates of one sample that each weight takes part in, on average.
+@dataclass(frozen=True)
+class Macs:
+    """Multiply-accumulates of one sample, in products and convolutions.
 
-    A weight of a linear layer is used once for each position the layer is applied to; a weight of
-    a convolution once for each output position, and one of experts in one tensor [experts, ...] for
-    each position that is sent to it, taken evenly over the experts.
+    Attributes:
+        uses: Parameter name to those that each of its weights takes part in, on average.
+        others: Those in which no weight takes part, as in attention.
+        unseen: Matrices that were read by something else, and by what: their work is not counted.
+        idle: Matrices that nothing read, as of an expert that no sample was sent to.
+    """
+
+    uses: Mapping[str, float]
+    others: float
+    unseen: Mapping[str, tuple[str, ...]]
+    idle: tuple[str, ...] = ()
+
+    def of(self, model: nn.Module) -> float:
+        """Those with weights that are not zero, over all parameters of the model counted."""
+        values = dict(model.named_parameters())
+        return sum(use * int(values[name].count_nonzero()) for name, use in self.uses.items())
+
+
+def macs_of(model: nn.Module, run: Callable[[nn.Module], Any], samples: int) -> Macs:
+    """Count what a model multiplies for one sample.
+
+    A weight of a linear layer is used once for each position that the layer is applied to, one of a
+    convolution once for each output position (a transposed one: input position), and one of experts
+    in one tensor [experts, ...] for each position that is sent to it, taken evenly over the
+    experts. A weight that two layers share is used by both; looking up a row of a table is no
+    multiplication, nor is work element by element counted (norms, activations).
 
     Args:
         model: Any module; it is run once, without gradients, in evaluation mode.
         run: Runs the model on a batch, as in ``lambda m: m(x)``.
         samples: Samples in that batch.
+    """
+    with evaluating(model):
+        found = count_products(model, run)
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+    uses = {n: found.weights[n] / shapes[n].numel() / samples for n in shapes if n in found.weights}
+    rest = [n for n, s in shapes.items() if n not in uses and sum(side > 1 for side in s) > 1]
+    unseen = {n: tuple(sorted(found.readers[n])) for n in rest if n in found.readers}
+    idle = tuple(n for n in rest if n not in found.touched)
+    return Macs(uses, found.others / samples, unseen, idle)
+
+
+def weight_macs(
+    model: nn.Module, run: Callable[[nn.Module], Any], samples: int
+) -> dict[str, float]:
+    """Multiply-accumulates of one sample that each weight takes part in; see `macs_of`.
 
     Returns:
-        Parameter name of each weight seen to its count for one sample.
+        Parameter name of each weight in a product to its count for one sample.
     """
-    counts: dict[str, float] = {}
-    handles: list[Any] = []
-    names = {id(p): name for name, p in model.named_parameters()}
-
-    def count(module: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        weight = module.weight
-        # Outputs of a linear layer or convolution: one multiplication by each weight of the row
-        # that feeds it. A transposed convolution applies each weight once per input position.
-        transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
-        tensor = inputs[0] if transposed else output
-        rows = weight.shape[0]
-        uses = tensor.numel() / rows / samples
-        name = names[id(weight)]
-        counts[name] = counts.get(name, 0.0) + uses
-
-    def count_experts(name: str, where: Any, inputs: Tensor, output: Tensor) -> Tensor:
-        rows = inputs.numel() / inputs.shape[-1]
-        counts[name] = counts.get(name, 0.0) + rows / len(model.get_parameter(name)) / samples
-        return output
-
-    tensors = [n for n, p in model.named_parameters() if p.dim() == 3]
-    kinds = (nn.Linear, nn.modules.conv._ConvNd)
-    training = model.training
-    try:
-        layers = [module for module in model.modules() if isinstance(module, kinds)]
-        handles.extend(layer.register_forward_hook(count) for layer in layers)
-        experts = Products(model, tensors, count_experts) if tensors else contextlib.nullcontext()
-        with torch.no_grad(), experts:
-            run(model.eval())
-    finally:
-        for handle in handles:
-            handle.remove()
-        model.train(training)
-    return counts
+    return dict(macs_of(model, run, samples).uses)
 
 
 def check_finite(named: Iterable[tuple[str, Tensor]], what: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from probcomp.allocation import Budget
-from probcomp.allocation.counts import check_finite, weight_macs
+from probcomp.allocation.counts import check_finite
 from probcomp.data import Data
 from probcomp.data.batches import Batches
 from probcomp.errors import BudgetError, InputError, SurgeryError
@@ -21,6 +21,7 @@ from probcomp.inference.training.own_weights import check_plain
 from probcomp.kernels import PackedLayer, pack_layers
 from probcomp.progress import progress as progress_bar
 from probcomp.recipes.coded import BITS_A_WEIGHT, Coded, Trial, code, code_within, least_bits
+from probcomp.recipes.counting import macs_on
 from probcomp.recipes.describe import dense_bits, describe
 from probcomp.recipes.job import Job
 from probcomp.recipes.label_free import label_free
@@ -139,8 +140,7 @@ def compress(
             from probcomp.recipes.post_experts import lasting
 
             warnings += lasting(structure)
-        example = batches.example(2)
-        uses = weight_macs(dense, lambda m: task.run(m, example), 2)
+        uses = macs_on(dense, task, train).uses
         asked, budget = budget, in_params(budget, dense, structure, units)
     with clock("inference"), _bar(method, progress) as on_step:
         job = Job(

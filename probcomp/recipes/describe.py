@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probcomp.allocation.counts import weight_macs
 from probcomp.data.batches import Batches
 from probcomp.errors import InputError
 from probcomp.evaluation import (
@@ -32,6 +31,7 @@ from probcomp.evaluation.sizes import Size
 from probcomp.evidence.fisher import Categorical, Gaussian
 from probcomp.kernels import PackedLayer
 from probcomp.recipes.coded import FILE_TOLERANCE, Coded
+from probcomp.recipes.counting import macs_notes, macs_on
 from probcomp.recipes.job import Job, Outcome
 from probcomp.recipes.methods import Method
 from probcomp.report import Report
@@ -72,8 +72,9 @@ def describe(
     ``fast`` is ``compressed`` with the layers of ``packed`` that are used in place; it is timed.
     """
     dense = job.model
-    before = size_of(dense, macs=round(_macs(dense, job)))
-    after = size_of(compressed, macs=round(_macs(compressed, job)))
+    one, two = (macs_on(m, job.task, job.train) for m in (dense, compressed))
+    macs = one.of(dense), two.of(compressed)
+    before, after = size_of(dense, macs=round(macs[0])), size_of(compressed, macs=round(macs[1]))
     accuracy, nll, diagrams = _quality(dense, compressed, job, test)
     example = Batches(test, shuffle=False).example(LATENCY_BATCH)
     matrices = {n: m for n, m in outcome.masks.items() if m.dim() >= 2}
@@ -115,7 +116,7 @@ def describe(
         ),
         units=_units(job, outcome),
         history=outcome.history,
-        warnings=warnings,
+        warnings=(*warnings, *macs_notes(one, two, *macs)),
         versions={p: version(p) for p in ("torch", "numpy", "pyro-ppl", "transformers", "arviz")},
         machine=machine(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -140,14 +141,6 @@ def machine() -> dict[str, str]:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
         words["memory"] = f"{memory:.0f} GiB"
     return words
-
-
-def _macs(model: nn.Module, job: Job) -> float:
-    """Multiply-accumulates of one sample, masked weights not counted."""
-    example = Batches(job.train, shuffle=False).example(2)
-    uses = weight_macs(model, lambda m: job.task.run(m, example), 2)
-    values = dict(model.named_parameters())
-    return sum(use * int(values[name].count_nonzero()) for name, use in uses.items())
 
 
 def dense_bits(model: nn.Module) -> int:
@@ -188,10 +181,11 @@ def budget_lines(
         from probcomp.recipes.compress import prunable_range
 
         fixed = prunable_range(job.model, job.structure, job.units)[1]
+    values = dict(job.model.named_parameters())
     counts = {
         "prunable": (before.params - fixed, after.nonzero - fixed),
         "params": (before.params, after.nonzero),
-        "macs": (before.macs or 0, after.macs or 0),
+        "macs": (sum(u * values[n].numel() for n, u in job.uses.items()), after.macs or 0),
         "bits": (dense_bits(job.model), 8 * coded.size.bytes if coded else 8 * after.bytes),
     }
     dense, kept = counts[budget.unit]

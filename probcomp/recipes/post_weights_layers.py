@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from probcomp.evidence.collect import evaluating
 from probcomp.evidence.matrices import Matrix, matrix_of
 from probcomp.inference.training.ordering import spectral_order
+from probcomp.recipes.counting import macs_on
 from probcomp.recipes.job import Job
 from probcomp.structure import Axis
 
@@ -42,22 +43,52 @@ def layers_of(job: Job) -> Layers:
         owners[id(parameter)] = owners.get(id(parameter), 0) + 1
     matrices: dict[str, Matrix] = {}
     notes = []
+    told: set[int] = set()
+    run = _run(job)
     for path, module in job.model.named_modules():
         weight = getattr(module, "weight", None)
         if not isinstance(weight, nn.Parameter) or weight.dim() < 2:
             continue
         name = f"{path}.weight" if path else "weight"
-        matrix = matrix_of(module, path)
+        matrix = matrix_of(module, path, job.model)
         if isinstance(matrix, str):
-            if isinstance(module, nn.modules.conv._ConvNd):
-                notes.append(f"The weights of {path} all stay: {matrix}.")
+            if not isinstance(module, nn.modules.conv._ConvNd):
+                continue
+            notes.append(f"The weights of {path} all stay: {matrix}.")
         elif owners[id(weight)] > 1:
             notes.append(f"The weights of {path} all stay: they are those of another module too.")
-        elif matrix.kind == "conv1d_hf" or name in job.uses:
+        elif path not in run:
+            why = "its weights are read by another module" if name in job.uses else "nothing ran it"
+            notes.append(f"The weights of {path} all stay: {why}.")
+        else:
             matrices[name] = matrix
+        told.add(id(weight))
+    notes += [
+        f"The weights of {name} all stay: no linear layer or convolution holds them."
+        for name, parameter in job.model.named_parameters()
+        if name in job.uses and parameter.dim() > 1 and id(parameter) not in told
+    ]
     in_macs = job.budget is not None and job.budget.unit == "macs"
     costs = {name: float(job.uses.get(name, 0.0)) if in_macs else 1.0 for name in matrices}
     return Layers(matrices, costs, tuple(notes))
+
+
+def _run(job: Job) -> set[str]:
+    """Paths of the modules that are run as modules on the first samples."""
+    found: set[str] = set()
+    handles = []
+
+    def hook(path: str) -> Callable[..., None]:
+        return lambda module, inputs, output: found.add(path)
+
+    for path, module in job.model.named_modules():
+        handles.append(module.register_forward_hook(hook(path)))
+    try:
+        macs_on(job.model, job.task, job.train)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 @torch.no_grad()

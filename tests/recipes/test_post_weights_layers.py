@@ -6,9 +6,12 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from probcomp.allocation.counts import weight_macs
 from probcomp.recipes.job import Job
 from probcomp.recipes.post_weights_layers import layers_of, ordered
+from tests.allocation.test_counts import Encoder
 from tests.recipes.jobs import job
+from tests.recipes.mixtures import Mixture
 
 
 def own() -> Job:
@@ -44,7 +47,42 @@ def test_weights_that_another_module_has_too_stay_and_it_is_said() -> None:
 def test_layers_that_are_not_run_as_modules_are_left_out() -> None:
     given = own()
     given.model.idle = nn.Linear(3, 3)
-    assert "idle.weight" not in layers_of(given).matrices
+    found = layers_of(given)
+    assert "idle.weight" not in found.matrices
+    assert any("idle all stay: nothing ran it" in note for note in found.notes)
+
+
+def test_matrices_that_no_layer_multiplies_by_stay_and_it_is_said() -> None:
+    """Attention of torch's own has its projections in a tensor, and in a module it never runs."""
+    model, x = Encoder().eval(), torch.randn(8, 5, 16)
+    found = layers_of(
+        replace(
+            job("params=0.5"),
+            model=model,
+            train=(x, torch.zeros(8, dtype=torch.long)),
+            uses=weight_macs(model, lambda m: m(x[:2]), 2),
+        )
+    )
+    assert len(found.matrices) == 5
+    assert all("linear" in name or "head" in name for name in found.matrices)
+    whole = [f"layers.layers.{i}.self_attn.{p}" for i in range(2) for p in ("in_proj", "out_proj")]
+    assert len(found.notes) == 4
+    for name in whole:
+        assert any(name in note for note in found.notes), name
+
+
+def test_fused_experts_stay_and_it_is_said() -> None:
+    model, x = Mixture().eval(), torch.randn(8, 6)
+    found = layers_of(
+        replace(
+            job("params=0.5"),
+            model=model,
+            train=(x, torch.zeros(8, dtype=torch.long)),
+            uses=weight_macs(model, lambda m: m(x[:2]), 2),
+        )
+    )
+    assert set(found.matrices) == {"router.weight", "read.weight", "head.weight"}
+    assert [note.split()[3] for note in found.notes] == ["up", "down"]
 
 
 def test_similar_units_come_side_by_side_and_outputs_stay() -> None:
