@@ -10,6 +10,9 @@ from probcomp.errors import InputError
 
 Batch = tuple[Any, ...] | dict[str, Tensor]
 
+IGNORED = -100
+"""Target of a position that has none, as in torch's cross-entropy."""
+
 
 class Batches:
     """Mini-batches of in-memory tensors; ``batches(epoch)`` iterates one seeded permutation.
@@ -101,7 +104,9 @@ def trimmed(batch: Batch) -> Batch:
     """A batch of texts without the columns that are padding in all of its samples.
 
     Columns are those of ``attention_mask``; padding may be on either side. Other batches come back
-    as they are.
+    as they are, and so do those whose labels ask for a column of padding: a decoder's text may be
+    longer than the encoder's, and be padded to the same width. What is named ``decoder_`` keeps its
+    columns, and labels beside it.
     """
     mask = batch.get("attention_mask") if isinstance(batch, dict) else None
     if not isinstance(batch, dict) or mask is None or mask.dim() != 2:
@@ -109,10 +114,16 @@ def trimmed(batch: Batch) -> Batch:
     used = mask.bool().any(0)
     if bool(used.all()) or not bool(used.any()):
         return batch
-    length = mask.shape[1]
-    return {
+    own = {name for name in batch if name.startswith("decoder_")}
+    own |= {"labels"} if own else set()
+    cut = {
         name: value[:, used]
-        if value.dim() == 2 and value.shape[1] == length and not value.is_floating_point()
-        else value
         for name, value in batch.items()
+        if value.dim() == 2
+        and value.shape[1] == len(used)
+        and not value.is_floating_point()
+        and name not in own
     }
+    if "labels" in cut and bool((batch["labels"][:, ~used] != IGNORED).any()):
+        return batch
+    return batch | cut

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from probcomp.errors import InputError
+from probcomp.evidence.fisher import IGNORED
 from probcomp.evidence.matrices import Matrix
 from probcomp.evidence.products import SymmetricSum, at_least_single
 from probcomp.storage import read_tensors, write_tensors
@@ -166,13 +167,18 @@ def batch_size(batch: Any) -> int:
     return len(next(iter(batch.values())) if isinstance(batch, Mapping) else batch[0])
 
 
-def row_mask(batch: Any, rows: Tensor) -> Tensor | None:
+def row_mask(batch: Any, rows: Tensor, *, decoder: bool = False) -> Tensor | None:
     """Which rows [batch, positions, d] are not padding, or ``None`` where nothing says so.
 
     The attention mask applies to rows that stand for the tokens: [batch, length], or all of them
-    in one flat list.
+    in one flat list. Rows of a decoder behind an encoder (`Matrix.decoder`) have a mask of their
+    own, or are those whose label is one.
     """
-    mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
+    if not isinstance(batch, Mapping):
+        return None
+    mask = batch.get("decoder_attention_mask" if decoder else "attention_mask")
+    if decoder and mask is None and (labels := batch.get("labels")) is not None:
+        mask = labels != IGNORED
     if mask is None or mask.dim() != 2:
         return None
     if mask.shape == rows.shape[:2]:
@@ -206,7 +212,7 @@ class Sums:
         self.count = self.probes = self.gradients = self.batches = 0
 
     def add(self, rows: Tensor, batch: Any) -> None:
-        mask = row_mask(batch, rows)
+        mask = row_mask(batch, rows, decoder=self.matrix.decoder)
         kept = rows.flatten(0, 1) if mask is None else rows[mask]
         kept = at_least_single(kept)
         self.count += len(kept)
@@ -224,7 +230,7 @@ class Sums:
         self.sum = total if self.sum is None else self.sum.add_(total)
 
     def add_gradient(self, rows: Tensor, batch: Any) -> None:
-        mask = row_mask(batch, rows)
+        mask = row_mask(batch, rows, decoder=self.matrix.decoder)
         kept = rows.flatten(0, 1) if mask is None else rows[mask]
         kept = at_least_single(kept)
         self.gradients += len(kept)

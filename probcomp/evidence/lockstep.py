@@ -241,7 +241,7 @@ def _moments(
     for arrival, batch, values in zip(arrivals, targets.batches, targets.values, strict=True):
         rows = gathered(at_least_single(matrix.rows(module, arrival.inputs[0])), stays)
         wanted = (values.pop(name) - offset(arrival, matrix) - bias) * live
-        add_moments(folds, rows, wanted, batch, first, skip)
+        add_moments(folds, rows, wanted, batch, first, skip, decoder=matrix.decoder)
         first += batch_size(batch)
     inner = (weight[:, kept] * live[:, None]).double()
     even, odd = (fold.whole().beyond(inner) for fold in folds)

@@ -74,7 +74,7 @@ def prefix_moments(
             if first.residual is not None and second.residual is not None:
                 left = matrix.outputs(first.residual) - matrix.outputs(second.residual)
                 target = target + through(left, first.scale)
-            add_moments(folds, inputs, target * live, batch, offset, skip)
+            add_moments(folds, inputs, target * live, batch, offset, skip, decoder=matrix.decoder)
             offset += batch_size(batch)
             on_batch()
     even, odd = (fold.whole() for fold in folds)
@@ -108,6 +108,8 @@ def add_moments(
     batch: Any,
     offset: int,
     skip: int = 0,
+    *,
+    decoder: bool = False,
 ) -> None:
     """Samples that are even over the whole data to the first half, odd ones to the second.
 
@@ -115,7 +117,7 @@ def add_moments(
     text stay together. Of every ``skip`` positions one is left out, others in each sample of a
     half; of samples with fewer positions none.
     """
-    mask, samples = row_mask(batch, inputs), batch_size(batch)
+    mask, samples = row_mask(batch, inputs, decoder=decoder), batch_size(batch)
     whole = mask is None or bool(mask.all())
     skips = 0 < skip <= inputs.shape[0] * inputs.shape[1] // max(1, samples)
     if whole and len(inputs) == samples and not skips:

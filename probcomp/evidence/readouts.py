@@ -76,7 +76,7 @@ def _of_axis(model: nn.Module, axis: Axis) -> tuple[tuple[Readout, ...], str]:
             continue  # buffers, biases and norms scale a unit; they do not read it
         path = member.parameter.rpartition(".")[0]
         module = model.get_submodule(path)
-        matrix = matrix_of(module, path)
+        matrix = matrix_of(module, path, model)
         own = member.parameter.endswith(".weight")
         if isinstance(matrix, Matrix) and own and member.dim == matrix.input_dim:
             columns = matrix.columns(member.index)

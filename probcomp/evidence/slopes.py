@@ -132,7 +132,7 @@ def _along(
     slope = at_least_single(read.matrix.outputs(gradient))
     weight = at_least_single(read.matrix.of(module.get_parameter("weight").detach()))
     product = (slope @ weight) * rows
-    mask = row_mask(batch, rows)
+    mask = row_mask(batch, rows, decoder=read.matrix.decoder)
     if mask is not None:
         product = product * mask[..., None]
     return product.sum(1, dtype=torch.float64)[:, read.columns].sum(-1).cpu()

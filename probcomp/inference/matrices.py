@@ -25,11 +25,13 @@ class Matrix:
         kind: ``linear`` (weight [out, in]), ``conv1d_hf`` (the transposed linear layer of GPT-2,
             weight [in, out]) or ``conv`` (weight [out, in, ...]).
         kernel: Positions of a convolution's kernel; 1 for linear layers.
+        decoder: Whether rows are tokens of the decoder's text in a model with an encoder too.
     """
 
     module: str
     kind: str
     kernel: int = 1
+    decoder: bool = False
 
     @property
     def input_dim(self) -> int:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from probcomp.data.batches import Batches
+from probcomp.data.batches import Batches, trimmed
 from probcomp.errors import InputError
 
 
@@ -64,3 +64,32 @@ def test_refuses(data, says):
         Batches(data)
     with pytest.raises(InputError, match="batch_size"):
         Batches((torch.ones(1), torch.ones(1)), 0)
+
+
+def test_padding_in_common_is_cut_off() -> None:
+    mask = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 1]])
+    ids = torch.arange(8).view(2, 4)
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)}
+    found = trimmed(batch)
+    assert {name: value.shape[1] for name, value in found.items()} == dict.fromkeys(batch, 3)
+    assert torch.equal(found["input_ids"], ids[:, 1:])
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_labels_longer_than_the_longest_input_keep_their_ends(side: str) -> None:
+    """Inputs and targets of an encoder-decoder, padded to one width."""
+    mask = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 0, 0]])
+    mask = mask.flip(1) if side == "left" else mask
+    labels = torch.tensor([[5, 6, 7, 8, -100], [5, 6, -100, -100, -100]])
+    ids = torch.ones(2, 5, dtype=torch.long)
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    assert trimmed(batch) is batch
+    more = batch | {"decoder_input_ids": ids, "decoder_attention_mask": labels.ne(-100).long()}
+    found = trimmed(more)
+    assert {name: value.shape[1] for name, value in found.items()} == {
+        "input_ids": 3,
+        "attention_mask": 3,
+        "labels": 5,
+        "decoder_input_ids": 5,
+        "decoder_attention_mask": 5,
+    }

@@ -343,3 +343,34 @@ def test_texts_of_one_length_lack_no_position() -> None:
     found = collect(model, MATRICES, [(x,), (x,)], run, thin=2)["down.weight"]
     rows = torch.relu(model.up(x)).flatten(0, 1).detach()
     torch.testing.assert_close(found.gram, 2 * rows.T @ rows, atol=EXACT, rtol=0)
+
+
+@pytest.mark.parametrize("length", [6, 4])
+def test_tokens_of_a_decoder_have_a_mask_of_their_own(length: int) -> None:
+    """Both texts of one width, and of two."""
+    import transformers as hf
+
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 1, "num_heads": 4}
+    model = hf.T5ForConditionalGeneration(
+        hf.T5Config(**sizes, vocab_size=40, decoder_start_token_id=0)
+    ).eval()
+    ids, words = torch.randint(2, 40, (3, 6)), torch.randint(2, 40, (3, length))
+    mask = torch.arange(6) < torch.tensor([[6], [3], [2]])  # 11 tokens
+    asked = torch.arange(length) < torch.tensor([[1], [4], [2]])  # 7 tokens
+    batch = {
+        "input_ids": ids,
+        "attention_mask": mask.long(),
+        "labels": words.masked_fill(~asked, -100),
+    }
+    paths = {
+        "encoder.block.0.layer.1.DenseReluDense.wo": 11,
+        "decoder.block.0.layer.1.EncDecAttention.k": 11,
+        "decoder.block.0.layer.1.EncDecAttention.o": 7,
+        "decoder.block.0.layer.2.DenseReluDense.wo": 7,
+    }
+    found = {path: matrix_of(model.get_submodule(path), path, model) for path in paths}
+    matrices = {f"{path}.weight": m for path, m in found.items() if isinstance(m, Matrix)}
+    for more in ({}, {"decoder_attention_mask": asked.long()}):
+        sums = collect(model, matrices, [batch | more], run)
+        assert {name[:-7]: one.count for name, one in sums.items()} == paths
