@@ -1,12 +1,13 @@
 """What a model is for: how a batch is run, and what its outputs cost in nats."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import (
     DataLoader,
     Dataset,
@@ -17,14 +18,16 @@ from torch.utils.data import (
     default_collate,
 )
 
+from probcomp.data.batches import IGNORED as IGNORED
 from probcomp.data.batches import Batch
 from probcomp.errors import InputError
 from probcomp.evidence.fisher import Likelihood
 
 Tensors = Sequence[Tensor] | Mapping[str, Tensor]
 
-IGNORED = -100
-"""Target of a position that has none, as in torch's cross-entropy."""
+MOST_ITERATED = 1_000_000
+MOST_BYTES = 16 * 2**30
+"""Samples, and bytes of them, after which an iterable data set is taken to have no end."""
 
 
 @dataclass(frozen=True)
@@ -174,8 +177,9 @@ def as_tensors(data: Any) -> Tensors:
     are made anew. An iterable data set is read once, to its end.
 
     Raises:
-        InputError: Another type, an empty data set, or a loader whose sampler repeats samples or
-            makes batches in a way of its own.
+        InputError: Another type, an empty data set, an iterable one that goes on after
+            ``MOST_ITERATED`` samples or ``MOST_BYTES``, or a loader whose sampler draws with
+            replacement, draws part of the data, or makes batches in a way of its own.
     """
     collate = default_collate
     samples: list[Any] | None = None
@@ -200,8 +204,21 @@ def as_tensors(data: Any) -> Tensors:
 
 def _samples(data: Any) -> list[Any]:
     if isinstance(data, IterableDataset):
-        return list(data)
+        return list(_iterated(data))
     return [data[i] for i in range(len(data))]
+
+
+def _iterated(data: Any) -> Iterator[Any]:
+    """The samples of an iterable data set, which tells nobody whether it ends."""
+    used = 0
+    for number, sample in enumerate(data):
+        used += sum(getattr(leaf, "nbytes", 0) for leaf in tree_leaves(sample))
+        if number >= MOST_ITERATED or used > MOST_BYTES:
+            raise InputError(
+                f"the iterable data set goes on after {number:,} samples ({used / 2**30:.1f} GiB), "
+                "and data are held in memory; give a part of it, as tensors"
+            )
+        yield sample
 
 
 def _loaded(loader: Any) -> list[Any]:
@@ -212,6 +229,17 @@ def _loaded(loader: Any) -> list[Any]:
     if isinstance(loader.dataset, IterableDataset):
         return _samples(loader.dataset)
     if isinstance(loader.sampler, SequentialSampler | RandomSampler | SubsetRandomSampler):
+        drawn = getattr(loader.sampler, "num_samples", None)
+        if getattr(loader.sampler, "replacement", False):
+            raise InputError(
+                "the DataLoader draws its samples with replacement, some of them again and others "
+                "never; give the data set itself, or a Subset of it"
+            )
+        if drawn is not None and drawn != len(loader.dataset):
+            raise InputError(
+                f"the DataLoader draws {drawn:,} of {len(loader.dataset):,} samples, others in "
+                "each epoch; give a Subset of the data set"
+            )
         chosen = getattr(loader.sampler, "indices", range(len(loader.dataset)))
         return [loader.dataset[i] for i in sorted(chosen)]
     raise InputError(

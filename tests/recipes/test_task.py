@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ from torch.nn import functional as F
 from torch.utils.data import (
     DataLoader,
     IterableDataset,
+    RandomSampler,
     SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
@@ -128,6 +130,8 @@ def test_a_loader_is_read_as_it_would_be_trained_on():
     weighted = WeightedRandomSampler([1.0] * 6, 6)
     for loader, says in (
         (DataLoader(data, 2, sampler=weighted), "a WeightedRandomSampler"),
+        (DataLoader(data, 2, sampler=RandomSampler(data, True, 3)), "with replacement"),
+        (DataLoader(data, 2, sampler=RandomSampler(data, num_samples=3)), "draws 3 of 6 samples"),
         (DataLoader(data, batch_size=None), "makes no batches"),
         (DataLoader(data, batch_sampler=[[0, 1]]), "batches of its own"),
         (DataLoader(Stream(x[:0], y[:0]), 4), "holds no samples"),
@@ -144,3 +148,18 @@ def test_split_is_disjoint_and_seeded():
     assert torch.equal(split((x, x), 0.1, seed=0)[1][0], held[0])
     with pytest.raises(InputError, match="cannot be split"):
         split((x[:1], x[:1]), 0.1, seed=0)
+
+
+@pytest.mark.parametrize("limit", ["MOST_ITERATED", "MOST_BYTES"])
+def test_a_stream_without_an_end_is_refused_in_words(
+    monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    class Endless(IterableDataset):
+        def __iter__(self) -> Iterator[tuple[torch.Tensor, int]]:
+            while True:
+                yield torch.zeros(100), 1
+
+    monkeypatch.setattr(f"probcomp.recipes.task.{limit}", 1000)
+    for data in (Endless(), DataLoader(Endless(), 4)):
+        with pytest.raises(InputError, match=r"goes on after .* samples"):
+            as_tensors(data)
