@@ -84,7 +84,12 @@ def _forward(model: nn.Module, inputs: Any, rows: slice, place: torch.device) ->
         output = model(*(tensor[rows].to(place) for tensor in inputs))
     if isinstance(output, Mapping):
         output = output.get("logits")
-    return output if isinstance(output, Tensor) else output.logits
+    elif isinstance(output, tuple | list) and not hasattr(output, "logits"):
+        output = output[0] if output else None  # as the loss reads them
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise InputError(f"the model returned {type(output).__name__}, which has no logits")
+    return logits
 
 
 def _check(scores: Tensor, targets: Tensor) -> None:

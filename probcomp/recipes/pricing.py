@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from probcomp.errors import BudgetError
-from probcomp.inference.baselines.preparing import all_masks
-from probcomp.inference.baselines.readout import Limit
+from probcomp.inference.baselines.preparing import KINDS, all_masks
+from probcomp.inference.baselines.readout import Limit, settle
 from probcomp.recipes.job import Job
 from probcomp.recipes.share import cost_and_share
 
@@ -37,9 +37,10 @@ def limit_of(job: Job) -> Limit | None:
         return sum(total(name, whole.get(name)) for name in parameters)
 
     allowed = share * sum(total(name, None) for name in parameters)
-    gone = {axis.name: torch.zeros(axis.size, dtype=torch.bool) for axis in job.units}
-    nothing = {name: torch.zeros_like(parameters[name], dtype=torch.bool) for name in job.uses}
-    fixed = spent(nothing, gone)
+    layers = (n for n, module in job.model.named_modules() if type(module) in KINDS)
+    names = parameters.keys() & {f"{n}.weight".lstrip(".") for n in layers}
+    nothing = {name: torch.zeros_like(parameters[name], dtype=torch.bool) for name in names}
+    fixed = spent(*settle(job.model, nothing, job.units))
     if fixed > allowed:
         raise BudgetError(
             f"parameters that are never pruned cost {fixed:g}, but {job.budget} allows {allowed:g}"

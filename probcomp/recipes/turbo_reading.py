@@ -56,7 +56,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from probcomp.data.batches import Batches
 from probcomp.inference.baselines.curvature import curvatures
 from probcomp.inference.training.evidence import Likelihood, Reading, Scale
-from probcomp.inference.training.weights import Loss
+from probcomp.inference.training.weights import Loss, rows
 from probcomp.recipes.fisher_targets import fisher_targets
 from probcomp.recipes.task import Task
 from probcomp.recipes.turbo_checking import EACH, EDGES, agrees, check, temper
@@ -147,7 +147,7 @@ class Reader:
         scales: Mapping[str, Scale],
     ) -> Reading | None:
         names = list(scales)
-        count = sum(_rows(batch) for batch in sample)
+        count = sum(rows(batch) for batch in sample)
         number = batches.samples
         factors = curvatures(
             model,
@@ -158,7 +158,7 @@ class Reader:
             resample=fisher_targets(self.task),
             generator=torch.Generator().manual_seed(self.seed),
         )
-        sharp = {name: number * _diagonal(model, name, factors[name]) for name in names}
+        sharp = {name: number * _diagonal(model, name, factors.get(name)) for name in names}
         here = _gradient(model, loss, sample, count, names)
         promised = {
             n: 0.5 * s * (w := model.get_parameter(n).detach()).square() - number * here[n] * w
@@ -358,9 +358,9 @@ def _operations(model: nn.Module, loss: Loss, batches: Sequence[Any]) -> float:
     """
     with FlopCounterMode(display=False) as counter:
         loss(model, batches[0])
-    rows = sum(_rows(batch) for batch in batches)
-    least = sum(p.numel() for p in model.parameters()) * rows
-    return max(counter.get_total_flops() * rows / _rows(batches[0]), least)
+    total = sum(rows(batch) for batch in batches)
+    least = sum(p.numel() for p in model.parameters()) * total
+    return max(counter.get_total_flops() * total / rows(batches[0]), least)
 
 
 def _known(layer: nn.Module) -> bool:
@@ -371,7 +371,9 @@ def _known(layer: nn.Module) -> bool:
 
 
 def _diagonal(model: nn.Module, name: str, curvature: Any) -> Tensor:
-    """Fisher information of each weight, for each sample."""
+    """Fisher information of each weight, for each sample; none where the loss never reaches it."""
+    if curvature is None:
+        return torch.zeros_like(model.get_parameter(name))
     outer = curvature.outputs.diagonal()[:, None] * curvature.inputs.diagonal()[None]
     return outer.reshape(model.get_parameter(name).shape)
 
@@ -382,7 +384,7 @@ def _gradient(
     """Gradient of the mean loss over batches of ``total`` samples, by name."""
     model.zero_grad(set_to_none=True)
     for batch in batches:
-        (loss(model, batch) * (_rows(batch) / total)).backward()
+        (loss(model, batch) * (rows(batch) / total)).backward()
     found = {}
     for name in names:
         gradient = model.get_parameter(name).grad
@@ -392,9 +394,5 @@ def _gradient(
 
 
 def _mean(model: nn.Module, loss: Loss, batches: Sequence[Any]) -> float:
-    total = sum(_rows(batch) for batch in batches)
-    return sum(float(loss(model, batch)) * _rows(batch) for batch in batches) / total
-
-
-def _rows(batch: Any) -> int:
-    return len(next(iter(batch.values())) if isinstance(batch, dict) else batch[0])
+    total = sum(rows(batch) for batch in batches)
+    return sum(float(loss(model, batch)) * rows(batch) for batch in batches) / total

@@ -21,6 +21,26 @@ def test_log_probabilities_and_derived_values() -> None:
         assert found.nll[i].item() == pytest.approx(-p[i, Y[i]].log().item(), rel=1e-12)
 
 
+def test_logits_are_the_first_of_several_outputs() -> None:
+    class Several(nn.Linear):
+        def forward(self, x):
+            return super().forward(x), x
+
+    model = Several(4, 3)
+    x, y = torch.randn(5, 4), torch.arange(5) % 3
+    plain = nn.Linear(4, 3)
+    plain.load_state_dict(model.state_dict())
+    one, two = predict(model, (x, y)), predict(plain, (x, y))
+    assert torch.equal(one.log_probability, two.log_probability)
+
+    class Nothing(nn.Linear):
+        def forward(self, x):
+            return ()
+
+    with pytest.raises(InputError, match="returned NoneType, which has no logits"):
+        predict(Nothing(4, 3), (x, y))
+
+
 def test_evaluation_mode_and_flags_restored() -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.9))
     model[0].eval()

@@ -1,10 +1,14 @@
 import pytest
 import torch
+from torch import nn
 
+from probcomp.allocation.counts import weight_macs
 from probcomp.errors import BudgetError
+from probcomp.recipes.compress import removable
 from probcomp.recipes.pricing import limit_of
+from probcomp.structure import trace
 from tests.recipes.jobs import job
-from tests.recipes.nets import trained
+from tests.recipes.nets import clouds, trained
 
 NAMES = ("one.weight", "two.weight", "three.weight")
 TOTAL = 6 * 24 + 24 + 24 * 12 + 12 + 12 * 3 + 3
@@ -37,5 +41,29 @@ def test_multiplications_do_not_count_biases() -> None:
 
 def test_no_budget_and_one_out_of_reach() -> None:
     assert limit_of(job(None)) is None
-    with pytest.raises(BudgetError, match="never pruned cost 3"):
+    # Biases of the classes, and of the last unit of each hidden layer.
+    with pytest.raises(BudgetError, match="never pruned cost 5"):
         limit_of(job("params=2"))
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory, self.out = nn.GRU(6, 10, batch_first=True), nn.Linear(10, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.memory(x[:, None])[0][:, -1])
+
+
+def test_units_that_a_weight_without_a_mask_reads_are_paid_for_before_training() -> None:
+    """The units of a recurrent layer read each other, and no baseline prunes its weights."""
+    model, (x, _) = Recurrent(), clouds()
+    structure = trace(model, (x[:2],))
+    changes = {
+        "model": model,
+        "structure": structure,
+        "units": removable(structure, ("neuron",)),
+        "uses": weight_macs(model, lambda m: m(x[:2]), 2),
+    }
+    with pytest.raises(BudgetError, match="never pruned cost 543"):
+        limit_of(job("params=0.5", **changes))

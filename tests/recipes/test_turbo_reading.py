@@ -267,3 +267,20 @@ def test_a_text_is_the_evidence_of_all_its_tokens(monkeypatch) -> None:
     for name in ("curvature", "linear"):
         one, two = (getattr(likelihood, name) for likelihood in found)
         torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-3)
+
+
+def test_a_layer_that_the_loss_never_reaches_is_open() -> None:
+    class Spare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.spare = nn.Linear(6, 4), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.used(x)
+
+    torch.manual_seed(0)
+    data = torch.randn(40, 6), torch.randint(4, (40,))
+    scales = {f"{n}.weight": Scale(0.1, 1e-3) for n in ("used", "spare")}
+    found = Reader(Task(), data)(Spare(), scales).likelihoods
+    assert found["spare.weight"].evidence(scales["spare.weight"]).abs().max() < 1e-3
+    assert found["used.weight"].evidence(scales["used.weight"]).abs().max() > 0.1

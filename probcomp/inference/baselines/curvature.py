@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from probcomp.errors import InputError
 from probcomp.inference.matrices import Matrix
-from probcomp.inference.training.weights import BatchSource, Loss
+from probcomp.inference.training.weights import BatchSource, Loss, rows
 
 Resample = Callable[[nn.Module, Any, torch.Generator], Any]
 """``resample(model, batch, generator)``: the batch with targets drawn from the model, as the Fisher
@@ -87,10 +87,9 @@ def curvatures(
     try:
         for batch in batches(epoch):
             batch = resample(model, batch, generator) if resample is not None else batch
-            rows = len(next(iter(batch.values())) if isinstance(batch, dict) else batch[0])
             # The loss is a mean: times its samples, output gradients are those of each sample.
-            (loss(model, batch) * rows).backward()
-            done += rows
+            (loss(model, batch) * rows(batch)).backward()
+            done += rows(batch)
             if done >= samples:
                 break
     finally:
@@ -99,8 +98,8 @@ def curvatures(
         model.zero_grad(set_to_none=True)
         model.train(training)
     return {
-        f"{name}.weight".lstrip("."): Curvature(a / done, g / rows)
-        for name, (a, g, rows) in gathered.items()
+        f"{name}.weight".lstrip("."): Curvature(a / done, g / seen)
+        for name, (a, g, seen) in gathered.items()
     }
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from probcomp.errors import DivergenceError, InputError
 from probcomp.inference.baselines.gating import Gate, Gating
 from probcomp.inference.training.layers import LOG_SIGMA, Noise
-from probcomp.inference.training.weights import BatchSource, Loss, terms_of
+from probcomp.inference.training.weights import BatchSource, Loss, rows, terms_of
 from probcomp.storage import read_json, read_tensors, write_json, write_tensors
 
 TRAINING = "baseline"
@@ -209,7 +209,7 @@ def train(
                 group["lr"] = group["base"] * fall
             rise = min(1.0, at / warm) if warm else 1.0
             total += _step(fit, optimizer, batch, rise * schedule.kl_weight / terms_of(fit.batches))
-            count, done = count + 1, done + _samples(batch)
+            count, done = count + 1, done + rows(batch)
             if not math.isfinite(total):
                 raise DivergenceError(
                     f"the loss is not finite in epoch {epoch}; lower learning_rate or noise_rate"
@@ -268,10 +268,6 @@ def _optimizer(fit: Fit) -> torch.optim.Optimizer:
 
 NOISY = (LOG_SIGMA, "weight_log_odds")
 """Last parts of the names of parameters that describe the posterior's width and supports."""
-
-
-def _samples(batch: Any) -> int:
-    return len(next(iter(batch.values())) if isinstance(batch, dict) else batch[0])
 
 
 def _state(fit: Fit, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

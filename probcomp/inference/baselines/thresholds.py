@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from probcomp.inference.baselines.gating import Gate
-from probcomp.inference.training.weights import BatchSource, Loss
+from probcomp.inference.training.weights import BatchSource, Loss, rows
 
 SAMPLES = 4096
 """Training samples that the loss is read on."""
@@ -85,14 +85,9 @@ def by_loss(
 def _some(batches: BatchSource) -> list[Any]:
     """The first batches of an epoch, some thousand samples."""
     first = next(iter(batches(0)))
-    return list(islice(iter(batches(0)), max(1, SAMPLES // _rows(first))))
+    return list(islice(iter(batches(0)), max(1, SAMPLES // rows(first))))
 
 
 def _mean(model: nn.Module, sample: Sequence[Any], loss: Loss) -> float:
-    rows = [_rows(batch) for batch in sample]
-    total = sum(float(loss(model, b)) * n for b, n in zip(sample, rows, strict=True))
-    return total / sum(rows)
-
-
-def _rows(batch: Any) -> int:
-    return len(next(iter(batch.values())) if isinstance(batch, dict) else batch[0])
+    total = sum(float(loss(model, batch)) * rows(batch) for batch in sample)
+    return total / sum(rows(batch) for batch in sample)

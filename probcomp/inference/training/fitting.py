@@ -16,6 +16,7 @@ from probcomp.inference.training.build import (
     build_graph,
     check_target,
     tensor_shapes,
+    weight_names,
 )
 from probcomp.inference.training.checkpoint import (
     fingerprint,
@@ -117,7 +118,9 @@ def fit(
         batches: ``batches(epoch)`` iterates over seeded batches; ``samples`` is the number of
             samples in one, and ``terms``, where there is one, of what the loss is a mean of.
         loss: ``loss(model, batch)``, mean negative log-likelihood in nats for each sample.
-        units: Groups of units that may be removed; an `Axis` of the structure is one.
+        units: Groups of units that may be removed; an `Axis` of the structure is one. Those none of
+            whose parameters has supports (heads of `torch.nn.MultiheadAttention`, units between
+            frozen layers) stay whole, for nothing would judge their units.
         prior: Prior over the supports of each weight matrix, or parameter name to prior. By
             default a lattice with the field and coupling of ``config``.
         evidence: Form of the weight posterior; `CollapsedGamma`
@@ -168,7 +171,10 @@ def fit(
             convolution=config.convolution_draw,
             sigma_ratio=config.sigma_ratio,
         )
-        graph = build_graph(model, units, prior or default_prior(config), cost, config)
+        slots(units, tensor_shapes(model))  # refuses what does not fit, judged or not
+        masked = set(weight_names(model))
+        judged = [g for g in units if any(m.parameter in masked for m in g.members)]
+        graph = build_graph(model, judged, prior or default_prior(config), cost, config)
         goal = check_target(graph, target)
         weights = sum(layer.weight.numel() for _, layer in bayesian_layers(model))
         full = divergence_weight(config, terms_of(batches), weights)
@@ -189,7 +195,9 @@ def fit(
                 save_checkpoint(checkpoint, run, state, history, identity)
             if on_step is not None:
                 on_step(info)
-        return _finish(run, state, history, dense, units, seed, reader)
+        found = _finish(run, state, history, dense, judged, seed, reader)
+    whole = {g.name: torch.ones(g.size, dtype=torch.bool, device=device) for g in units}
+    return replace(found, keep=whole | found.keep)
 
 
 def default_prior(config: TurboConfig) -> Any:

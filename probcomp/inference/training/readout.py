@@ -104,8 +104,8 @@ def _units(
 ) -> dict[str, Tensor]:
     """Units that stay: those likelier needed than not, moved by the budget only where it must.
 
-    The edge rises while units alone cost more than the target, and falls while all weights of all
-    kept units cost less: only then are units kept that nothing needs.
+    The edge falls while all weights of all kept units cost less than the target: only then are
+    units kept that nothing needs. It rises while units alone cost more.
     """
 
     def at(edge: float) -> dict[str, Tensor]:
@@ -119,21 +119,19 @@ def _units(
     if target is None or not units:
         return at(0.0)
     edges = torch.cat([odds.double() for odds in units.values()]).sort().values
-    low, high = 0, len(edges)  # number of units below the edge
-    start = int((edges <= 0).sum())
+    low = high = start = int((edges <= 0).sum())  # number of units below the edge
     if capacity(at(0.0)) < target:
-        high = start
+        low = 0
         while low < high:  # the highest edge with room for the target
             middle = (low + high + 1) // 2
             enough = capacity(at(_below(edges, middle))) >= target
             low, high = (middle, high) if enough else (low, middle - 1)
-        return at(_below(edges, low))
-    low = start
+    high = len(edges)
     while low < high:  # the lowest edge whose units fit the target
         middle = (low + high) // 2
         fits = _unit_cost(graph, at(_below(edges, middle))) <= target
         low, high = (low, middle) if fits else (middle + 1, high)
-    return at(_below(edges, low)) if low > start else at(0.0)
+    return at(_below(edges, low)) if low != start else at(0.0)
 
 
 def _below(edges: Tensor, count: int) -> float:

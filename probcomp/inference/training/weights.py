@@ -42,6 +42,11 @@ def terms_of(batches: BatchSource) -> int:
     return int(getattr(batches, "terms", batches.samples))
 
 
+def rows(batch: Any) -> int:
+    """Samples in a batch."""
+    return len(next(iter(batch.values())) if isinstance(batch, dict) else batch[0])
+
+
 Place = tuple[int, int]
 """Number of an epoch, and of a batch in it."""
 

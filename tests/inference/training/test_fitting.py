@@ -225,6 +225,29 @@ def test_priors_by_default_by_name_and_by_parameter(prior) -> None:
     assert 0.45 < result.achieved <= 0.5
 
 
+def test_units_that_nothing_judges_stay() -> None:
+    """Their weights are of no known layer, so no evidence reaches them; only their price would."""
+
+    class Foreign(nn.Linear):
+        pass
+
+    _, data = teacher()
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(12, 4), Foreign(4, 5), nn.ReLU(), Foreign(5, 4), nn.Linear(4, 2)
+    )
+    index = torch.arange(5)[:, None]
+    members = (Slice("1.weight", 0, index), Slice("1.bias", 0, index), Slice("3.weight", 1, index))
+    config = TurboConfig(rounds=2, epochs=1, refit_epochs=0)
+    result = fit(
+        model, Batches(data, 50), loss=mse, units=[Units("f", 5, members)], target=0.6,
+        config=config,
+    )  # fmt: skip
+    assert result.keep["f"].tolist() == [True] * 5
+    assert result.posterior.units == {}
+    assert result.achieved <= 0.6
+
+
 def test_without_a_target_the_posterior_decides() -> None:
     _, data = teacher()
     config = TurboConfig(rounds=4, epochs=2, refit_epochs=0)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -81,6 +83,18 @@ def test_a_budget_below_the_least_connected_network_is_refused() -> None:
     messages = steer(graph, evidence, start(graph), 4.0)
     with pytest.raises(BudgetError, match="least that leaves every layer connected"):
         decide(graph, evidence, messages, [units], 4.0)
+
+
+def test_units_kept_for_a_loose_budget_must_fit_it_themselves() -> None:
+    """All units are as needless, so they stay or go together; together they cost too much."""
+    graph, units = two_layers()
+    costly = replace(graph.gated["bias"], cost=torch.full((8,), 30.0))
+    graph = replace(graph, gated={"bias": costly})
+    evidence = {"a": torch.zeros(8, 5), "b": torch.zeros(4, 8)}
+    messages = replace(start(graph), units={"h": torch.full((8,), -0.3)})
+    decision = decide(graph, evidence, messages, [units], 100.0)
+    assert int(decision.keep["h"].sum()) == 1
+    assert decision.cost == 2 + 30 + 5 + 4
 
 
 def test_costlier_weights_need_more_evidence() -> None:
