@@ -72,6 +72,10 @@ def model_data(table: RunTable, coordinates: Coordinates) -> tuple[dict[str, Any
         # The spread of repeated runs holds their error of measurement already. A run that stands
         # alone keeps what it states: its error may be larger than that of those repeated.
         known[(count > 1)[:, None] | (table.measured[first] == 0)] = 0.0
+    if np.ptp(z[:, 2]) == 0:
+        # Rounded to one value everywhere, the similarity tells of no regime; its noise would fall
+        # to nothing, and chains get stuck where all cells happen to lie in one regime.
+        known[:, 2] = 1.0
     data = {
         "x": coordinates.load(table.load[first]),
         "c": coordinates.settings(table.settings[first]),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from probcomp.errors import InputError
-from probcomp.regime import advise
+from probcomp.regime import RegimeModel, advise
 
 
 def test_a_hot_ferromagnet_should_be_cooled(spin_glass):
@@ -72,3 +72,68 @@ def test_json_holds_plain_values(spin_glass):
 def test_bad_requests_are_refused(spin_glass, options, words):
     with pytest.raises(InputError, match=words):
         advise(spin_glass[0], **options)
+
+
+def pure_noise(noise, epochs, densities, seed):
+    """Runs whose errors differ by chance alone, each setting once."""
+    generator = np.random.default_rng(seed)
+    at, density = (v.ravel() for v in np.meshgrid(epochs, densities))
+    many = len(at)
+    return {
+        "epochs": at,
+        "density": density,
+        "test_error": 0.1 * np.exp(noise * generator.normal(size=many)),
+        "lmc": -0.1 * np.exp(0.5 * generator.normal(size=many)),
+        "cka": 1 - 0.05 * np.exp(0.3 * generator.normal(size=many)),
+    }
+
+
+def told_the_noise(runs, noise, levels=25, draws=4000):
+    """P(raise) at the coldest setting of each density by one who is told how noisy runs are.
+
+    A quadratic surface of the log error, with normal priors of spread 0.1 on its coefficients.
+    """
+    scaled = [
+        3 * (v - v.min()) / np.ptp(v) - 1.5
+        for v in (np.log(runs["density"]), -np.sqrt(runs["epochs"]))
+    ]
+
+    def terms(x, t):
+        return np.column_stack([np.ones_like(t), x + 0 * t, t, x * t, t**2, x**2 + 0 * t])
+
+    y, known = np.log(runs["test_error"]), terms(*scaled)
+    precision = known.T @ known / noise**2 + np.diag([1e-4, *[100.0] * 5])
+    mean = np.linalg.solve(precision, known.T @ (y - y.mean()) / noise**2)
+    root = np.linalg.inv(np.linalg.cholesky(precision))
+    drawn = mean + np.random.default_rng(0).normal(size=(draws, 6)) @ root
+    out = []
+    for x in np.unique(scaled[0]):
+        errors = np.exp(y.mean() + drawn @ terms(x, np.linspace(-1.5, 1.5, levels)).T)
+        out.append(np.mean(errors[:, 0] - errors[:, 1:].min(1) >= 0.003))
+    return np.array(out)
+
+
+NOISE = [
+    (0.03, (10, 40, 160), (0.05, 0.2, 0.8), 6),
+    (0.1, (10, 40, 160), (0.05, 0.2, 0.8), 1),
+    (0.3, (10, 40, 160), (0.05, 0.2, 0.8), 2),
+    (0.1, (10, 25, 63, 160), (0.05, 0.13, 0.32, 0.8), 3),
+    (0.3, (10, 40, 160), (0.05, 0.2, 0.8), 4),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_pure_noise_without_repeats_makes_nobody_surer_than_it_may():
+    """Noise of 0.3 to 3 points: as sure as one who is told the noise, within a tenth on average."""
+    ours, told = [], []
+    for noise, epochs, densities, seed in NOISE:
+        runs = pure_noise(noise, epochs, densities, seed)
+        model = RegimeModel.fit(runs, warmup=250, samples=250)
+        said = [advise(model, density=density).probability["raise"] for density in densities]
+        ours += said
+        told += told_the_noise(runs, noise).tolist()
+    ours, told = np.array(ours), np.array(told)
+    sure = [np.maximum(p, 1 - p).mean() for p in (ours, told)]
+    assert sure[0] < sure[1] + 0.1
+    assert np.abs(ours - told).mean() < 0.15

@@ -113,6 +113,20 @@ def test_what_one_run_would_show_varies_by_its_seed_more_than_the_mean_of_a_cell
         np.testing.assert_allclose(spread, np.sqrt(noise**2 + of_seeds), rtol=0.06)
 
 
+@pytest.mark.parametrize("noisy", [True, False])
+def test_without_repeats_the_process_takes_the_noise_that_the_regimes_find(noisy):
+    """Nine errors of pure noise: by itself a process would run through them all."""
+    from probcomp.regime.model import PRIOR
+
+    errors = 0.1 * np.exp(0.1 * np.random.default_rng(1).normal(size=9))
+    model = of_the_prior(np.arange(9), more=0.0, test_error=errors)
+    start = sum(PRIOR[name][0] for name in list(PRIOR)[: list(PRIOR).index("noise")])
+    _, centre, spread, _ = PRIOR["noise"]
+    model.mcmc.u[:, start] = (np.log(1.0 if noisy else 0.05) - centre) / spread
+    process = model.with_processes().process
+    assert process.noise > 0.5 if noisy else process.noise < 0.2
+
+
 @pytest.mark.parametrize("share", [1.0, 0.0])
 def test_what_one_run_would_show_has_the_error_of_its_measurement(share):
     """Runs that stand alone and state it; without the processes and with them."""

@@ -280,3 +280,12 @@ def test_chains_whose_draws_are_lost_go_on_in_the_metric_they_have():
     (used,) = map(np.asarray, mcmc.last_state.adapt_state.inverse_mass_matrix.values())
     np.testing.assert_array_equal(used, old)
     assert np.isfinite(Kept.of(mcmc).sites["u"]).all()
+
+
+def test_a_similarity_that_is_the_same_everywhere_tells_nothing(table):
+    """Its noise is as wide as all that could vary; the other channels are left alone."""
+    same = replace(table, similarity=np.ones(18))
+    data, _ = model_data(same, Coordinates.of(same))
+    np.testing.assert_array_equal(data["measured"], np.tile([0.0, 0, 1], (9, 1)))
+    almost = replace(table, similarity=np.where(np.arange(18) == 3, 0.99, 1.0))
+    assert not model_data(almost, Coordinates.of(almost))[0]["measured"].any()
