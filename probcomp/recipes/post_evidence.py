@@ -1,7 +1,7 @@
 """What the dense model shows in one pass: statistics, gradients of some samples, and targets.
 
 A few samples are kept back from the statistics and the refit, so that removals are tried on samples
-that nothing was fitted to.
+that no weights were fitted to.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

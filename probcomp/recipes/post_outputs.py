@@ -6,15 +6,17 @@ are multiplied by the factor
 
 .. math:: \min_s \sum_n \mathrm{KL}\bigl(\mathrm{softmax}(z_n) \,\|\, \mathrm{softmax}(s z'_n)\bigr)
 
-with :math:`s \le 1`, over calibration samples that nothing was fitted to: temperature scaling (Guo,
-Pleiss, Sun and Weinberger 2017, arXiv 1706.04599, section 4.2, with ``s = 1 / T``), with the dense
-model's predictions in the place of labels, since labels of images that a network was trained on say
-nothing about its errors. Nothing is made surer: where none of a few answers changed, the sum asks
-for it by a fraction of a nat, and the dense model is surer of images that it was trained on than of
-new ones. The sum is convex in ``s``. Decisions stay the same. Of few samples the factor is noise
-and does harm, so it needs `FEWEST`; of that many it still rests on the few samples whose answers
-changed most, and the factors of two halves differ much. It goes into the last layer, so it needs
-one of its own: logits straight out of a linear layer whose weight nothing else uses.
+with :math:`s \le 1`, over calibration samples that no weights were fitted to (how many units each
+axis keeps was measured on them): temperature scaling (Guo, Pleiss, Sun and Weinberger 2017, arXiv
+1706.04599, section 4.2, with ``s = 1 / T``), with the dense model's predictions in the place of
+labels, since labels of images that a network was trained on say nothing about its errors. Nothing
+is made surer: where none of a few answers changed, the sum asks for it by a fraction of a nat, and
+the dense model is surer of images that it was trained on than of new ones. The sum is convex in
+``s``. Decisions stay the same. Of few samples the factor is noise and does harm, so it needs
+`FEWEST`, and tokens of one text are not so many samples; of that many it still rests on the few
+samples whose answers changed most, and the factors of two halves differ much. It goes into the last
+layer, so it needs one of its own: logits straight out of a linear layer whose weight nothing else
+uses.
 """
 
 import math
@@ -24,12 +26,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probcomp.evidence.collect import evaluating
+from probcomp.evidence.collect import batch_size, evaluating
 from probcomp.evidence.fisher import Categorical, Likelihood
 from probcomp.recipes.task import Task
 
 FEWEST, ENOUGH = 64, 1024
-"""Samples, or tokens, that one number is fitted on at least, and at most to the next batch."""
+"""Samples that one number is fitted on at least (texts, however long), and samples or tokens, at
+most to the next batch, with no fewer samples."""
 RANGE = (0.1, 10.0)
 """Factors that are tried."""
 STEPS = 40
@@ -55,7 +58,7 @@ def scale_outputs(
     if not isinstance(likelihood, Categorical):
         return None
     pairs: list[tuple[Tensor, Tensor]] = []
-    head, count = None, 0
+    head, count, samples = None, 0, 0
     with evaluating(model), evaluating(dense), torch.no_grad():
         for batch in batches:
             targets = task.targets(batch)
@@ -69,10 +72,10 @@ def scale_outputs(
                 likelihood.rows(task.logits(m, batch), targets).double() for m in (model, dense)
             )
             pairs.append((first, second))
-            count += len(first)
-            if count >= ENOUGH:
+            count, samples = count + len(first), samples + batch_size(batch)
+            if count >= ENOUGH and samples >= FEWEST:
                 break
-        if head is None or count < FEWEST:
+        if head is None or min(count, samples) < FEWEST:
             return None
         found, wanted = (torch.cat(part) for part in zip(*pairs))
         scale = min(best_scale(found, wanted), 1.0)  # convex: the best that is no surer

@@ -89,9 +89,11 @@ def test_positions_that_do_not_count_have_no_say() -> None:
         model.head.weight *= 2
         model.head.bias *= 2
         model.table.weight[8] = 50.0  # only where labels are ignored
-    ids = torch.tensor([[1, 2, 3, 8], [4, 5, 6, 8]]).repeat(16, 1)
+    ids = torch.tensor([[1, 2, 3, 8], [4, 5, 6, 8]]).repeat(32, 1)
     labels = ids.masked_fill(ids == 8, IGNORED)
     likelihood = Categorical(unit="token")
+    few = [(ids[1:], labels[1:])]  # one text short, with three times the tokens
+    assert scale_outputs(copy.deepcopy(model), dense, Task(), likelihood, few) is None
     scale = scale_outputs(model, dense, Task(), likelihood, [(ids, labels)])
     assert scale == pytest.approx(0.5, rel=CLOSE)
 
