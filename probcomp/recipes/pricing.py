@@ -38,7 +38,7 @@ def limit_of(job: Job) -> Limit | None:
 
     allowed = share * sum(total(name, None) for name in parameters)
     layers = (n for n, module in job.model.named_modules() if type(module) in KINDS)
-    names = parameters.keys() & {f"{n}.weight".lstrip(".") for n in layers}
+    names = parameters.keys() & job.uses.keys() & {f"{n}.weight".lstrip(".") for n in layers}
     nothing = {name: torch.zeros_like(parameters[name], dtype=torch.bool) for name in names}
     fixed = spent(*settle(job.model, nothing, job.units))
     if fixed > allowed:

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -53,6 +55,13 @@ class Recurrent(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.out(self.memory(x[:, None])[0][:, -1])
+
+
+def test_a_layer_that_is_never_called_is_never_pruned() -> None:
+    given = job("params=0.1")
+    # The row of the last unit that it makes, all units that this reads, and biases.
+    with pytest.raises(BudgetError, match=f"never pruned cost {24 + 24 + 1 + 3}"):
+        limit_of(dataclasses.replace(given, uses={n: 1.0 for n in given.uses if "two" not in n}))
 
 
 def test_units_that_a_weight_without_a_mask_reads_are_paid_for_before_training() -> None:
