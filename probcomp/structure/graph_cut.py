@@ -78,6 +78,8 @@ def _arguments(structure: Structure, cut: Cut) -> dict[int, dict[str, Any]]:
                 for name, term in terms.items()
                 if any(cut.touches(t) for t in (term if isinstance(term, tuple) else (term,)))
             }
+            if instr.op in ("view", "reshape"):
+                new = {name: _left_open(value, terms[name], cut) for name, value in new.items()}
         if new:
             changed[index] = _renamed(instr, new)
     for instr in structure.program.instrs:
@@ -109,6 +111,18 @@ def _value(old: Any, term: Term | tuple[Term, ...], cut: Cut, counts: dict[Var, 
     if isinstance(old, fx.Node) or old == -1 or not cut.touches(term):
         return old
     return size_after(term, counts)
+
+
+def _left_open(sizes: list[Any], terms: Any, cut: Cut) -> list[Any]:
+    """A shape whose one computed size (batch times heads, which layers may share) is left open."""
+    computed = [
+        place
+        for place, (value, term) in enumerate(zip(sizes, terms, strict=True))
+        if isinstance(value, fx.Node) and cut.touches(term)
+    ]
+    if len(computed) != 1 or -1 in sizes:
+        return sizes
+    return [-1 if place in computed else value for place, value in enumerate(sizes)]
 
 
 def _renamed(instr: Instr, new: dict[str, Any]) -> dict[str, Any]:

@@ -96,6 +96,19 @@ def test_second_sizes_of_whole_models(name: str) -> None:
     assert error < 1e-5  # float32
 
 
+def test_heads_of_stacked_layers_that_share_the_size_of_batch_times_heads() -> None:
+    """Torch's own attention computes that size once for all layers, of any number of heads."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 4, 12, batch_first=True, dropout=0.0)
+    model = nn.TransformerEncoder(layer, 2).double().eval()
+    for parameter in model.parameters():  # copies of one layer otherwise
+        nn.init.normal_(parameter, std=0.5)
+    sizes = [torch.randn(batch, length, 8).double() for batch, length in ((2, 7), (3, 5))]
+    structure = trace(model, (sizes[0],))
+    assert [a.kind for a in structure.axes if not a.blocked].count("head") == 2
+    check_axes(structure, model, *((x,) for x in sizes))
+
+
 def test_weights_are_copies_and_tied_ones_stay_tied() -> None:
     entry = ZOO["tied"]
     model = entry.build().double()
