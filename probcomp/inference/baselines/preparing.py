@@ -67,8 +67,15 @@ def working_copy(setting: Setting) -> tuple[nn.Module, list[str]]:
     is trainable and no other module's.
 
     Raises:
-        InputError: There is none, or a weight cannot be trained; see `own_layers`.
+        InputError: There is none, a weight cannot be trained (`own_layers`), or the model is not on
+            the CPU.
     """
+    elsewhere = {p.device.type for p in setting.model.parameters()} - {"cpu"}
+    if elsewhere:
+        raise InputError(
+            f"this method trains on the CPU, and the model is on {', '.join(sorted(elsewhere))}; "
+            "give model.cpu() and data there"
+        )
     check_plain(setting.model)
     model = copy.deepcopy(setting.model)
     layers = own_layers(model, lambda module: type(module) in KINDS)

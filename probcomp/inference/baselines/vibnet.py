@@ -7,7 +7,7 @@ Each unit's value is multiplied by :math:`z \sim N(\mu, \sigma^2)`; what the uni
 nats (eq. 11: the divergence from a zero-mean Gaussian at its best variance), and a unit goes when
 :math:`\ln(\sigma^2/\mu^2) > 0`, that is when noise drowns it. The authors weight the cost against a
 mean loss by ``kl_fac`` of 1e-6 to 3e-5 and by a multiplier for each layer; here the factor is
-``kl_weight / samples``.
+``kl_weight`` over the samples.
 
 Departures: one multiplier for all layers, unless ``multipliers`` names others; pretrained start.
 

@@ -49,6 +49,11 @@ def test_models_that_cannot_be_pruned_are_refused() -> None:
         working_copy(setting(model=poisoned))
 
 
+def test_a_model_that_is_not_on_the_cpu_is_refused() -> None:
+    with pytest.raises(InputError, match=r"the model is on meta; give model\.cpu\(\)"):
+        working_copy(setting(model=network().to("meta")))
+
+
 def test_only_the_named_layers_get_a_posterior() -> None:
     model = network()
     found = give_posterior(model, ["2"], Noise(torch.Generator()), log_variance=-6.0)
