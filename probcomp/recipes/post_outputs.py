@@ -13,10 +13,10 @@ labels, since labels of images that a network was trained on say nothing about i
 is made surer: where none of a few answers changed, the sum asks for it by a fraction of a nat, and
 the dense model is surer of images that it was trained on than of new ones. The sum is convex in
 ``s``. Decisions stay the same. Of few samples the factor is noise and does harm, so it needs
-`FEWEST`, and tokens of one text are not so many samples; of that many it still rests on the few
-samples whose answers changed most, and the factors of two halves differ much. It goes into the last
-layer, so it needs one of its own: logits straight out of a linear layer whose weight nothing else
-uses.
+`FEWEST`, and tokens of one text are not so many samples: of `FEW_TEXTS` it takes `MANY_TOKENS`. Of
+that many it still rests on the few samples whose answers changed most, and the factors of two
+halves differ much. It goes into the last layer, so it needs one of its own: logits straight out of
+a linear layer whose weight nothing else uses.
 """
 
 import math
@@ -31,8 +31,10 @@ from probcomp.evidence.fisher import Categorical, Likelihood
 from probcomp.recipes.task import Task
 
 FEWEST, ENOUGH = 64, 1024
-"""Samples that one number is fitted on at least (texts, however long), and samples or tokens, at
-most to the next batch, with no fewer samples."""
+"""Samples that one number is fitted on at least, and samples or tokens at most, to the next batch.
+"""
+FEW_TEXTS, MANY_TOKENS = 8, 512
+"""Texts, and tokens in all of them, that are enough as well."""
 RANGE = (0.1, 10.0)
 """Factors that are tried."""
 STEPS = 40
@@ -58,7 +60,7 @@ def scale_outputs(
     if not isinstance(likelihood, Categorical):
         return None
     pairs: list[tuple[Tensor, Tensor]] = []
-    head, count, samples = None, 0, 0
+    head, count, samples, enough = None, 0, 0, False
     with evaluating(model), evaluating(dense), torch.no_grad():
         for batch in batches:
             targets = task.targets(batch)
@@ -73,9 +75,12 @@ def scale_outputs(
             )
             pairs.append((first, second))
             count, samples = count + len(first), samples + batch_size(batch)
-            if count >= ENOUGH and samples >= FEWEST:
+            enough = min(count, samples) >= FEWEST or (
+                samples >= FEW_TEXTS and count >= MANY_TOKENS
+            )
+            if count >= ENOUGH and enough:
                 break
-        if head is None or min(count, samples) < FEWEST:
+        if head is None or not enough:
             return None
         found, wanted = (torch.cat(part) for part in zip(*pairs))
         scale = min(best_scale(found, wanted), 1.0)  # convex: the best that is no surer

@@ -10,7 +10,9 @@ from probcomp.evidence.fisher import IGNORED, Categorical, Gaussian
 from probcomp.recipes.post_config import PostConfig
 from probcomp.recipes.post_outputs import (
     ENOUGH,
+    FEW_TEXTS,
     FEWEST,
+    MANY_TOKENS,
     best_scale,
     head_of,
     scale_outputs,
@@ -94,6 +96,11 @@ def test_positions_that_do_not_count_have_no_say() -> None:
     likelihood = Categorical(unit="token")
     few = [(ids[1:], labels[1:])]  # one text short, with three times the tokens
     assert scale_outputs(copy.deepcopy(model), dense, Task(), likelihood, few) is None
+    long = ids.repeat(1, MANY_TOKENS // 4), labels.repeat(1, MANY_TOKENS // 4)
+    some = [tuple(t[: FEW_TEXTS - 1] for t in long)]  # nor are many tokens of too few texts enough
+    assert scale_outputs(copy.deepcopy(model), dense, Task(), likelihood, some) is None
+    some = [tuple(t[:FEW_TEXTS] for t in long)]
+    assert scale_outputs(copy.deepcopy(model), dense, Task(), likelihood, some)
     scale = scale_outputs(model, dense, Task(), likelihood, [(ids, labels)])
     assert scale == pytest.approx(0.5, rel=CLOSE)
 
