@@ -77,7 +77,7 @@ def advise(
         int,
         typer.Option(
             help="Pilots of --task, at least 5; each stands for a run with every dense seed of the "
-            "task: nine of two seeds are 18 runs."
+            "task: nine of two seeds are 18 runs. 0: advise from all that the store has."
         ),
     ] = 9,
     engine: Annotated[
@@ -103,7 +103,10 @@ def advise(
     ] = False,
     plan: Annotated[
         Path | None,
-        typer.Option(help="With --task: write all its pilots here, one a line, and stop."),
+        typer.Option(
+            help="With --task: write all its pilots here, one a line, and stop. Once they are run "
+            "(--line), --task with --pilots 0 advises from them."
+        ),
     ] = None,
     line: Annotated[
         int | None,

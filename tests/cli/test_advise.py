@@ -42,6 +42,7 @@ TASK = str(Path(__file__).parents[1] / "regime" / "tiny_task.py")
         (["--task", TASK, "--plan", "p", "--pilots", "9"], "leave --pilots out"),
         (["--task", TASK, "--plan", "p", "--dry-run"], "leave --dry-run out"),
         (["--plan", "p", "--line", "1", "--prune", "global"], "a list; leave --prune out"),
+        (["--task", TASK, "--density", "0.3", "--pilots", "0"], "has no pilot of task"),
         (["--plan", "p.jsonl"], "--task T --plan FILE"),
         (["--line", "3"], "--task T --plan FILE"),
         (["--plan", "nowhere.jsonl", "--line", "3"], "cannot read nowhere.jsonl"),

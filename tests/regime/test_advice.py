@@ -29,12 +29,14 @@ def test_the_coldest_is_the_default_setting_and_is_kept_when_best(spin_glass):
 
 def test_the_next_pilot_lies_among_the_runs_and_has_their_cost(spin_glass):
     model, _ = spin_glass
-    said = advise(model, density=1.0, at={"temperature": 1.0}, confidence=0.99)
-    if said.next is not None:
-        assert 0.5 <= said.next.settings["temperature"] <= 2.2 + 1e-9
-        assert 0.5 <= said.next.load <= 2.2 + 1e-9
-        assert said.next.cost == pytest.approx(4.0)
-        assert said.next.information > 0
+    said = advise(model, density=1.0, at={"temperature": 1.0}, confidence=0.99, batch=2)
+    assert len(said.next_batch) == 2
+    for pilot in said.next_batch:
+        assert 0.5 <= pilot.settings["temperature"] <= 2.2 + 1e-9
+        assert 0.5 <= pilot.load <= 2.2 + 1e-9
+        assert pilot.cost == pytest.approx(4.0)
+        assert pilot.information > 0
+    assert said.next in (None, said.next_batch[0])  # None: it promises too little for the decision
     assert said.along.shape == (len(said.levels), 3)
     np.testing.assert_allclose(said.along.sum(1), 1, atol=1e-9)
 
