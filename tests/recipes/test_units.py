@@ -2,13 +2,14 @@ import pytest
 import torch
 
 from probcomp.allocation import Budget
-from probcomp.allocation.counts import weight_macs
+from probcomp.allocation.counts import macs_of, weight_macs
 from probcomp.errors import BudgetError, InputError
 from probcomp.recipes.compress import removable
 from probcomp.recipes.job import Job
 from probcomp.recipes.task import Task
 from probcomp.recipes.units import Spending, fractions, remove_lowest
 from probcomp.structure import shrink, trace
+from tests.allocation.test_counts import call, network
 from tests.recipes.jobs import job
 from tests.recipes.mixtures import language_model, tokens
 from tests.recipes.nets import trained
@@ -100,3 +101,31 @@ def test_an_expert_saves_parameters_and_no_multiplications() -> None:
     assert saved("macs", "expert") == 0
     assert saved("params", "neuron") == 4 * 3 * hidden
     assert saved("macs", "neuron") == 8 * 2 * 3 * hidden  # eight positions, two experts each
+
+
+@pytest.mark.parametrize(
+    "family", ["cnn", *(pytest.param(f, marks=pytest.mark.slow) for f in ("gpt2", "llama"))]
+)
+def test_multiplications_that_a_unit_saves_are_those_that_the_smaller_model_lacks(
+    family: str,
+) -> None:
+    """By the budget, which counts products with weights, and by the axis, which counts all."""
+    model, inputs = network(family)
+    structure = trace(model, inputs)
+    dense = macs_of(model, lambda m: call(m, inputs), 2)
+    axes = removable(structure, ("neuron", "channel", "head", "kv_group"))
+    data = inputs if isinstance(inputs, dict) else (*inputs, torch.zeros(2, dtype=torch.long))
+    given = Job(
+        model=model, task=Task(), train=data, structure=structure, units=axes,
+        budget=Budget(macs=0.9), uses=dense.uses,
+    )  # fmt: skip
+    spending = Spending.of(given)
+    assert spending.dense == pytest.approx(dense.of(model))
+    for kind in {axis.kind for axis in axes}:
+        axis = next(a for a in axes if a.kind == kind)
+        keep = {axis.name: torch.arange(axis.size) > 0}
+        small = shrink(model, structure, keep)
+        left = macs_of(small, lambda m: call(m, inputs), 2)
+        saved = dense.of(model) - left.of(small)
+        assert spending.unit_cost(axis) == pytest.approx(saved), axis.name
+        assert axis.cost.macs == pytest.approx(2 * (saved + dense.others - left.others)), axis.name
