@@ -252,13 +252,14 @@ def test_choose_takes_the_highest() -> None:
     )
 
 
-def test_of_a_sharp_classifier_the_forecast_is_in_nats_of_its_own_loss() -> None:
+def test_the_forecast_of_a_classifier_is_in_nats_of_its_own_loss() -> None:
     """Not of the softened loss that removals are compared in, where it is a tenth."""
     model = copy.deepcopy(trained())
     with torch.no_grad():
-        model.three.weight *= 3
-        model.three.bias *= 3
-    outcome = run(job("params=0.5", model=model, config=WeightsConfig(refit="dense", iterations=5)))
+        model.three.weight *= 0.3
+        model.three.bias *= 0.3
+    config = WeightsConfig(refit="dense", iterations=5)
+    outcome = run(job("params=0.5", model=model, config=config))
     x, y = clouds(1000, seed=9)
     with torch.no_grad():
         outputs = outcome.model(x), model(x)
