@@ -107,11 +107,11 @@ class Record:
     """The result file; written after each row, and read again when a run goes on.
 
     Networks that a run leaves out keep their rows, and notes stay. Each network names the command
-    that last added a row to it.
+    that last added a row to it, and beside it (``again``) the one that last ran named rows anew.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], command: str) -> None:
-        self.path = path
+        self.path, self.command, self.named = path, command, " --rows " in command
         self.value: dict[str, Any] = {
             "command": command,
             "machine": machine(),
@@ -127,6 +127,8 @@ class Record:
         old = read_json(path)
         same = {n for n, value in settings.items() if old.get("settings", {}).get(n) == value}
         self.value["cost"] = old.get("cost", {})
+        if self.named:
+            self.value["command"] = old["command"]
         if "notes" in old:
             self.value["notes"] = old["notes"]
         for part in ("rows", "predictions"):
@@ -145,13 +147,15 @@ class Record:
         else:
             self.value[part].append(row)
         facts = self.value["networks"].setdefault(row["network"], {})
-        facts["command"] = self.value["command"]
+        facts["again" if self.named else "command"] = self.command
         self.write()
 
     def describe(self, network: str, facts: dict[str, Any]) -> None:
         """Facts of a network, beside the command that its rows are of."""
         old = self.value["networks"].get(network, {})
-        self.value["networks"][network] = {k: v for k, v in old.items() if k == "command"} | facts
+        self.value["networks"][network] = {
+            k: v for k, v in old.items() if k in ("command", "again")
+        } | facts
 
     def write(self) -> None:
         self.value["summary"] = summary(self.value["rows"])

@@ -84,6 +84,22 @@ def test_networks_left_out_of_a_run_keep_their_rows_and_the_notes(module, tmp_pa
     }
 
 
+def test_rows_that_are_run_again_take_the_place_of_the_old_ones(module, tmp_path):
+    bench = module("post_training")
+    path, settings = tmp_path / "r.json", {"minilm": {"sizes": [1, 2]}}
+    first = bench.Record(path, settings, "whole")
+    for one in ROWS:
+        first.add("rows", one)
+    again = bench.Record(path, settings, 'whole --rows "turbo-vbi-post"')
+    again.describe("minilm", {"dense": 1})
+    again.add("rows", row("turbo-vbi-post", "turbo-vbi-post", 1, 0.5))
+    found = bench.read_json(path)
+    assert [r["loss_increase"] for r in found["rows"]] == [0.10, 0.5, 0.15, 0.13, 0.20]
+    facts = {"command": "whole", "again": 'whole --rows "turbo-vbi-post"', "dense": 1}
+    assert found["networks"]["minilm"] == facts
+    assert found["command"] == "whole"
+
+
 def test_batch_norms_are_reestimated_on_the_given_samples(module):
     rows = module("_post_rows")
     torch.manual_seed(0)
