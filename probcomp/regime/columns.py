@@ -38,9 +38,14 @@ def read_csv(path: Path) -> dict[str, list[str]]:
     try:
         stream: IO[str]
         with opener(path, "rt", encoding="utf-8-sig", newline="") as stream:  # with or without mark
-            reader = csv.reader(stream)
+            head = stream.readline()
+            stream.seek(0)
+            # Spreadsheets write semicolons where the comma is for decimals; tables are pasted.
+            reader = csv.reader(stream, delimiter=max(",;\t", key=head.count))
             numbered = [(reader.line_num, line) for line in reader if any(map(str.strip, line))]
-    except (OSError, lzma.LZMAError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not in UTF-8; save it as UTF-8.") from error
+    except (OSError, lzma.LZMAError, csv.Error) as error:
         raise InputError(f"cannot read {path}: {error}") from error
     if not numbered:
         raise InputError(f"{path} is empty; it needs a header line and one line a run.")

@@ -165,15 +165,12 @@ def _from_columns(
             f"{lengths[most]}."
         )
     spelt = {folded(name): name for name in names}
-    for name in names:
-        if spelt[folded(name)] != name:
-            raise InputError(f"columns {name!r} and {spelt[folded(name)]!r} are one; drop either.")
 
     def pick(what: str, candidates: Sequence[str]) -> str | None:
         return next((spelt[name] for name in candidates if name in spelt), None)
 
     found = {
-        "a load": load if load in names else pick("load", LOADS),
+        "a load": load if load in names else _load_column(columns, spelt),
         "test_error": pick("error", ERRORS) or pick("accuracy", ACCURACIES),
         "lmc (mode connectivity)": pick("connectivity", CONNECTIVITIES),
         "cka (output similarity)": pick("similarity", SIMILARITIES),
@@ -197,11 +194,17 @@ def _from_columns(
     by_name = [] if knobs else _once([*asked, *auto], columns)
     chosen = named + [parse_knob(name, names) for name in by_name if name not in asked]
     used = [knob.name for knob in chosen] + [str(column) for column in found.values()]
+    for name in names:
+        if name != spelt[folded(name)] in used:
+            raise InputError(f"columns {name!r} and {spelt[folded(name)]!r} are one; drop either.")
     refuse_tasks(columns, used)
     values = {knob.name: numbers(columns[knob.name], knob.name) for knob in chosen}
     chosen = _varying(chosen, values, asked)
     for knob in chosen:
-        knob.check(values[knob.name])
+        try:
+            knob.check(values[knob.name])
+        except InputError as refused:
+            raise InputError(f"{refused} Leave such runs out, or the column.") from None
     load_column, error_column, lmc_column, cka_column = (str(column) for column in found.values())
     notes: list[str] = []
     loads, load_name = _load(columns, load_column, notes)
@@ -235,6 +238,13 @@ def _from_columns(
         None if seeds is None else _labels(columns[seeds]),
     )  # fmt: skip
     return replace(table, notes=(*notes, *check_repeats(columns, used, table.cells, load_name)))
+
+
+def _load_column(columns: Mapping[str, Any], spelt: Mapping[str, str]) -> str | None:
+    """The first load that varies, the first one where none does: widths pruned to one density."""
+    there = [spelt[name] for name in LOADS if name in spelt]
+    varies = (name for name in there if len({str(value).strip() for value in columns[name]}) > 1)
+    return next(varies, there[0] if there else None)
 
 
 def _labels(values: Any) -> NDArray[np.int64]:

@@ -34,3 +34,22 @@ def test_rows_are_chosen_by_number_or_by_text():
     columns = {"n": ["10", "10.0", "20"], "word": ["a", " b ", "b"]}
     assert rows_where(columns, {"n": 10})["word"] == ["a", " b "]
     assert rows_where(columns, {"word": "b", "n": "10"})["n"] == ["10.0"]
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("a,b\n1,2\n", {"a": ["1"], "b": ["2"]}),
+        ("a;b\n1,5;2\n", {"a": ["1,5"], "b": ["2"]}),
+        ("a\tb, c\td\n1\t2\t3\n", {"a": ["1"], "b, c": ["2"], "d": ["3"]}),
+    ],
+)
+def test_separators_of_spreadsheets_are_told_by_the_header(text, read, tmp_path):
+    (tmp_path / "runs.csv").write_text(text)
+    assert read_csv(tmp_path / "runs.csv") == read
+
+
+def test_text_that_is_not_in_utf8_is_refused_with_its_cure(tmp_path):
+    (tmp_path / "runs.csv").write_bytes("\u00e9pochs,density\n1,2\n".encode("latin-1"))
+    with pytest.raises(InputError, match="save it as UTF-8"):
+        read_csv(tmp_path / "runs.csv")

@@ -177,7 +177,11 @@ BAD = {
         {"where": {"task": "a"}},
         "one density only",
     ),
-    "negative batch": (lambda: runs(bs=np.arange(-1.0, 8.0)), {}, "logarithm"),
+    "negative batch": (
+        lambda: runs(bs=np.arange(-1.0, 8.0)),
+        {},
+        "logarithm. Leave such runs out, or the column",
+    ),
     "empty": (lambda: {k: [] for k in runs()}, {}, "no rows"),
     "absent load": (lambda: runs(), {"load": "depth"}, "no load column"),
 }
@@ -278,6 +282,15 @@ def test_a_knob_is_added_to_those_found_by_name():
 def test_two_columns_whose_names_differ_in_capitals_only_are_refused():
     with pytest.raises(InputError, match="'lmc' and 'LMC' are one"):
         read_runs(runs() | {"LMC": np.zeros(9)})
+    assert len(read_runs(runs() | {"Loss": np.zeros(9), "loss": np.ones(9)})) == 9  # not read
+
+
+def test_the_load_is_one_that_varies():
+    """Networks of a family, all pruned to one density: what is chosen is the width."""
+    width = np.tile([64.0, 16, 8], 3)
+    table = read_runs(runs(density=np.full(9, 0.2), width=width[::-1]))
+    assert table.load_name == "width"
+    assert read_runs(runs(width=np.full(9, 8.0))).load_name == "density"
 
 
 def test_a_table_that_is_read_again_says_nothing_twice():
