@@ -4,6 +4,7 @@ import datetime
 import os
 import platform
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -28,12 +29,16 @@ from probcomp.evaluation.accuracy import mean_interval
 from probcomp.evaluation.estimate import Estimate
 from probcomp.evaluation.latency import Latency
 from probcomp.evaluation.sizes import Size
+from probcomp.evidence.collect import evaluating
 from probcomp.evidence.fisher import Categorical, Gaussian
 from probcomp.kernels import PackedLayer
 from probcomp.recipes.coded import FILE_TOLERANCE, Coded
 from probcomp.recipes.counting import macs_notes, macs_on
 from probcomp.recipes.job import Job, Outcome
+from probcomp.recipes.likelihoods import recognised
 from probcomp.recipes.methods import Method
+from probcomp.recipes.post_temper import units_of
+from probcomp.recipes.task import Task
 from probcomp.report import Report
 from probcomp.report.pieces import (
     BudgetLine,
@@ -97,7 +102,7 @@ def describe(
         layers=layer_sizes(dense, compressed),
         accuracy=accuracy,
         nll=nll,
-        nll_unit=job.task.unit if forecast is None else forecast.unit,
+        nll_unit=scored(job).unit if forecast is None else forecast.unit,
         loss=loss_words(job),
         loss_name="half squared distance" if _imitates(job) else "nats",
         cosine=_cosine(compressed, job, test),
@@ -226,21 +231,38 @@ def _quality(
         else:
             diagrams = (reliability("dense", first), reliability("compressed", second))
             return compare_accuracy(first, second), compare_nll(first, second), diagrams
-    one, two = _losses(dense, job, test), _losses(compressed, job, test)
+    one, two = losses(dense, job, test), losses(compressed, job, test)
     nll = Comparison(mean_interval(one), mean_interval(two), mean_interval(two - one))
     return None, nll, ()
 
 
-def _losses(model: nn.Module, job: Job, test: Any) -> Tensor:
-    """Loss of each test sample, [samples], nats."""
-    batches = Batches(test, batch_size=1, shuffle=False)
-    training = model.training
-    try:
-        with torch.no_grad():
-            model.eval()
-            return torch.stack([job.task.loss(model, batch).double() for batch in batches(0)])
-    finally:
-        model.train(training)
+def scored(job: Job) -> Task:
+    """The task of a job, with the likelihood that tells what its loss is a mean over."""
+    targets = job.task.targets(job.train if isinstance(job.train, dict) else tuple(job.train))
+    if targets is None or targets.is_floating_point() or targets.dim() < 2:
+        return job.task
+    return replace(job.task, likelihood=recognised(job.task, job.model, job.train))
+
+
+def losses(model: nn.Module, job: Job, test: Any) -> Tensor:
+    r"""A term for each test sample whose mean is the loss, [samples], nats.
+
+    Samples :math:`i` with :math:`n_i` tokens and mean loss :math:`l_i` have the loss
+    :math:`L = \sum_i n_i l_i / \sum_i n_i`; terms :math:`L + n_i (l_i - L) / \bar n` have its mean
+    and the spread of that ratio. Samples without a token that counts are left out.
+    """
+    task = scored(job)
+    with torch.no_grad(), evaluating(model):
+        found = [
+            (job.task.loss(model, batch).double(), units_of(task, batch))
+            for batch in Batches(test, batch_size=1, shuffle=False)(0)
+        ]
+    each = torch.stack([loss for loss, count in found if count] or [torch.tensor(torch.nan)])
+    counts = torch.tensor([count for _, count in found if count], dtype=torch.float64)
+    if len(counts) == 0 or bool((counts == counts[0]).all()):
+        return each
+    mean = (counts * each).sum() / counts.sum()
+    return mean + counts / counts.mean() * (each - mean)
 
 
 def loss_words(job: Job) -> str:

@@ -1,10 +1,12 @@
 import pytest
+import torch
 
 from probcomp.coding import CodedSize
 from probcomp.evaluation.sizes import Size
 from probcomp.recipes.coded import Coded
-from probcomp.recipes.describe import budget_lines, machine
+from probcomp.recipes.describe import budget_lines, losses, machine, scored
 from tests.recipes.jobs import job
+from tests.recipes.mixtures import language_model, tokens
 
 DENSE = Size(params=1000, nonzero=990, bytes=4000, macs=900)
 
@@ -47,6 +49,23 @@ def test_the_machine_is_named():
     assert int(words["threads"]) >= 1
     assert words["processor"]
     assert all(isinstance(value, str) for value in words.values())
+
+
+def test_a_loss_of_tokens_is_counted_by_token_whatever_the_method() -> None:
+    """Texts of two lengths, and one that nothing is asked of; also where no likelihood was told."""
+    model, data = language_model("mixtral"), tokens(6, 8)
+    labels = data["input_ids"].clone()
+    labels[:2, 3:] = -100  # two predictions each; the others seven
+    labels[5] = -100
+    data = {"input_ids": data["input_ids"], "labels": labels}
+    given = job("params=0.5", model=model, train=data)
+    assert scored(given).unit == "token"
+    found = losses(model, given, data)
+    with torch.no_grad():
+        whole = float(model(**data).loss)
+    assert len(found) == 5
+    assert float(found.mean()) == pytest.approx(whole, rel=1e-5)
+    assert scored(job("params=0.5")).unit == "sample"
 
 
 def test_without_a_budget_there_is_no_line():
