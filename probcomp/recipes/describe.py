@@ -102,7 +102,7 @@ def describe(
         layers=layer_sizes(dense, compressed),
         accuracy=accuracy,
         nll=nll,
-        nll_unit=scored(job).unit if forecast is None else forecast.unit,
+        nll_unit=loss_unit(job) if forecast is None else forecast.unit,
         loss=loss_words(job),
         loss_name="half squared distance" if _imitates(job) else "nats",
         cosine=_cosine(compressed, job, test),
@@ -242,6 +242,15 @@ def scored(job: Job) -> Task:
     if targets is None or targets.is_floating_point() or targets.dim() < 2:
         return job.task
     return replace(job.task, likelihood=recognised(job.task, job.model, job.train))
+
+
+def loss_unit(job: Job) -> str:
+    """What the loss is a mean over: samples, tokens, or positions (pixels) that have a class."""
+    task, targets = scored(job), job.task.targets(tuple(job.train))
+    if task.likelihood is not None or task.criterion is not None or isinstance(job.train, dict):
+        return task.unit
+    pixels = targets is not None and not targets.is_floating_point() and targets.dim() > 1
+    return "position" if pixels else task.unit
 
 
 def losses(model: nn.Module, job: Job, test: Any) -> Tensor:

@@ -50,7 +50,8 @@ class Report:
         layers: sizes per layer, in the order of the model.
         accuracy: share of correct test samples, dense and compressed; ``None`` if not a classifier.
         nll: mean loss in ``loss_name`` per ``nll_unit``, dense and compressed.
-        nll_unit: what ``nll`` is counted for: ``sample`` or ``token`` of the test data.
+        nll_unit: what ``nll`` is counted for: ``sample``, ``token`` or ``position`` (a pixel) of
+            the test data.
         loss: what ``nll`` is, in words; by default a negative log-likelihood.
         loss_name: what it is counted in: ``nats``, or ``half squared distance`` where outputs are
             compared and no likelihood is meant.

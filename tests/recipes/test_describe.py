@@ -4,7 +4,7 @@ import torch
 from probcomp.coding import CodedSize
 from probcomp.evaluation.sizes import Size
 from probcomp.recipes.coded import Coded
-from probcomp.recipes.describe import budget_lines, losses, machine, scored
+from probcomp.recipes.describe import budget_lines, loss_unit, losses, machine, scored
 from tests.recipes.jobs import job
 from tests.recipes.mixtures import language_model, tokens
 
@@ -65,7 +65,10 @@ def test_a_loss_of_tokens_is_counted_by_token_whatever_the_method() -> None:
         whole = float(model(**data).loss)
     assert len(found) == 5
     assert float(found.mean()) == pytest.approx(whole, rel=1e-5)
-    assert scored(job("params=0.5")).unit == "sample"
+    assert loss_unit(given) == "token"
+    assert loss_unit(job("params=0.5")) == "sample"
+    pixels = (torch.randn(4, 2, 3, 3), torch.zeros(4, 3, 3, dtype=torch.long))
+    assert loss_unit(job("params=0.5", model=torch.nn.Conv2d(2, 5, 1), train=pixels)) == "position"
 
 
 def test_without_a_budget_there_is_no_line():
