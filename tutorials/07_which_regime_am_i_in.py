@@ -206,7 +206,8 @@ show("7-digits-similarity", plot_map(maps, "similarity"))
 # %%
 record = json.loads((results / "regime_digits.json").read_text())["result"]
 for name, what in (
-    ("nine", "nine pilots"),
+    ("nine", "nine pilots, for all densities at once"),
+    ("campaign", "nine pilots that `probcomp advise --task` runs for one density"),
     ("five", "every cell with five seeds"),
     ("longest_training", "training to the end"),
     ("random", "any stop at random"),
