@@ -7,7 +7,7 @@
     python benchmarks/regime.py reference --count 60
     python benchmarks/regime.py reference --start 60 --count 60 --densities 0.04 0.055
     python benchmarks/regime.py reference --start 120 --count 60 --densities 0.04
-    python benchmarks/regime.py digits --count 10
+    python benchmarks/regime.py digits --count 8
 
 ``designs``: decisions at every cell of the published grid from nine pilots drawn one to each of 3 x
 3 strata. ``loo``: test error of each density from the runs at the others. ``diagnosis``: too cold
@@ -26,7 +26,7 @@ import tempfile
 from pathlib import Path
 
 from _regime_diagnosis import diagnosis  # these lie beside this script
-from _regime_digits import ADVISERS, digits, sweep
+from _regime_digits import ADVISERS, RECORDED, digits, sweep
 from _regime_fits import Fits
 from _regime_grid import designs, leave_one_density_out
 from _regime_reference import FIRST, reference
@@ -51,10 +51,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="dense seeds of it")
     parser.add_argument("--densities", type=float, nargs="+", help="of the reference; default: all")
     parser.add_argument("--campaigns", type=int, default=4, help="of digits, for each density")
-    parser.add_argument("--only", nargs="+", choices=ADVISERS, default=ADVISERS, help="of digits")
+    parser.add_argument("--only", nargs="+", choices=ADVISERS, default=RECORDED, help="of digits")
     parser.add_argument("--fits", type=Path, help="keep draws here, to go on after a kill")
     options = parser.parse_args()
-    if tuple(options.only) != ADVISERS and options.out is None:
+    if set(options.only) < set(RECORDED) and options.out is None:
         parser.error("--only leaves others out of the record: give it a file of its own by --out")
     import jax
 
