@@ -154,7 +154,7 @@ def advise(
         seed,
     )
     sure = model.convergence.ok and (
-        not batch_next or should_stop(decision.probability, batch_next[0].decision_gain)
+        not batch_next or should_stop(decision.probability, batch_next[0].largest_gain)
     )
     error_low, error_high = posterior.interval()[:, here]
     return Advice(

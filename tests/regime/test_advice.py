@@ -27,6 +27,20 @@ def test_the_coldest_is_the_default_setting_and_is_kept_when_best(spin_glass):
     assert said.regime["II-B"] > 0.5
 
 
+def test_pilots_go_on_while_a_dearer_one_promises_more(spin_glass, monkeypatch):
+    """The best for its cost promises little; the stop rule asks for the largest of all."""
+    from probcomp.regime.design import NextPilot
+
+    asked = []
+    pilot = NextPilot({"temperature": 1.0}, 1.0, 0.1, 0.01, 1.0, "decision", largest_gain=0.3)
+    monkeypatch.setattr("probcomp.regime.advice.next_pilots", lambda *a, **b: [pilot])
+    monkeypatch.setattr(
+        "probcomp.regime.advice.should_stop", lambda shares, gain: asked.append(gain)
+    )
+    assert advise(spin_glass[0], density=1.0).next is pilot
+    assert asked == [0.3]
+
+
 def test_the_next_pilot_lies_among_the_runs_and_has_their_cost(spin_glass):
     model, _ = spin_glass
     said = advise(model, density=1.0, at={"temperature": 1.0}, confidence=0.99, batch=2)
