@@ -45,8 +45,8 @@ TRIED = 4
 """The first dense seeds: campaigns are judged on the others.
 
 Campaigns were tried on these, and in simulations that drew pilots from the reference, which also
-judges; the model was formed with all twelve in view. So the seeds of the campaigns that are judged
-are fresh as pilots; the surface, whose 42 cells are always the same, is not."""
+judges; the model was formed with the first twelve in view. So the seeds of the campaigns that are
+judged are fresh as pilots; the surface, whose 42 cells are always the same, is not."""
 
 
 def sweep(store: Path, jobs: int | None, seeds: Sequence[int]) -> dict[str, object]:

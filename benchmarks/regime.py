@@ -4,10 +4,11 @@
     PROBCOMP_DATA=/data python benchmarks/regime.py loo
     PROBCOMP_DATA=/data python benchmarks/regime.py diagnosis
     python benchmarks/regime.py sweep --store DIR --seeds 0 1 2 3 4 5 6 7 8 9 10 11
+    python benchmarks/regime.py sweep --store DIR --seeds 12 13 14 15 16 17
     python benchmarks/regime.py reference --count 60
     python benchmarks/regime.py reference --start 60 --count 60 --densities 0.04 0.055
     python benchmarks/regime.py reference --start 120 --count 60 --densities 0.04
-    python benchmarks/regime.py digits --count 8
+    python benchmarks/regime.py digits --count 8 --campaigns 7
 
 ``designs``: decisions at every cell of the published grid from nine pilots drawn one to each of 3 x
 3 strata. ``loo``: test error of each density from the runs at the others. ``diagnosis``: too cold
