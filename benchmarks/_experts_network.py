@@ -4,23 +4,12 @@ Mixtral's shape: four layers of width 128, each with eight experts of 192 gated 
 for each token, and the load-balancing loss of Mixtral's training. 2.6M parameters.
 """
 
-import math
 from pathlib import Path
 
 import torch
-from _post_networks import (
-    LM_EPOCH_WINDOWS,
-    WINDOW,
-    Logits,
-    Network,
-    Windows,
-    outputs,
-    text_of,
-    text_windows,
-)
+from _post_networks import LM_EPOCH_WINDOWS, Logits, Network, Windows, characters
 from torch import Tensor, nn
 
-from probcomp.evidence.fisher import Categorical
 from probcomp.models.train import train
 from probcomp.storage import read_json, read_tensors, write_json, write_tensors
 
@@ -33,35 +22,7 @@ def mixture(data: Path, cache: Path, held: int, seed: int, epochs: int) -> Netwo
 
     Loss: nats per character.
     """
-    text = text_of(data, "tinyshakespeare.txt.xz")
-    alphabet = sorted(set(text))
-    number = {c: i for i, c in enumerate(alphabet)}
-    ids = torch.tensor([number[c] for c in text])
-    cut = int(0.9 * len(ids))
-    train_ids, held_ids = ids[:cut], ids[cut:]
-    model = _trained(train_ids, len(alphabet), cache, seed, epochs)
-    count = len(held_ids) // (WINDOW + 1)
-    windows = held_ids[: count * (WINDOW + 1)].view(count, -1)[-held:]
-    held_part = (windows[:, :-1].contiguous(), windows[:, 1:].contiguous())
-
-    def measure(candidate: nn.Module) -> dict[str, float]:
-        logits = outputs(candidate, held_part[:1], 32).double()
-        loss = nn.functional.cross_entropy(logits.flatten(0, 1), held_part[1].flatten())
-        return {"loss": float(loss), "perplexity": math.exp(float(loss))}
-
-    def draw(samples: int, seed: int) -> tuple[Tensor, ...]:
-        return text_windows(train_ids, samples, seed)
-
-    about: dict[str, object] = {
-        "text": "tinyshakespeare, characters",
-        "training_epochs": epochs,
-        "training_seed": seed,
-        "held_windows": len(windows),
-        "parameters": sum(p.numel() for p in model.parameters()),
-    }
-    return Network(
-        "char-mixtral", model, draw, held_part, measure, Categorical(unit="token"), about
-    )
+    return characters("char-mixtral", _trained, data, cache, held, seed, epochs)
 
 
 def _trained(ids: Tensor, vocabulary: int, cache: Path, seed: int, epochs: int) -> nn.Module:

@@ -217,13 +217,30 @@ def language_model(data: Path, cache: Path, held: int, seed: int, epochs: int) -
     Four layers of width 128 with eight query heads in four key-value groups and 384 gated neurons;
     796k parameters. The last tenth of the text is held out. Loss: nats per character.
     """
+    return characters("char-llama", _language_model, data, cache, held, seed, epochs)
+
+
+def characters(
+    name: str,
+    trained: Callable[[Tensor, int, Path, int, int], nn.Module],
+    data: Path,
+    cache: Path,
+    held: int,
+    seed: int,
+    epochs: int,
+) -> Network:
+    """A language model over the characters of tinyshakespeare; the last ``held`` windows judge.
+
+    ``trained`` makes it of the ids of the first nine tenths, the size of the alphabet, the cache,
+    the seed and the epochs.
+    """
     text = text_of(data, "tinyshakespeare.txt.xz")
     alphabet = sorted(set(text))
     number = {c: i for i, c in enumerate(alphabet)}
     ids = torch.tensor([number[c] for c in text])
     cut = int(0.9 * len(ids))
     train_ids, held_ids = ids[:cut], ids[cut:]
-    model = _language_model(train_ids, len(alphabet), cache, seed, epochs)
+    model = trained(train_ids, len(alphabet), cache, seed, epochs)
     count = len(held_ids) // (WINDOW + 1)
     windows = held_ids[: count * (WINDOW + 1)].view(count, -1)[-held:]
     held_part = (windows[:, :-1].contiguous(), windows[:, 1:].contiguous())
@@ -244,7 +261,7 @@ def language_model(data: Path, cache: Path, held: int, seed: int, epochs: int) -
         "parameters": sum(p.numel() for p in model.parameters()),
     }
     likelihood = Categorical(unit="token")
-    return Network("char-llama", model, draw, held_part, measure, likelihood, about)
+    return Network(name, model, draw, held_part, measure, likelihood, about)
 
 
 def text_windows(ids: Tensor, samples: int, seed: int) -> tuple[Tensor, Tensor]:
