@@ -189,6 +189,9 @@ def plot_prediction(prediction: Prediction, measured: Estimate, unit: str) -> li
         high = max(measured.high, prediction.increase)
         axes.set_xlim(1.1 * low, 1.12 * high if high > 0 else 1.0)
         axes.grid(axis="y", visible=False)
+        # Small losses have long numbers, which would run into each other.
+        axes.locator_params(axis="x", nbins=5)
+        axes.ticklabel_format(axis="x", scilimits=(-3, 4))
         axes.set_xlabel(f"loss increase, {unit}" if len(unit) < 20 else unit)
     note = f"Bar: {chance(measured.level)} interval over {count(measured.n)} held-out samples."
     pictures.append(Picture(target.source, "Predicted against measured", note))
