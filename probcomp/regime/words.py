@@ -25,7 +25,7 @@ def details(said: "Advice") -> dict[str, str]:
         "probability": f"{_shares(said.probability)} (the temperature)",
         "regime": _shares(said.regime),
         "present": ", ".join(f"{name} {value:g}" for name, value in said.at.items()),
-        "best": f"{said.knob} {said.best:g} (90 %: {span(said.best_interval)})",
+        "best": f"{said.knob} {said.best:.4g} (90 %: {span(said.best_interval)})",
         "gain": f"{said.gain_points:.2f} points of test error (90 %: {span(said.gain_interval)})",
         "error now": f"{said.error_points:.2f} % (90 %: {span(said.error_interval)})",
     }
@@ -33,11 +33,11 @@ def details(said: "Advice") -> dict[str, str]:
         lines["others"] = "; ".join(f"{name}: {told}" for name, told in said.beside.items())
         lines["record"] = measured()
     if said.next is not None:
-        where = ", ".join(f"{name} {value:g}" for name, value in said.next.settings.items())
+        where = ", ".join(f"{name} {value:.4g}" for name, value in said.next.settings.items())
         lines["next pilot"] = (
             f"{where}, {said.load_name} {said.next.load:g}: {said.next.decision_gain:.3f} nats "
             f"about the decision, {said.next.information:.2f} about the model, "
-            f"cost {said.next.cost:g}"
+            f"cost {said.next.cost:.3g}"
         )
     return lines
 

@@ -37,3 +37,4 @@ def test_every_action_has_its_headline(spin_glass):
     assert raised.startswith("raise the temperature: increase temperature")
     assert "next pilot" not in details(replace(said, next=None))
     assert span((0.12345, 67.891)) == "0.123 to 67.9"
+    assert "temperature 24.38 (90" in details(replace(said, best=24.375))["best"]
