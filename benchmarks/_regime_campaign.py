@@ -60,13 +60,17 @@ class Sweep:
         """CPU seconds that rounds of runs take, with the dense networks that they need.
 
         A dense network goes on from the last checkpoint below; a round trains to all its stops.
+        With another knob than epochs each of its values has a network for itself.
         """
         retrain, epochs, known = 0.0, 0.0, dict[int, set[float]]()
         for some in rounds:
             for run in sorted(some):
                 stops = known.setdefault(run[2], set())
                 retrain += self.rows[run]["wall_s"]
-                epochs += run[0] - max((stop for stop in stops if stop <= run[0]), default=0.0)
+                if self.task.knob == "epochs":
+                    epochs += run[0] - max((stop for stop in stops if stop <= run[0]), default=0.0)
+                elif run[0] not in stops:
+                    epochs += self.task.recipe.epochs
                 stops.add(run[0])
         return retrain + self.epoch() * epochs
 

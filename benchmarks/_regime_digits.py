@@ -27,7 +27,6 @@ from probcomp.regime.tasks import load_task
 
 RESULTS = Path(__file__).parent / "results"
 DIGITS = RESULTS / "regime_digits_runs.csv"
-SWEEP_ORDER = ("dense_seed", "density", "epochs")
 Chosen = list[tuple[int, int, int]]
 """(design, load, level) of every piece of advice."""
 
@@ -49,26 +48,35 @@ judges; the model was formed with the first twelve in view. So the seeds of the 
 judged are fresh as pilots; the surface, whose 42 cells are always the same, is not."""
 
 
-def sweep(store: Path, jobs: int | None, seeds: Sequence[int]) -> dict[str, object]:
-    """Every level and density of the digits task, two retrain seeds; new dense seeds are added.
+def sweep(
+    store: Path,
+    jobs: int | None,
+    seeds: Sequence[int],
+    source: str = "digits",
+    path: Path | None = None,
+) -> dict[str, object]:
+    """Every level and density of a task, two retrain seeds; new dense seeds are added.
 
-    Rows of other dense seeds that the table holds already are kept.
+    Rows of other dense seeds that the table at ``path`` (of digits by default) holds already are
+    kept.
     """
+    path, knob = path or DIGITS, load_task(source).knob
     if any(seed >= FIRST for seed in seeds):
         raise InputError(f"dense seeds from {FIRST} on are the reference's.")
     records = []
     for seed in seeds:
-        configs = [replace(c, dense_seed=seed) for c in grid_configs("digits") if c.dense_seed == 0]
+        configs = [replace(c, dense_seed=seed) for c in grid_configs(source) if c.dense_seed == 0]
         records += run_pilots(configs, Store(store), jobs=jobs)
     with tempfile.TemporaryDirectory() as folder:
         new = Path(folder) / "new.csv"
-        write_table(records, "epochs", new)
-        texts = [path.read_text() for path in (DIGITS, new) if path.is_file()]
+        write_table(records, knob, new)
+        texts = [at.read_text() for at in (path, new) if at.is_file()]
     header, *rows = csv.reader(line for text in texts for line in text.splitlines())
     rows = [row for row in rows if row != header]
-    keys = [tuple(float(row[header.index(n)]) for n in SWEEP_ORDER) for row in rows]
+    order = ("dense_seed", "density", knob)
+    keys = [tuple(float(row[header.index(n)]) for n in order) for row in rows]
     latest = dict(zip(keys, rows))  # a seed run again takes its own place
-    with DIGITS.open("w", newline="") as stream:
+    with path.open("w", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerows([header, *(latest[key] for key in sorted(latest))])
     seconds = sum(run["wall_s"] for record in records for run in record["runs"])
@@ -76,7 +84,7 @@ def sweep(store: Path, jobs: int | None, seeds: Sequence[int]) -> dict[str, obje
         "dense_seeds": list(seeds),
         "pilots": len(records),
         "rows_of_the_table": len(latest),
-        "table": DIGITS.name,
+        "table": path.name,
         "retraining_seconds": seconds,
     }
 

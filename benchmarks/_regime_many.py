@@ -1,4 +1,4 @@
-"""Many retrainings at once: the reference grid that advice on digits is judged on.
+"""Many retrainings at once: the reference grids that advice is judged on.
 
 Networks of one shape are stacked, [networks, features, batch] in each layer, and trained by the
 loop of the pilots with the batches, the noise and the schedule of one retraining seed. Each
@@ -111,11 +111,13 @@ def grid_errors(
 ) -> np.ndarray:
     """Mean test error (fraction) over retraining seeds at each cell, [densities, levels].
 
-    The knob is ``epochs``: one dense run, stopped at every level.
+    With ``epochs`` as the knob one dense run is stopped at every level; another has a run for each.
     """
     dense = task.fresh(dense_seed)
     state, stopped = TrainState(), {}
     for level in sorted(task.levels):
+        if task.knob != "epochs":
+            dense, state = task.fresh(dense_seed), TrainState()
         recipe = task.recipe.turned(task.knob, level)
         state = train(dense, task.train, recipe, seed=dense_seed, state=state, augment=task.augment)
         stopped[level] = {name: value.clone() for name, value in dense.state_dict().items()}

@@ -1,4 +1,4 @@
-"""The reference grid of the digits task: many replicates of every cell, apart from all pilots."""
+"""The reference grid of a task: many replicates of every cell, apart from all pilots."""
 
 import csv
 import time
@@ -15,27 +15,29 @@ from probcomp.regime.tasks import load_task
 
 RESULTS = Path(__file__).parent / "results"
 REFERENCE = RESULTS / "regime_digits_reference.csv"
-HEADER = ("dense_seed", "density", "epochs", "test_error")
 FIRST = 100
 """The least dense seed of the reference: those below are for pilots."""
 
 
 def reference(
-    seeds: Sequence[int], densities: Sequence[float] | None = None, path: Path = REFERENCE
+    seeds: Sequence[int],
+    densities: Sequence[float] | None = None,
+    path: Path = REFERENCE,
+    source: str = "digits",
 ) -> dict[str, object]:
     """Retrain every level of each dense seed with two retraining seeds of its own.
 
-    At all densities of the task, or at some: seeds differ most where few weights are left, so more
-    are needed there. What the table holds already is passed over, so a killed run goes on where it
-    was; a density of a seed that was killed while it was written is run again.
+    At all densities of the task ``source``, or at some: seeds differ most where few weights are
+    left, so more are needed there. What the table holds already is passed over, so a killed run
+    goes on where it was; a density of a seed that was killed while it was written is run again.
     """
     import torch
 
     torch.set_num_threads(1)
-    task = load_task("digits")
+    task = load_task(source)
     wanted = list(task.densities if densities is None else densities)
     if not path.is_file():
-        path.write_text(",".join(HEADER) + "\n")
+        path.write_text(f"dense_seed,density,{task.knob},test_error\n")
     done = keep_whole(path, len(task.levels))
     began, new = time.process_time(), 0
     for seed in seeds:
@@ -69,7 +71,7 @@ def keep_whole(path: Path, levels: int) -> set[tuple[int, float]]:
     A line without its end is cut short, so it goes too.
     """
     header, *lines = path.read_text().splitlines(keepends=True)
-    lines = [line for line in lines if line.endswith("\n") and line.count(",") == len(HEADER) - 1]
+    lines = [line for line in lines if line.endswith("\n") and line.count(",") == header.count(",")]
     at = [(int(seed), float(load)) for seed, load, *_ in (line.split(",") for line in lines)]
     whole = {one for one, found in Counter(at).items() if found == levels}
     text = "".join([header, *(line for one, line in zip(at, lines) if one in whole)])
@@ -97,10 +99,10 @@ class Replicates:
 
 
 def read_reference(path: Path = REFERENCE) -> Replicates:
-    """The replicates of a table; NaN where a level was not run."""
+    """The replicates of a table (dense seed, density, level, error); NaN where one was not run."""
     with path.open(newline="") as stream:
-        rows = [[float(row[name]) for name in HEADER] for row in csv.DictReader(stream)]
-    of, load, level, error = np.array(rows).T
+        _, *rows = csv.reader(stream)
+    of, load, level, error = np.array(rows, float).T
     loads, levels = np.unique(load), np.unique(level)
     seeds, errors = [], []
     for value in loads:
