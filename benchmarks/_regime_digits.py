@@ -20,7 +20,7 @@ from probcomp.regime.costs import Run
 from probcomp.regime.fit import RegimeModel
 from probcomp.regime.planner import MOST_SEEDS
 from probcomp.regime.records import write_table
-from probcomp.regime.store import Store
+from probcomp.regime.store import Record, Store
 from probcomp.regime.sweep import grid_configs, run_pilots
 from probcomp.regime.table import RunTable, read_runs
 from probcomp.regime.tasks import load_task
@@ -48,25 +48,35 @@ judges; the model was formed with the first twelve in view. So the seeds of the 
 judged are fresh as pilots; the surface, whose 42 cells are always the same, is not."""
 
 
-def sweep(
-    store: Path,
-    jobs: int | None,
-    seeds: Sequence[int],
-    source: str = "digits",
-    path: Path | None = None,
-) -> dict[str, object]:
-    """Every level and density of a task, two retrain seeds; new dense seeds are added.
+def sweep(store: Path, jobs: int | None, seeds: Sequence[int]) -> dict[str, object]:
+    """Every level and density of the digits task, two retrain seeds; new dense seeds are added.
 
-    Rows of other dense seeds that the table at ``path`` (of digits by default) holds already are
-    kept.
+    Rows of other dense seeds that the table holds already are kept.
     """
-    path, knob = path or DIGITS, load_task(source).knob
-    if any(seed >= FIRST for seed in seeds):
-        raise InputError(f"dense seeds from {FIRST} on are the reference's.")
+    check_seeds(seeds)
     records = []
     for seed in seeds:
-        configs = [replace(c, dense_seed=seed) for c in grid_configs(source) if c.dense_seed == 0]
+        configs = [replace(c, dense_seed=seed) for c in grid_configs("digits") if c.dense_seed == 0]
         records += run_pilots(configs, Store(store), jobs=jobs)
+    rows = add_to_table(records, "epochs", DIGITS)
+    seconds = sum(run["wall_s"] for record in records for run in record["runs"])
+    return {
+        "dense_seeds": list(seeds),
+        "pilots": len(records),
+        "rows_of_the_table": rows,
+        "table": DIGITS.name,
+        "retraining_seconds": seconds,
+    }
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Refuse dense seeds of the reference for pilots."""
+    if any(seed >= FIRST for seed in seeds):
+        raise InputError(f"dense seeds from {FIRST} on are the reference's.")
+
+
+def add_to_table(records: Sequence[Record], knob: str, path: Path) -> int:
+    """Add rows of pilots to a table, each in place of the one of its cell and seed; how many."""
     with tempfile.TemporaryDirectory() as folder:
         new = Path(folder) / "new.csv"
         write_table(records, knob, new)
@@ -79,14 +89,7 @@ def sweep(
     with path.open("w", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerows([header, *(latest[key] for key in sorted(latest))])
-    seconds = sum(run["wall_s"] for record in records for run in record["runs"])
-    return {
-        "dense_seeds": list(seeds),
-        "pilots": len(records),
-        "rows_of_the_table": len(latest),
-        "table": path.name,
-        "retraining_seconds": seconds,
-    }
+    return len(latest)
 
 
 @dataclass

@@ -504,3 +504,49 @@ def test_who_is_told_advises_only_within_his_pilots(module, noisy_grid):
     # Best at this load is level 0; the nearest that may be said is 2.
     expected = 100 * float(truth[0, 2, 0] - truth[0, 0, 0])
     assert found["regret_points"] == pytest.approx(expected, rel=0.02)
+
+
+TINY = """
+import torch
+from torch import nn
+from probcomp.regime.recipe import Recipe
+from probcomp.regime.tasks import PilotTask
+
+def build():
+    return nn.Sequential(
+        nn.Linear(5, 6), nn.BatchNorm1d(6), nn.ReLU(),
+        nn.Linear(6, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3),
+    ).double()
+
+def task():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(120, 5, generator=generator).double()
+    y = (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
+    recipe = Recipe(epochs=2, horizon=2, lr=0.2, batch_size=8)
+    return PilotTask(
+        "tiny", build, (x[:60], y[:60]), (x[60:], y[60:]), recipe, recipe, KNOB, LEVELS,
+        (0.2, 0.5), augment=lambda x: x + 0.1 * torch.randn_like(x),
+    )
+"""
+
+
+@pytest.mark.parametrize(("knob", "levels"), [("batch_size", (4, 16)), ("epochs", (1, 2))])
+def test_pilots_side_by_side_give_what_they_give_alone(module, tmp_path, knob, levels):
+    from probcomp.regime.pilots import run_pilot
+    from probcomp.regime.records import pilot_rows
+    from probcomp.regime.sweep import grid_configs
+
+    many, path = module("_regime_many"), tmp_path / "tiny.py"
+    path.write_text(TINY.replace("KNOB", repr(knob)).replace("LEVELS", repr(levels)))
+    found = many.grid_pilots(str(path), 1)
+    alone = [run_pilot(c) for c in grid_configs(str(path)) if c.dense_seed == 1]
+    assert [record["key"] for record in found] == [record["key"] for record in alone]
+    rows, expected = (pilot_rows(records, knob) for records in (found, alone))
+    assert len({row["test_error"] for row in rows}) > 2
+    barriers = [[record["pairs"][0]["lmc"] for record in records] for records in (found, alone)]
+    assert barriers[0] == pytest.approx(barriers[1], abs=1e-6)
+    assert max(map(abs, barriers[0])) > 0.01
+    for one, other in zip(rows, expected):
+        assert one.pop("wall_s") > 0
+        other.pop("wall_s")
+        assert one == pytest.approx(other, abs=1e-6)
