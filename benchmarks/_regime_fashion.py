@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from _regime_campaign import Sweep, by_process, campaign, least_measured  # beside this file
 from _regime_digits import add_to_table, advised, calibration, check_seeds, orders
 from _regime_fits import Fits, clear
 from _regime_many import grid_pilots
 from _regime_reference import Replicates, read_reference
+from _regime_reference import reference as replicate
 from _regime_regret import Reference
 from numpy.typing import NDArray
 
@@ -128,6 +130,7 @@ def fashion_sweep(seeds: Sequence[int]) -> dict[str, object]:
     The pilots of a seed are retrained side by side (`grid_pilots`).
     """
     check_seeds(seeds)
+    torch.set_num_threads(1)
     task = load_task(FASHION)
     known = {seed for *_, seed in Sweep.read(RUNS, task).rows} if RUNS.is_file() else set()
     began, new = time.process_time(), [seed for seed in seeds if seed not in known]
@@ -138,6 +141,13 @@ def fashion_sweep(seeds: Sequence[int]) -> dict[str, object]:
     out["dense_seeds"] = sorted({seed for *_, seed in rows})
     seconds = time.process_time() - began
     return out | ({"cpu_seconds_a_new_seed": seconds / len(new)} if new else {})
+
+
+def fashion_reference(
+    seeds: Sequence[int], densities: Sequence[float] | None = None
+) -> dict[str, object]:
+    """Replicates of every cell of the task, see `_regime_reference.reference`."""
+    return replicate(seeds, densities, path=REFERENCE, source=FASHION)
 
 
 def choose(chosen: dict[str, list[tuple[int, int, int]]], what: str, *advice: int) -> None:
@@ -154,8 +164,8 @@ def present(*tables: Path) -> None:
     missing = [path.name for path in tables if not path.is_file()]
     if missing:
         raise InputError(
-            f"results/{missing[0]} is missing; run 'regime.py sweep --task fashion --store DIR "
-            "--seeds 0 1 2 3 4 5 6 7' and 'regime.py reference --task fashion'."
+            f"results/{missing[0]} is missing; run 'regime.py fashion-sweep --seeds 0 1 2 3 4 5 6 "
+            "7' and 'regime.py fashion-reference'."
         )
     if not os.environ.get("PROBCOMP_DATA"):
         raise InputError("set PROBCOMP_DATA to the directory that contains fashion_mnist/.")
