@@ -1,4 +1,4 @@
-"""Which pilots to run: corners and centre, then what promises the lowest error for its cost.
+"""Which pilots to run: a few spread out, then what promises the lowest error for its cost.
 
 That may be a new cell, or one that was run before, with another seed: where few weights are left
 runs differ by far more than settings do, and more of them tell more than another setting would.
@@ -32,6 +32,9 @@ LIGHT = 300
 MOST_SEEDS = 6
 """Dense networks of a cell at most."""
 
+STARTING = 2
+"""Dense networks of the first cells at the density asked."""
+
 
 @dataclass(frozen=True)
 class Campaign:
@@ -55,8 +58,11 @@ class Campaign:
         return by_cell(self.runs)
 
 
-def start_design(task: PilotTask) -> list[Cell]:
-    """Four corners and the centre of levels (on the knob's scale) by densities (logarithmic)."""
+def start_design(task: PilotTask, density: float) -> list[Cell]:
+    """Ends and middle of the levels (on the knob's scale) at ``density``, and the ends at another.
+
+    Those of the task: the nearest to ``density``, and the nearest to that.
+    """
     levels, densities = sorted(set(task.levels)), sorted(set(task.densities))
     if len(levels) * len(densities) < LEAST_CELLS:
         raise InputError(
@@ -64,11 +70,11 @@ def start_design(task: PilotTask) -> list[Cell]:
             f"{len(levels) * len(densities)} cells; at least {LEAST_CELLS} are needed."
         )
     middle = levels[_nearest_middle(task.turned_knob.coordinate(levels, 0.5))]
-    centre = densities[_nearest_middle(np.log(densities))]
-    corners = [(x, y) for y in (densities[0], densities[-1]) for x in (levels[0], levels[-1])]
-    cells = list(dict.fromkeys([*corners, (middle, centre)]))
-    # Two levels or two densities only have no centre of their own: any other cell will do.
-    rest = [(x, y) for y in densities for x in levels if (x, y) not in cells]
+    near = sorted(densities, key=lambda other: abs(np.log(other / density)))
+    ends = [(x, y) for y in (near[0], near[1]) for x in (levels[0], levels[-1])]
+    cells = list(dict.fromkeys([*ends, (middle, near[0])]))
+    # Two levels only have no middle of their own: any other cell will do.
+    rest = [(x, y) for y in near for x in levels if (x, y) not in cells]
     return cells + rest[: LEAST_CELLS - len(cells)]
 
 
@@ -96,8 +102,8 @@ def nth_seed(task: PilotTask, number: int) -> int:
 class Planner:
     """Which pilots to run next, for any engine: `propose`, run them, `tell`, and so on.
 
-    The first are the corners and the centre of levels by densities, with every dense seed of the
-    task. After those each batch holds the runs by which the error at the advised level is expected
+    The first are the ends and the middle of the levels at the density asked, with two dense seeds,
+    and the ends at another density with one. After those each batch holds the runs by which the error at the advised level is expected
     to fall most for their cost (`probcomp.regime.worth`), the second chosen as if the first were
     made: new cells, or further dense seeds of those run before. A value of the knob at which half
     of the trainings or more diverged is neither proposed nor advised again.
@@ -105,14 +111,15 @@ class Planner:
     Args:
         task: A task, or what `load_task` reads.
         density: Where advice is wanted, within the task's densities.
-        pilots: How many may be run, at least 5; one stands for a run with each dense seed of the
-            task, so that nine pilots of a task with two are 18 runs.
+        pilots: How many may be run, at least 5; one stands for as many runs as the task has dense
+            seeds, so that nine pilots of a task with two are 18 runs.
         at: Present value of the knob; by default the coldest level.
         batch: Pilots a round. More keep more workers busy; fewer tell the next more. Which pilots
             are run follows from it, so it does not follow the machine.
         method: The pruning rule; the task's own by default.
         most_seeds: Dense seeds of a cell at most.
-        stop_early: Stop when the decision is sure or no pilot promises to settle it.
+        stop_early: Stop when the decision is sure or no pilot promises to settle it; not before as
+            many runs as five pilots have.
         say: Told what goes on, one line a round.
 
     Attributes:
@@ -244,20 +251,21 @@ class Planner:
     def _next(self) -> list[Run]:
         room, seeds = self.budget - len(self.runs), self.task.dense_seeds
         if not self.runs:
-            return [(*cell, seed) for cell in start_design(self.task) for seed in seeds]
+            return self._first(start_design(self.task, self.density))
         short, gone, run = LEAST_CELLS - len(self._ended()), self._lost(), by_cell(self.runs)
         if short > 0 and room > 0:  # some diverged: corners of what is left stand in for them
-            more = [cell for cell in start_design(_without(self.task, gone)) if cell not in run]
+            start = start_design(_without(self.task, gone), self.density)
+            more = [cell for cell in start if cell not in run]
             more = more or [c for c in self.grid if c not in run and c[0] not in gone]
             if more:
-                return [(*cell, seed) for cell in more[:short] for seed in seeds][:room]
+                return self._first(more[:short])[:room]
         if room <= 0:
             self.stopped = f"all {self.budget} runs were made"
             return []
         if not self._open(gone):
             self.stopped = f"every cell of the task was run with {self.most_seeds} dense seeds"
             return []
-        if self.stop_early:
+        if self.stop_early and len(self.runs) >= LEAST_CELLS * len(seeds):
             said = self.advice(LIGHT)
             if said.next is None:
                 sure = max(said.probability.values()) >= STOP_CONFIDENCE
@@ -266,6 +274,17 @@ class Planner:
                 )
                 return []
         return self._worth_most(min(self.batch * len(seeds), room))
+
+    def _first(self, cells: list[Cell]) -> list[Run]:
+        """First runs of cells: repeated at the density asked, where it must be told how far seeds
+        differ, and elsewhere not: what is spent there tells little of the levels here.
+        """
+        here = min(self.task.densities, key=lambda other: abs(np.log(other / self.density)))
+        return [
+            (*cell, seed)
+            for cell in cells
+            for seed in self.task.dense_seeds[: STARTING if cell[1] == here else 1]
+        ]
 
     def _worth_most(self, count: int) -> list[Run]:
         """The runs that promise most for their cost."""
