@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from probcomp.cli.destination import check_file
 from probcomp.cli.options import Json, Seed, note, print_json, quiet_stdout, save_json
+from probcomp.cli.pilots import array, campaign, outlook, rule
 from probcomp.errors import InputError
 
 if TYPE_CHECKING:
@@ -13,14 +15,16 @@ if TYPE_CHECKING:
 
 UNDECIDED = 3
 STORE = Path("probcomp-pilots")
+PAGES = (".html", ".htm")
 
 ADVICE = (
-    *("runs", "density", "knob", "at", "where", "gain", "confidence", "strict"),
-    *("pilots", "engine", "jobs", "stop_early", "dry_run", "out"),
+    *("runs", "density", "knob", "load", "at", "where", "gain", "confidence", "strict"),
+    *("pilots", "batch", "engine", "jobs", "stop_early", "dry_run", "out"),
 )
 WITHOUT = {
     "--line": ("runs one pilot of a list", (*ADVICE, "prune")),
     "--plan": ("writes every pilot of the task, at all its densities", ADVICE),
+    "--pilots 0": ("runs none", ("batch", "engine", "jobs", "stop_early", "dry_run")),
     "--runs": (
         "trains nothing",
         ("pilots", "engine", "jobs", "store", "optuna", "prune", "stop_early", "dry_run"),
@@ -48,13 +52,24 @@ def advise(
     ] = None,
     density: Annotated[
         float | None,
-        typer.Option(help="Density (or width) to advise at.", show_default=False),
+        typer.Option(
+            help="Where to advise: the share of weights to keep, such as 0.1, or a value of --load.",
+            show_default=False,
+        ),
     ] = None,
     knob: Annotated[
         str | None,
         typer.Option(
             help="Knob to turn; one that is not known as name:up or name:down (up: a larger value "
             "is hotter). Other known knobs that vary among the runs stay in the model.",
+            show_default=False,
+        ),
+    ] = None,
+    load: Annotated[
+        str | None,
+        typer.Option(
+            help="With --runs: the column of --density, where it is not one of density, sparsity, "
+            "width, params, or where several are there. More of it is a larger network.",
             show_default=False,
         ),
     ] = None,
@@ -70,8 +85,12 @@ def advise(
         list[str] | None,
         typer.Option(help="With --runs: only rows with COLUMN=VALUE; may be repeated."),
     ] = None,
-    gain: Annotated[float, typer.Option(help="Least gain worth a move, in points.")] = 0.3,
-    confidence: Annotated[float, typer.Option(help="Least probability of an action.")] = 0.8,
+    gain: Annotated[
+        float, typer.Option(help="Least gain worth a move, in points (per cent) of test error.")
+    ] = 0.3,
+    confidence: Annotated[
+        float, typer.Option(help="Least probability of an action; below it: undecided.")
+    ] = 0.8,
     strict: Annotated[bool, typer.Option("--strict", help="Exit status 3 if undecided.")] = False,
     pilots: Annotated[
         int,
@@ -80,6 +99,14 @@ def advise(
             "task: nine of two seeds are 18 runs. 0: advise from all that the store has."
         ),
     ] = 9,
+    batch: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="With --runs: how many next pilots to propose. With --task: pilots a round; more "
+            "keep more workers busy, fewer learn more from those before.",
+        ),
+    ] = 1,
     engine: Annotated[
         str, typer.Option(help="Where pilots run: processes, serial, ray or dask.")
     ] = "processes",
@@ -127,7 +154,7 @@ def advise(
     """
     if line is not None or plan is not None:
         _refuse_needless(context, "--plan" if line is None else "--line")
-        return _array(task, plan, line, store, optuna, prune, json)
+        return array(task, plan, line, store, optuna, prune, json)
     if (runs is None) == (task is None):
         raise InputError(
             "advise needs --runs FILE.csv (past runs, at least five, nine are advised) or --task "
@@ -141,26 +168,37 @@ def advise(
         raise InputError("--where chooses rows of --runs; a task has none")
     if knob is not None and task is not None:
         raise InputError("the task names its knob; leave --knob out")
+    if load is not None and task is not None:
+        raise InputError("--load names a column of --runs; the load of a task is its density")
+    if task is not None and pilots == 0:
+        _refuse_needless(context, "--pilots 0")
+    _check_asked(density, gain, confidence)
+    if out is not None and not dry_run:
+        check_file(out)
     extra: dict[str, Any] = {}
     wanted: dict[str, Any] = {"density": density, "gain": gain / 100, "confidence": confidence}
+    wanted["batch"] = batch
     if task is not None:
-        wanted |= {"pilots": pilots, "at": _value(at or []), "method": _rule(prune)}
+        wanted |= {"pilots": pilots, "at": _value(at or []), "method": rule(prune)}
         if dry_run:
-            return _outlook(task, store, optuna, json, wanted)
+            return outlook(task, store, optuna, json, wanted)
+    page = out if out is not None and out.suffix.lower() in PAGES else None
     with quiet_stdout():
         if task is not None:
-            said, extra = _campaign(
+            said, extra = campaign(
                 task, store=(store, optuna), engine=engine, jobs=jobs, stop_early=stop_early,
                 seed=seed, **wanted,
             )  # fmt: skip
         else:
-            said = _from_runs(Path(runs or ""), knob, at or [], where or [], seed=seed, **wanted)
-        if out is not None and out.suffix == ".html":
+            said = _from_runs(
+                Path(runs or ""), knob, load, at or [], where or [], seed=seed, **wanted
+            )
+        if page is not None:
             from probcomp.regime.page import write_page
 
-            write_page(said, out)
+            write_page(said, page)
     result = {**said.to_json(), **extra}
-    save_json(result, None if out is None or out.suffix == ".html" else out)
+    save_json(result, None if page is not None else out)
     if json:
         print_json(result)
     else:
@@ -179,31 +217,53 @@ def _refuse_needless(context: typer.Context, way: str) -> None:
             raise InputError(f"{way} {what}; leave --{name.replace('_', '-')} out")
 
 
+def _check_asked(density: float, gain: float, confidence: float) -> None:
+    """Refuse numbers that no advice could be given for, in the units of the options."""
+    if not density > 0:
+        raise InputError(f"--density {density:g}: give the share of weights to keep, such as 0.1")
+    if not 0 < gain < 100:
+        raise InputError(
+            f"--gain {gain:g}: give points of test error between 0 and 100; 0.3 is usual"
+        )
+    if not 0.5 <= confidence < 1:
+        raise InputError(
+            f"--confidence {confidence:g}: give a probability from 0.5 to below 1; 0.8 is usual"
+        )
+
+
 def _from_runs(
-    path: Path, knob: str | None, at: list[str], where: list[str], **options: Any
+    path: Path, knob: str | None, load: str | None, at: list[str], where: list[str], **options: Any
 ) -> "Advice":
     """Advise from a file. Every known knob that varies is in the model, and the one to turn."""
-    name = None if knob is None else knob.partition(":")[0]
-    present, rows = _settings(at, name), _rows(where)
+    named, rows = _settings(at), _rows(where)
 
     from probcomp.regime import advise, read_runs
 
-    table = read_runs(path, also=[] if knob is None else [knob], where=rows)
+    table = read_runs(path, also=[] if knob is None else [knob], load=load, where=rows)
+    name = None if knob is None else knob.partition(":")[0]
+    if "" in named:  # a bare value is the knob's to turn
+        if name is None and len(table.knobs) > 1:
+            raise InputError(
+                f"--at {named['']:g} is the value of a knob: name it with --knob, or as NAME=VALUE;"
+                f" the table has {', '.join(one.name for one in table.knobs)}"
+            )
+        bare = name or table.knobs[0].name
+        if bare in named:
+            raise InputError(f"--at gives {bare} twice")
+        named[bare] = named.pop("")
     note("fitting the regime model; this takes up to a minute")
-    return advise(table, knob=name, at=present, **options)
+    return advise(table, knob=name, at=named, **options)
 
 
-def _settings(at: list[str], knob: str | None) -> dict[str, float]:
-    """Values by knob of ``VALUE``, which is the knob's to turn, and of ``NAME=VALUE``."""
-    out = {}
+def _settings(at: list[str]) -> dict[str, float]:
+    """Values by knob of ``NAME=VALUE``, and by an empty name of ``VALUE``."""
+    out: dict[str, float] = {}
     for text in at:
         name, _, value = text.rpartition("=")
-        of = name.strip() or knob
-        if of is None:
-            raise InputError(
-                f"--at {text} is the value of a knob: name it with --knob, or as NAME={text}"
-            )
-        out[of] = _number(value)
+        name = name.strip()
+        if name in out:
+            raise InputError(f"--at gives {name or 'a value without a name'} twice")
+        out[name] = _number(value, text)
     return out
 
 
@@ -211,111 +271,28 @@ def _value(at: list[str]) -> float | None:
     """The present value of a task's only knob."""
     if len(at) > 1:
         raise InputError("a task has one knob; give --at once")
-    return _number(at[0]) if at else None
+    return _number(at[0], at[0]) if at else None
 
 
-def _number(text: str) -> float:
+def _number(value: str, text: str) -> float:
+    """The value in what was given to ``--at``."""
     try:
-        return float(text)
+        return float(value)
     except ValueError:
-        raise InputError(f"--at {text}: {text!r} is not a number") from None
+        raise InputError(f"--at {text}: {value.strip()!r} is not a number") from None
 
 
 def _rows(where: list[str]) -> dict[str, str]:
     """Columns and values of ``COLUMN=VALUE``."""
+    out: dict[str, str] = {}
     for text in where:
-        if "=" not in text:
+        name, equals, value = text.partition("=")
+        if not equals:
             raise InputError(f"--where {text}: write COLUMN=VALUE")
-    return {name.strip(): value for name, _, value in (text.partition("=") for text in where)}
-
-
-def _rule(prune: str | None) -> str | None:
-    """The address of a pruning rule, if a method of the package was named."""
-    from probcomp.regime.pruning import RULES
-
-    if prune is None or prune in RULES or ":" in prune:
-        return prune
-    from probcomp.errors import unknown
-    from probcomp.recipes.methods import METHODS
-    from probcomp.recipes.pilot_masks import address
-
-    if prune not in METHODS:
-        raise unknown("pruning method", prune, [*RULES, *METHODS])
-    return address(prune)
-
-
-def _campaign(
-    task: str, *, store: tuple[Path, str | None], **options: Any
-) -> "tuple[Advice, dict[str, Any]]":
-    """Run pilots and advise; also what was run, for the result."""
-    from probcomp.regime.planner import run_campaign
-    from probcomp.regime.records import write_table
-    from probcomp.regime.store import Store
-
-    folder, address = store
-    done = run_campaign(task, store=Store(folder, address), say=note, **options)
-    table = folder / "runs.csv"
-    write_table(done.records, done.advice.knob, table)
-    cells = [
-        {done.advice.knob: value, "density": where, "dense_seeds": seeds}
-        for (value, where), seeds in done.cells.items()
-    ]
-    return done.advice, {"pilots": cells, "stopped": done.stopped, "runs": str(table)}
-
-
-def _outlook(task: str, folder: Path, optuna: str | None, json: bool, plan: dict[str, Any]) -> None:
-    """Say what a campaign would run and cost."""
-    with quiet_stdout():
-        from probcomp.regime.costs import outlook
-        from probcomp.regime.optuna_store import NOWHERE, is_missing
-        from probcomp.regime.planner import Planner
-        from probcomp.regime.store import Store
-
-        records = NOWHERE if optuna is not None and is_missing(optuna) else optuna
-        said = outlook(Planner(task, **plan), Store(folder, records))
-    if json:
-        return print_json(said)
-    for cell in said["first"]:
-        seeds = ", ".join(map(str, cell.pop("dense_seeds")))
-        typer.echo(", ".join(f"{n} {v:g}" for n, v in cell.items()) + f" (dense seeds {seeds})")
-    seconds = f", about {said['seconds']:.0f} s of training left" if "seconds" in said else ""
-    typer.echo(
-        f"{len(said['first'])} cells first: {said['epochs_of_the_first']:g} epochs of training"
-        f"{seconds}; {said['kept']} runs are kept. Of {said['runs']} runs the others follow from "
-        f"what these give, at most {said['epochs_of_the_later_at_most']:g} epochs."
-    )
-    return None
-
-
-def _array(
-    task: str | None,
-    plan: Path | None,
-    line: int | None,
-    store: Path,
-    optuna: str | None,
-    prune: str | None,
-    json: bool,
-) -> None:
-    """Write a task list for a job array, or run one line of it."""
-    if plan is None or (task is None) == (line is None):
-        raise InputError(
-            "--task T --plan FILE writes a task list; --plan FILE --line K runs one of its lines"
-        )
-    with quiet_stdout():
-        from probcomp.regime.store import Store
-        from probcomp.regime.sweep import grid_configs, run_line, write_plan
-
-        if line is not None:
-            record = run_line(plan, line, Store(store, optuna))
-            said = {"pilot": record["key"], "status": record["status"]}
-        else:
-            configs = grid_configs(str(task), method=_rule(prune))
-            write_plan(configs, plan)
-            said = {"plan": str(plan), "lines": str(len(configs))}
-    if json:
-        print_json(said)
-    else:
-        typer.echo(", ".join(f"{name} {value}" for name, value in said.items()))
+        if name.strip() in out:
+            raise InputError(f"--where gives {name.strip()} twice; a row has one value of it")
+        out[name.strip()] = value
+    return out
 
 
 def _print(said: "Advice", extra: dict[str, Any]) -> None:
@@ -332,8 +309,10 @@ def _print(said: "Advice", extra: dict[str, Any]) -> None:
     lines = details(said)
     if extra:
         lines["pilots"] = (
-            f"{len(extra['pilots'])} cells ({extra['stopped']}); table: {extra['runs']}"
+            f"{len(extra['pilots'])} cells ({extra['stopped']}); the same command with more "
+            "--pilots goes on from them"
         )
+        lines["table"] = f"{extra['runs']} (for --runs)"
     for label, text in lines.items():
         console.print(f"  {label:<12}{text}", markup=False)
     for text in said.notes:

@@ -39,3 +39,14 @@ def check_destination(out: Path, need: int = 0) -> None:
             f"cannot write to {out}: {free / 1e6:.0f} MB are free, about "
             f"{(LEAST_FREE + need) / 1e6:.0f} MB are needed"
         )
+
+
+def check_file(out: Path) -> None:
+    """Try to write beside where the file ``out`` will be; see `check_destination`.
+
+    Raises:
+        InputError: a directory, or in one that cannot be written.
+    """
+    if out.is_dir():
+        raise InputError(f"cannot write to {out}: it is a directory; name a file in it")
+    check_destination(out.parent)

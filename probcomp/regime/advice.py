@@ -36,6 +36,8 @@ class Advice:
         next: The pilot worth running next; None where the decision is sure, or where no pilot
             promises to settle it.
         next_batch: The pilots worth running next, whatever the decision: as many as ``batch``.
+        confidence, least_gain_points: What was asked for: the least probability of an action, and
+            the least gain worth a move, in points.
         converged, convergence: Whether the fit passed its gates, and in words.
         levels, along: Knob values, and P(raise, lower, keep) at each, [levels, 3].
         beside: What simpler advisers say to the same question, by name.
@@ -59,6 +61,8 @@ class Advice:
     regime: dict[str, float]
     next: NextPilot | None
     next_batch: tuple[NextPilot, ...]
+    confidence: float
+    least_gain_points: float
     converged: bool
     convergence: str
     levels: Array
@@ -109,8 +113,9 @@ def advise(
         where: Values of columns, in a table of several tasks: rows with others are left out.
         gain: Least fall in test error worth a move, as a fraction.
         confidence: Least probability of an action that is recommended.
-        candidates: (knob value, load) of the pilots that might be run next, with their ``costs``;
-            by default levels of the knob at this load and at the quartiles of the runs' loads.
+        candidates: (knob value, load) of the pilots that might be run next, with the seconds that
+            they take, ``costs``; by default levels of the knob at this load and at the quartiles of
+            the runs' loads, at the median ``wall_s`` of the runs.
         batch: How many pilots to propose.
         draws: Warm-up steps and draws of each chain, for a quicker and rougher fit.
 
@@ -174,6 +179,8 @@ def advise(
         regime=dict(zip(("I", "II-A", "II-B"), map(float, posterior.regime[here]))),
         next=None if sure or not batch_next else batch_next[0],
         next_batch=tuple(batch_next),
+        confidence=confidence,
+        least_gain_points=100 * gain,
         converged=model.convergence.ok,
         convergence=str(model.convergence),
         levels=values,
@@ -207,8 +214,18 @@ def _check_asked(
         if not runs.min() * (1 - 1e-9) <= value <= runs.max() * (1 + 1e-9):
             raise InputError(
                 f"{name} {value:g} lies outside the runs ({runs.min():g} to {runs.max():g}); add "
-                "runs there, or advise within."
+                f"runs there, or advise within.{_meant(name, value, runs)}"
             )
+
+
+def _meant(name: str, value: float, runs: Array) -> str:
+    """What a density outside the runs may have been, where that lies among them."""
+    if name != "density":
+        return ""
+    for kind, share in (("A sparsity of", 1 - value), ("Per cent:", value / 100)):
+        if runs.min() <= share <= runs.max():
+            return f" {kind} {value:g} is density {share:g}."
+    return ""
 
 
 def _levels(

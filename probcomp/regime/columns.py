@@ -46,7 +46,8 @@ def read_csv(path: Path) -> dict[str, list[str]]:
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not in UTF-8; save it as UTF-8.") from error
     except (OSError, lzma.LZMAError, csv.Error) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot read {path}: {reason}") from error
     if not numbered:
         raise InputError(f"{path} is empty; it needs a header line and one line a run.")
     header = [name.strip() for name in numbered[0][1]]

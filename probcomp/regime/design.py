@@ -34,8 +34,9 @@ class NextPilot:
         decision_gain: Expected fall of the entropy of the decision (nats).
         largest_gain: The largest such fall that any candidate promised when this one was chosen; a
             cheaper one may have been.
-        cost: Expected cost, in the unit of the table's ``wall_s`` (1 a run where it has none).
+        cost: What it is expected to take, in ``cost_unit``.
         by: ``"decision"`` or ``"information"``, whichever chose it.
+        cost_unit: ``"seconds"``; ``"runs"``, of which it is one, where no run's time is known.
     """
 
     settings: dict[str, float]
@@ -45,6 +46,7 @@ class NextPilot:
     cost: float
     by: str
     largest_gain: float = 0.0
+    cost_unit: str = "seconds"
 
 
 def expected_information(mean: Array, variance: Array) -> Array:
@@ -115,7 +117,8 @@ def next_pilots(
         draws: Which of the model's draws those are; all by default.
         settings: Candidates, [candidates, knobs]; load: [candidates].
         count: How many; fewer come back where there are fewer candidates.
-        cost: Cost of each candidate; by default the median ``wall_s`` of the runs, or 1.
+        cost: Seconds that each candidate takes, [candidates]; by default the median ``wall_s`` of
+            the runs, and where the table has none all cost one run.
     """
     if len(settings) == 0:
         raise InputError("no candidate for the next pilot: the list is empty.")
@@ -125,8 +128,10 @@ def next_pilots(
     variance = _run_variance(model, co.load(loads))
     if draws is not None:
         mean, variance = mean[draws], variance[draws]
+    unit = "seconds"
     if cost is None:
         known = model.table.cost[np.isfinite(model.table.cost)]
+        unit = "seconds" if len(known) else "runs"
         cost = np.full(len(values), float(np.median(known)) if len(known) else 1.0)
     names = [knob.name for knob in model.table.knobs]
     generator = np.random.default_rng(seed)
@@ -147,6 +152,7 @@ def next_pilots(
                 float(cost[chosen]),
                 by,
                 float(gain.max()),
+                unit,
             )
         )
         rows = _fantasy(mean[:, chosen], variance[:, chosen], generator)

@@ -109,8 +109,13 @@ def parse_knob(knob: "str | Knob", columns: Sequence[str]) -> Knob:
     if isinstance(knob, Knob):
         name, hotter, own = knob.name, knob.hotter, knob
     else:
-        name, _, hotter = knob.partition(":")
-        own = None
+        name, colon, hotter = knob.partition(":")
+        hotter, own = hotter.strip().lower(), None
+        if colon and hotter not in ("up", "down"):
+            raise InputError(
+                f"knob {knob!r}: write {name}:up if a larger value is hotter, {name}:down if a "
+                "smaller one is."
+            )
     if name not in columns:
         raise unknown("knob column", name, columns)
     known = KNOWN.get(known_name(name))

@@ -2,14 +2,15 @@
 
 import csv
 import io
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from probcomp.errors import InputError
-from probcomp.regime.store import Record
+from probcomp.regime.store import Record, content_key
 from probcomp.storage import write_text
 
 COLUMNS = (
@@ -70,6 +71,17 @@ def write_table(records: Iterable[Record], knob: str, path: Path | str) -> None:
     for row in zip(*columns.values()):
         writer.writerow([f"{value:.6g}" for value in row])
     write_text(path, text.getvalue())
+
+
+def table_name(records: Sequence[Record], density: float) -> str:
+    """File name for the table of records that advice at a density was drawn from.
+
+    Task and density for people; then a hash of which pilots these are, so that another campaign
+    has another file and the same one, resumed, its own.
+    """
+    task = re.sub(r"[^\w.-]+", "-", str(records[0]["task"])).strip("-.") or "task"
+    which = content_key({"pilots": sorted(record["key"] for record in records)})
+    return f"{task}-density-{density:g}-{which[:8]}.csv"
 
 
 def _mean(parts: list[dict[str, Any]], name: str) -> float:

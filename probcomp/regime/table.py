@@ -177,7 +177,7 @@ def _from_columns(
     }
     if load is not None and load not in names:
         raise InputError(f"no load column {load!r}; the table has: {', '.join(names)}.")
-    auto = [name for name in names if known_name(name) in KNOWN]
+    auto = [name for name in names if known_name(name) in KNOWN and name != load]
     if not (knobs or also or auto):
         found["a knob"] = None
     missing = [what for what, column in found.items() if column is None]
@@ -185,15 +185,24 @@ def _from_columns(
         raise InputError(
             f"missing column{'s' * (len(missing) > 1)}: {'; '.join(missing)}. Least needed: one "
             f"knob ({', '.join(sorted(KNOWN))}, or another named as NAME:up or NAME:down), one "
-            f"load (density, sparsity, width, params), test_error, lmc, cka "
-            f"(probcomp.regime.linear_connectivity and cka measure these two). The table has: "
+            "load (density, sparsity, width, params, or another named with load=, --load of the "
+            "command), test_error, lmc, cka (linear_connectivity and cka of "
+            "probcomp.regime.landscape measure these two). The table has: "
             f"{', '.join(names) or 'no columns'}."
         )
     named = [parse_knob(knob, names) for knob in (*(knobs or ()), *also)]
     asked = [knob.name for knob in named]
     by_name = [] if knobs else _once([*asked, *auto], columns)
     chosen = named + [parse_knob(name, names) for name in by_name if name not in asked]
-    used = [knob.name for knob in chosen] + [str(column) for column in found.values()]
+    taken = {str(column): what for what, column in found.items()}
+    for knob in chosen:
+        if knob.name in taken:
+            raise InputError(
+                f"column {knob.name!r} is read as {taken[knob.name]} and can be no knob; name what "
+                "training was turned by: "
+                f"{', '.join(n for n in names if n not in taken) or 'no column is left'}."
+            )
+    used = [knob.name for knob in chosen] + list(taken)
     for name in names:
         if name != spelt[folded(name)] in used:
             raise InputError(f"columns {name!r} and {spelt[folded(name)]!r} are one; drop either.")
@@ -220,13 +229,15 @@ def _from_columns(
         )
     cka = numbers(columns[cka_column], cka_column)
     cka = np.where((cka > 1) & (cka <= 1 + ROUNDED), 1.0, cka)
-    for name, v, low in (
-        (error_column, error, 0.0),
-        (lmc_column, lmc, -1.0),
-        (cka_column, cka, 0.0),
+    for name, v, low, high in (
+        (error_column, raw_error, 0.0, 100.0 if in_per_cent(raw_error) else 1.0),
+        (lmc_column, raw_lmc, *((-100.0, 100.0) if in_per_cent(raw_lmc) else (-1.0, 1.0))),
+        (cka_column, cka, 0.0, 1.0),
     ):
-        if v.min() < low or v.max() > 1:
-            raise InputError(f"{name} runs from {v.min():g} to {v.max():g}; expected {low:g} to 1.")
+        if v.min() < low or v.max() > high:
+            raise InputError(
+                f"{name} runs from {v.min():g} to {v.max():g}; expected {low:g} to {high:g}."
+            )
     cost = (
         numbers(columns["wall_s"], "wall_s") if "wall_s" in names else np.full(len(error), np.nan)
     )

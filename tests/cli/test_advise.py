@@ -10,11 +10,9 @@ import pytest
 
 from probcomp.cli.app import run
 from probcomp.regime.pilots import PilotConfig, run_pilot
-from probcomp.regime.planner import Planner
 from probcomp.regime.store import Store
 from probcomp.regime.toys import sk_table
 from tests.regime.test_pilots import stripped
-from tests.regime.test_planner import done_record
 
 TASK = str(Path(__file__).parents[1] / "regime" / "tiny_task.py")
 
@@ -26,7 +24,6 @@ TASK = str(Path(__file__).parents[1] / "regime" / "tiny_task.py")
         (["--runs", "runs.csv"], "needs --density"),
         (["--runs", "runs.csv", "--task", "digits", "--density", "0.1"], "not both"),
         (["--runs", "nowhere.csv", "--density", "0.1"], "nowhere.csv"),
-        (["--runs", "nowhere.csv", "--density", "0.1", "--at", "3"], "--knob"),
         (["--task", "nowhere.py", "--density", "0.1"], "no task file nowhere.py"),
         (["--task", TASK, "--density", "0.3", "--pilots", "3"], "at least 5"),
         (["--task", TASK, "--density", "0.01"], "outside the task's"),
@@ -36,6 +33,25 @@ TASK = str(Path(__file__).parents[1] / "regime" / "tiny_task.py")
         (["--task", TASK, "--density", "0.3", "--engine", "rey"], "Did you mean 'ray'"),
         (["--task", TASK, "--density", "0.3", "--at", "2", "--at", "1"], "give --at once"),
         (["--runs", "nowhere.csv", "--density", "0.3", "--at", "lr=x"], "'x' is not a number"),
+        (["--runs", "r.csv", "--density", "0.3", "--at", "lr=1", "--at", "lr=2"], "gives lr twice"),
+        (["--runs", "r.csv", "--density", "0.3", "--at", "lr="], "--at lr=: '' is not a number"),
+        (["--runs", "r.csv", "--density", "0.3", "--where", "a=1", "--where", "a=2"], "a twice"),
+        (["--runs", "r.csv", "--density", "0"], "--density 0: give the share of weights to keep"),
+        (["--runs", "r.csv", "--density", "nan"], "--density nan: give the share"),
+        (["--runs", "r.csv", "--density", "0.3", "--gain", "0"], "points of test error between 0"),
+        (["--runs", "r.csv", "--density", "0.3", "--confidence", "80"], "a probability from 0.5"),
+        (["--runs", "r.csv", "--density", "0.3", "--out", "."], "it is a directory; name a file"),
+        (["--runs", "r.csv", "--density", "0.3", "--batch", "0"], "Invalid value for '--batch'"),
+        (
+            ["--task", TASK, "--density", "0.3", "--load", "width"],
+            "--load names a column of --runs",
+        ),
+        (
+            ["--task", TASK, "--density", "0.3", "--pilots", "0", "--batch", "2"],
+            "leave --batch out",
+        ),
+        (["--task", TASK, "--plan", "p", "--batch", "2"], "leave --batch out"),
+        (["--task", TASK, "--plan", "p", "--load", "width"], "leave --load out"),
         (["--runs", "r.csv", "--density", "0.3", "--pilots", "9"], "nothing; leave --pilots out"),
         (["--runs", "r.csv", "--density", "0.3", "--dry-run"], "nothing; leave --dry-run out"),
         (["--task", TASK, "--plan", "p", "--density", "0.3"], "densities; leave --density out"),
@@ -99,45 +115,6 @@ def test_a_table_of_several_tasks_asks_for_one_of_them(tmp_path, capsys):
     assert "4 distinct pilots" in capsys.readouterr().err
 
 
-def test_a_task_list_is_written_and_run_line_by_line(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert run(["advise", "--task", TASK, "--plan", "plan.jsonl", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["lines"] == "18"
-    assert len(Path("plan.jsonl").read_text().splitlines()) == 18
-    command = ["advise", "--plan", "plan.jsonl", "--line", "2", "--store", "pilots", "--json"]
-    assert run(command) == 0
-    assert json.loads(capsys.readouterr().out)["status"] == "done"
-    assert len(list(Path("pilots/pilots").glob("*.json"))) == 1
-    assert run(["advise", "--plan", "plan.jsonl", "--line", "19"]) == 2
-    assert "lines 1 to 18" in capsys.readouterr().err
-
-
-def test_a_dry_run_says_what_would_be_run(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert run(["advise", "--task", TASK, "--density", "0.3", "--pilots", "7", "--dry-run"]) == 0
-    said = capsys.readouterr().out
-    assert "epochs 4, density 0.1 (dense seeds 0, 1)" in said
-    assert "5 cells first: 48 epochs of training; 0 runs are kept. Of 14 runs" in said
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("address", ["sqlite:///pilots.db", "pilots.log"])
-def test_a_dry_run_makes_no_storage_and_reads_one_that_is_there(
-    address, tmp_path, capsys, monkeypatch
-):
-    pytest.importorskip("optuna")
-    monkeypatch.chdir(tmp_path)
-    command = ["advise", "--task", TASK, "--density", "0.3", "--dry-run", "--optuna", address]
-    assert run(command) == 0
-    assert "; 0 runs are kept" in capsys.readouterr().out
-    assert not list(tmp_path.iterdir())
-    planner = Planner(TASK, density=0.3)
-    record = done_record(planner.propose()[0])
-    Store(tmp_path / "probcomp-pilots", address).pilots.put(record["key"], record)
-    assert run(command) == 0
-    assert "; 1 runs are kept" in capsys.readouterr().out
-
-
 def two_knobs(path):
     """27 runs of three learning rates, epochs and densities each."""
     rows = [
@@ -155,15 +132,46 @@ def test_the_knob_to_turn_is_no_reason_to_forget_the_others(tmp_path, monkeypatc
         "probcomp.regime.advise", lambda runs, **more: asked.update(more, runs=runs) or 1 / 0
     )
     command = ["advise", "--runs", two_knobs(tmp_path / "runs.csv"), "--density", "0.1"]
-    for knob in ("lr", "epochs:down"):
-        run([*command, "--knob", knob, "--at", "0.1", "--at", "epochs = 20"])
+    for knob, other in (("lr", "epochs = 20"), ("epochs:down", "lr=0.1")):
+        run([*command, "--knob", knob, "--at", "0.1", "--at", other])
         assert {one.name for one in asked["runs"].knobs} == {"lr", "epochs"}
         assert len(set(asked["runs"].cells)) == 27
         assert asked["knob"] == knob.partition(":")[0]
     run([*command, "--knob", "lr", "--at", "0.1", "--at", "epochs = 20"])
     assert asked["at"] == {"lr": 0.1, "epochs": 20}
     run(command)
-    assert (asked["knob"], asked["at"]) == (None, {})
+    assert (asked["knob"], asked["at"], asked["batch"]) == (None, {}, 1)
+
+
+def test_a_bare_value_is_that_of_the_knob_to_turn(tmp_path, monkeypatch, capsys):
+    asked = {}
+    monkeypatch.setattr("probcomp.regime.advise", lambda runs, **more: asked.update(more) or 1 / 0)
+    path = two_knobs(tmp_path / "runs.csv")
+    command = ["advise", "--runs", path, "--density", "0.1"]
+    assert run([*command, "--at", "0.1"]) == 2
+    assert (
+        "name it with --knob, or as NAME=VALUE; the table has lr, epochs" in capsys.readouterr().err
+    )
+    assert run([*command, "--knob", "lr", "--at", "0.1", "--at", "lr=0.2"]) == 2
+    assert "--at gives lr twice" in capsys.readouterr().err
+    run([*command, "--where", "epochs=40", "--at", "0.1"])  # one knob is left
+    assert asked["at"] == {"lr": 0.1}
+
+
+def test_the_load_may_have_any_name_and_a_batch_be_asked_for(tmp_path, monkeypatch, capsys):
+    asked = {}
+    monkeypatch.setattr(
+        "probcomp.regime.advise", lambda runs, **more: asked.update(more, runs=runs) or 1 / 0
+    )
+    path = Path(two_knobs(tmp_path / "runs.csv"))
+    path.write_text(path.read_text().replace("density", "channels"))
+    command = ["advise", "--runs", str(path), "--density", "0.1"]
+    assert run(command) == 2
+    assert "missing column: a load" in capsys.readouterr().err
+    assert run([*command, "--load", "chanels"]) == 2
+    assert "no load column 'chanels'" in capsys.readouterr().err
+    run([*command, "--load", "channels", "--batch", "3"])
+    assert (asked["runs"].load_name, asked["batch"]) == ("channels", 3)
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ def test_the_next_pilot_lies_among_the_runs_and_has_their_cost(spin_glass):
         assert 0.5 <= pilot.settings["temperature"] <= 2.2 + 1e-9
         assert 0.5 <= pilot.load <= 2.2 + 1e-9
         assert pilot.cost == pytest.approx(4.0)
+        assert pilot.cost_unit == "seconds"
         assert pilot.information > 0
     assert said.next in (None, said.next_batch[0])  # None: it promises too little for the decision
     assert said.along.shape == (len(said.levels), 3)
@@ -71,6 +72,27 @@ def test_json_holds_plain_values(spin_glass):
     read = json.loads(json.dumps(said.to_json(), allow_nan=False))
     assert len(read["levels"]) == 4  # the present setting joins them
     assert read["action"] == said.action
+
+
+def test_without_times_a_pilot_costs_one_run(spin_glass):
+    from dataclasses import replace
+
+    model = spin_glass[0]
+    table = replace(model.table, cost=np.full(len(model.table), np.nan))
+    (pilot,) = advise(replace(model, table=table), density=1.0).to_json()["next_batch"]
+    assert (pilot["cost"], pilot["cost_unit"]) == (1.0, "runs")
+
+
+def test_a_density_outside_may_have_been_a_sparsity_or_per_cent(spin_glass):
+    from dataclasses import replace
+
+    model = spin_glass[0]
+    sparse = replace(model.table, load=model.table.load / 10, load_name="density")
+    for asked, words in ((0.9, "A sparsity of 0.9 is density 0.1"), (7, "Per cent: 7 is density")):
+        with pytest.raises(InputError, match=words):
+            advise(sparse, density=asked)
+    with pytest.raises(InputError, match=r"advise within\.$"):
+        advise(sparse, density=0.5)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,11 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path):
     assert read_csv(path)["density"] == ["0.1"]
 
 
+def test_a_file_that_cannot_be_opened_is_named_once(tmp_path):
+    with pytest.raises(InputError, match=r"runs.csv: No such file or directory$"):
+        read_csv(tmp_path / "runs.csv")
+
+
 def test_per_cent_is_told_by_values_above_one():
     notes: list[str] = []
     assert not in_per_cent(np.array([-0.9, 1.0]))

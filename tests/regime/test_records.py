@@ -4,7 +4,7 @@ import pytest
 
 from probcomp.errors import InputError
 from probcomp.regime import read_runs
-from probcomp.regime.records import pilot_columns, pilot_rows, write_table
+from probcomp.regime.records import pilot_columns, pilot_rows, table_name, write_table
 
 
 def record(epochs: int, density: float, errors: tuple[float, float]) -> dict:
@@ -49,3 +49,14 @@ def test_a_table_is_read_back(tmp_path):
     assert len(table) == 5
     assert table.knobs[0].name == "epochs"
     assert sorted(table.error.round(6)) == [0.075, 0.105, 0.155, 0.205, 0.305]
+
+
+def test_every_set_of_pilots_has_its_table():
+    def kept(*keys):
+        return [{"task": "my net / v2", "key": key} for key in keys]
+
+    name = table_name(kept("a", "b"), 0.08)
+    assert name.startswith("my-net-v2-density-0.08-")
+    assert name.endswith(".csv")
+    assert name == table_name(kept("b", "a"), 0.08)  # the same campaign, resumed
+    assert len({name, table_name(kept("a", "b"), 0.1), table_name(kept("a", "c"), 0.08)}) == 3

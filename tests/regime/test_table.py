@@ -94,6 +94,17 @@ def test_rows_of_one_task_are_chosen_by_text_or_by_number():
     assert read_runs(data, load="data").load_name == "data"
 
 
+def test_a_knob_that_is_named_as_the_load_is_none():
+    rate, epochs = np.repeat([0.4, 0.1, 0.02], 3), np.tile([9.0, 30, 99], 3)
+    table = read_runs(runs(density=None, lr=rate, epochs=epochs), load="epochs")
+    assert table.load_name == "epochs"
+    assert [knob.name for knob in table.knobs] == ["lr"]
+
+
+def test_directions_are_read_in_any_case():
+    assert read_runs(runs(), knobs=["epochs: Down"]).knobs[0].hotter == "down"
+
+
 def test_two_spellings_of_one_knob_are_one_knob():
     rate = np.repeat([0.4, 0.1, 0.02], 3)
     table = read_runs(runs(epochs=None, learning_rate=rate, lr=rate))
@@ -131,6 +142,21 @@ BAD = {
         lambda: runs(noise=np.arange(9.0)),
         {"knobs": ["noise"]},
         "which way is hotter",
+    ),
+    "no such direction": (
+        lambda: runs(),
+        {"knobs": ["epochs:sideways"]},
+        "write epochs:up if a larger value is hotter",
+    ),
+    "a load as knob": (
+        lambda: runs(),
+        {"also": ["density:up"]},
+        "'density' is read as a load and can be no knob; name what training was turned by: epochs",
+    ),
+    "an error beyond all": (
+        lambda: runs(test_error=np.full(9, 250.0)),
+        {},
+        "test_error runs from 250 to 250; expected 0 to 100",
     ),
     "absent knob": (lambda: runs(), {"knobs": ["epoch"]}, "Did you mean"),
     "sparsity as density": (
