@@ -30,22 +30,26 @@ DIGITS = RESULTS / "regime_digits_runs.csv"
 Chosen = list[tuple[int, int, int]]
 """(design, load, level) of every piece of advice."""
 
-RECORDED = ("campaign", "nine", "five", "grid", "sweep")
-ADVISERS = (*RECORDED, "nearest", "campaign_twice")
+RECORDED = ("campaign", "nine", "grid", "grid_ten", "sweep")
+ADVISERS = (*RECORDED, "nearest", "campaign_five")
 """Those that fit a model, the last two on request."""
 
-OWN = 2
+OWN = 4
 """Dense seeds of a pilot of the digits task (its default)."""
 
-MANY = 5
+MANY = 10
 """Dense seeds of a larger sweep."""
 
-TRIED = 4
+TRIED = 18
 """The first dense seeds: campaigns are judged on the others.
 
-Campaigns were tried on these, and in simulations that drew pilots from the reference, which also
-judges; the model was formed with the first twelve in view. So the seeds of the campaigns that are
-judged are fresh as pilots; the surface, whose 42 cells are always the same, is not."""
+Campaigns were judged on the first eighteen before, and tried in simulations that drew pilots from
+the reference, which also judges; the model was formed with the first twelve in view. So the seeds
+of the campaigns that are judged are fresh as pilots; the surface, whose 42 cells are always the
+same, is not."""
+
+APART = 2
+"""Each campaign begins with so many dense seeds of its own; its later ones are others' first."""
 
 
 def sweep(store: Path, jobs: int | None, seeds: Sequence[int]) -> dict[str, object]:
@@ -150,17 +154,17 @@ def digits(
     own, which no pilot shares. The rule of the advice: the level of least expected error.
 
     ``campaign``: what ``probcomp advise --task digits --pilots 9`` does, at each density by itself,
-    18 runs for each, see `TRIED` for which seeds (``nine``: 18 runs for all densities at once).
-    For as many runs: ``nearest``, every level at that density and two cells beside it;
-    ``at_density``, the least measured error of 18 runs there, with no model; ``at_density_five``,
-    of five seeds at each level (35 runs). ``campaign_twice``: campaigns of 18 pilots, 36 runs.
+    9 ``OWN`` runs for each, see `TRIED` for which seeds (``nine``: as many for all densities at
+    once). For as many runs: ``nearest``, every level at that density and two cells beside it;
+    ``at_density``, the least measured error of as many runs there, with no model;
+    ``at_density_half``, of half as many. ``campaign_five``: campaigns of five pilots.
     ``campaign_process``: the advice of the process that planned the campaign, which knows no
     regimes; so for the others, of which those that are not in ``only`` have no other advice.
     ``campaigns`` says how many designs for each density, of seeds of their own; ``only`` names
     those that fit a model and are wanted.
 
     ``nine``: nine cells of ``OWN`` dense seeds spread over the whole grid, for all densities at
-    once, ``count`` designs. ``grid`` and ``five``: every cell of ``OWN`` or ``MANY`` dense seeds,
+    once, ``count`` designs. ``grid`` and ``grid_ten``: every cell of ``OWN`` or ``MANY`` dense seeds,
     each seed once. ``sweep``: every cell and seed, one design. ``own_grid`` takes the least
     measured error of the seeds that a grid has, with no model. ``told``: what a Gaussian process
     that is told the noise and the smoothness of the task gets from as many pilots, and from pilots
@@ -198,9 +202,9 @@ def digits(
         pairs = set(zip(where.settings[:, 0], where.load))
         some = np.array([pair in pairs for pair in zip(table.settings[:, 0], table.load)])
         judged.fit("nine", design, table.take(some & np.isin(of, own)))
-    for design in range(len(names) // MANY) if "five" in only else ():
+    for design in range(len(names) // MANY) if "grid_ten" in only else ():
         own = names[MANY * design + np.arange(MANY)]
-        judged.fit("five", design, table.take(np.isin(of, own)))
+        judged.fit("grid_ten", design, table.take(np.isin(of, own)))
     for design in range(len(names) // OWN):
         mine = np.isin(of, names[OWN * design + np.arange(OWN)])
         if "grid" in only:
@@ -213,7 +217,7 @@ def digits(
         judged.fit("sweep", 0, table)
     for design, order in enumerate(orders(names[TRIED:])[:campaigns]):
         for k, load in enumerate(loads):
-            for name, runs in (("at_density", 18), ("at_density_five", 35)):
+            for name, runs in (("at_density", 9 * OWN), ("at_density_half", 9 * OWN // 2)):
                 level = least_measured(sweep, levels, float(load), order, runs)
                 judged.choose(name, design, k, level)
     # Those that need no pilots, at every density.
@@ -265,7 +269,7 @@ def digits(
 def orders(seeds: Sequence[int]) -> list[list[int]]:
     """Dense seeds of each campaign, best known first: each begins with a pair of its own."""
     names = [int(seed) for seed in seeds]
-    return [names[at:] + names[:at] for at in range(0, len(names) - OWN + 1, OWN)]
+    return [names[at:] + names[:at] for at in range(0, len(names) - APART + 1, APART)]
 
 
 def plans(
@@ -279,7 +283,7 @@ def plans(
             some = {
                 "campaign": campaign(sweep, "digits", load, few),
                 "nearest": [nearest(levels, loads, load, order[:OWN])],
-                "campaign_twice": campaign(sweep, "digits", load, few, pilots=18),
+                "campaign_five": campaign(sweep, "digits", load, few, pilots=5),
             }
             for name, rounds in some.items():
                 out.setdefault(name, {})[design, load] = rounds

@@ -103,10 +103,11 @@ class Planner:
     """Which pilots to run next, for any engine: `propose`, run them, `tell`, and so on.
 
     The first are the ends and the middle of the levels at the density asked, with two dense seeds,
-    and the ends at another density with one. After those each batch holds the runs by which the error at the advised level is expected
-    to fall most for their cost (`probcomp.regime.worth`), the second chosen as if the first were
-    made: new cells, or further dense seeds of those run before. A value of the knob at which half
-    of the trainings or more diverged is neither proposed nor advised again.
+    and the ends at another density with one. After those each batch holds the runs by which the
+    error at the advised level is expected to fall most for their cost (`probcomp.regime.worth`),
+    the second chosen as if the first were made: new cells, or further dense seeds of those run
+    before. A value of the knob at which half of the trainings or more diverged is neither proposed
+    nor advised again.
 
     Args:
         task: A task, or what `load_task` reads.

@@ -175,6 +175,7 @@ def digits_task() -> PilotTask:
         knob="epochs",
         levels=(3, 6, 12, 20, 30, 45, 60),
         densities=(0.04, 0.055, 0.08, 0.12, 0.2, 0.4),
+        dense_seeds=(0, 1, 2, 3),
         augment=_jitter,
     )
 
