@@ -53,7 +53,7 @@ def advise(
     density: Annotated[
         float | None,
         typer.Option(
-            help="Where to advise: the share of weights to keep, such as 0.1, or a value of --load.",
+            help="Where to advise: the share of weights to keep (0.1), or a value of --load.",
             show_default=False,
         ),
     ] = None,
@@ -298,22 +298,16 @@ def _rows(where: list[str]) -> dict[str, str]:
 def _print(said: "Advice", extra: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from probcomp.regime.words import details, headline
+    from probcomp.regime.words import report
 
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(headline(said), style="bold", markup=False)
-    if not said.converged:
-        console.print(
-            said.convergence + "; the numbers below are not to be relied on", markup=False
-        )
-    lines = details(said)
+    more = {}
     if extra:
-        lines["pilots"] = (
+        more["pilots"] = (
             f"{len(extra['pilots'])} cells ({extra['stopped']}); the same command with more "
             "--pilots goes on from them"
         )
-        lines["table"] = f"{extra['runs']} (for --runs)"
-    for label, text in lines.items():
-        console.print(f"  {label:<12}{text}", markup=False)
-    for text in said.notes:
-        console.print(f"  note: {text}", markup=False)
+        more["table"] = f"{extra['runs']} (for --runs)"
+    headline, _, rest = report(said, more).partition("\n")
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(headline, style="bold", markup=False)
+    console.print(rest, markup=False)

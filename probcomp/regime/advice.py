@@ -1,7 +1,7 @@
 """`advise`: from past runs to raise, lower or keep, with how sure that is."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from probcomp.errors import InputError, unknown
 from probcomp.regime.beside import Opinion, opinions
+from probcomp.regime.checks import check_inside
 from probcomp.regime.decision import ACTIONS, GAIN, best_actions, decide
 from probcomp.regime.design import NextPilot, next_pilots, should_stop
 from probcomp.regime.diagram import grid_values, reference
@@ -65,11 +66,17 @@ class Advice:
     least_gain_points: float
     converged: bool
     convergence: str
-    levels: Array
-    along: Array
+    levels: Array = field(repr=False)
+    along: Array = field(repr=False)
     beside: dict[str, Opinion]
     notes: tuple[str, ...]
-    model: RegimeModel
+    model: RegimeModel = field(repr=False)
+
+    def __str__(self) -> str:
+        """The advice in words, as the command prints it."""
+        from probcomp.regime.words import report
+
+        return report(self)
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the model, as plain values."""
@@ -211,21 +218,7 @@ def _check_asked(
             raise unknown("knob", name, names)
         inside[name] = (value, table.settings[:, names.index(name)])
     for name, (value, runs) in inside.items():
-        if not runs.min() * (1 - 1e-9) <= value <= runs.max() * (1 + 1e-9):
-            raise InputError(
-                f"{name} {value:g} lies outside the runs ({runs.min():g} to {runs.max():g}); add "
-                f"runs there, or advise within.{_meant(name, value, runs)}"
-            )
-
-
-def _meant(name: str, value: float, runs: Array) -> str:
-    """What a density outside the runs may have been, where that lies among them."""
-    if name != "density":
-        return ""
-    for kind, share in (("A sparsity of", 1 - value), ("Per cent:", value / 100)):
-        if runs.min() <= share <= runs.max():
-            return f" {kind} {value:g} is density {share:g}."
-    return ""
+        check_inside(name, value, runs)
 
 
 def _levels(
@@ -240,12 +233,7 @@ def _levels(
         values = np.asarray(levels, float)
         if values.size < 2 or not np.all(np.isfinite(values)):
             raise InputError("levels: give at least two finite values for the knob.")
-    outside = [v for v in (*values, present) if not low * (1 - 1e-9) <= v <= high * (1 + 1e-9)]
-    if outside:
-        raise InputError(
-            f"{knob.name} {outside[0]:g} lies outside the runs ({low:g} to {high:g}); add runs "
-            "there, or advise within."
-        )
+    check_inside(knob.name, [*values, present], np.array([low, high]))
     near = np.isclose(values, present, rtol=1e-9)
     values = np.unique(np.append(values[~near], present))
     return values, int(np.flatnonzero(values == present)[0])

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from probcomp.errors import InputError
 from probcomp.regime.knobs import KNOWN, known_name
@@ -19,6 +20,9 @@ SIGN_SLACK = 0.02
 
 CONFOUNDED = 0.85
 """Share of the variance of the load's ranks that knobs may explain before they pass for one."""
+
+SLACK = 1e-9
+"""Share by which rounding may put a value outside the runs."""
 
 TURNED = 0.01
 """Chance of a rank correlation over cells below which a knob is noted as turned round."""
@@ -43,6 +47,28 @@ def check_enough(table: "RunTable") -> None:
         raise InputError(
             f"{cells} distinct pilot{'s' * (cells != 1)}; at least {LEAST_CELLS} are needed "
             f"(two settings x two values of {table.load_name} and one between), 9 are advised."
+        )
+
+
+def check_inside(name: str, values: ArrayLike, runs: NDArray[np.float64]) -> None:
+    """Refuse values of a knob or a load outside those of the runs: a guess there has no ground.
+
+    Raises:
+        InputError: names the first such value, and what a density may have been meant for.
+    """
+    low, high = float(runs.min()), float(runs.max())
+    for value in np.atleast_1d(np.asarray(values, float)):
+        if low * (1 - SLACK) <= value <= high * (1 + SLACK):
+            continue
+        meant = ""
+        if name == "density":
+            shares = {f"A sparsity of {value:g}": 1 - value, f"{value:g} per cent": value / 100}
+            meant = next(
+                (f" {w} is density {x:g}." for w, x in shares.items() if low <= x <= high), ""
+            )
+        raise InputError(
+            f"{name} {value:g} lies outside the runs ({low:g} to {high:g}); add runs there, or "
+            f"ask within.{meant}"
         )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from probcomp.errors import InputError
+from probcomp.regime.checks import check_inside
 from probcomp.regime.fit import RegimeModel
 
 
@@ -45,13 +46,17 @@ def rank_family(
         load: Density (or width) to prune to.
 
     Raises:
-        InputError: fewer than two candidates, or a fit that did not converge.
+        InputError: fewer than two candidates, some outside the runs, or a fit that did not
+            converge.
     """
     from probcomp.regime.model import REGIMES  # imports JAX
 
     values, loads = model.points(settings, load)
     if len(values) < 2:
         raise InputError("a family has at least two candidates; give several settings.")
+    for position, knob in enumerate(model.table.knobs):
+        check_inside(knob.name, values[:, position], model.table.settings[:, position])
+    check_inside(model.table.load_name, loads, model.table.load)
     if not model.convergence.ok:
         raise InputError(f"no ranking from a fit that is {model.convergence}.")
     said = model.predict(values, loads)

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from probcomp.regime.words import details, headline
+from probcomp.regime.words import REGIMES, details, headline
 from probcomp.storage import replacing, write_text
 
 if TYPE_CHECKING:
@@ -20,8 +20,9 @@ STYLE = (
 )
 NOTES = {
     "Phase diagram": "Colours mix the probabilities of the regimes. Lines are posterior medians of "
-    "the boundaries, bands hold 90 %. I: retrained networks are cut off from one another. II-A: "
-    "connected, but unlike. II-B: connected and alike.",
+    "the boundaries, bands hold 90 %. Retrained networks are "
+    + "; ".join(f"{name}: {what}" for name, what in REGIMES.items())
+    + ".",
     "What to do, along the knob": "Probability that raising, lowering or keeping the temperature "
     "is best, were the knob set there.",
 }
@@ -35,14 +36,18 @@ def write_page(said: "Advice", path: Path | str) -> None:
         f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>"
         for name, text in details(said).items()
     )
-    warning = "" if said.converged else " The numbers below are not to be relied on."
+    warning = (
+        ""
+        if said.converged
+        else f"<p class='warn'>{html.escape(said.convergence)}. The numbers below are not to be "
+        "relied on.</p>"
+    )
     parts = [
         "<!doctype html><html lang='en'><meta charset='utf-8'>"
         f"<meta name='viewport' content='width=device-width'><title>{html.escape(headline(said))}"
         f"</title><style>{STYLE}</style>",
         f"<h1>{html.escape(headline(said))}</h1>",
-        f"<p class='{'note' if said.converged else 'warn'}'>"
-        f"{html.escape(said.convergence)}.{warning}</p><table>{rows}</table>",
+        f"{warning}<table>{rows}</table>",
     ]
     parts += [f"<p class='note'>Note: {html.escape(note)}</p>" for note in said.notes]
     for title, figure in pictures(said).items():
@@ -52,10 +57,7 @@ def write_page(said: "Advice", path: Path | str) -> None:
         )
         if title in NOTES:
             parts.append(f"<p class='note'>{html.escape(NOTES[title])}</p>")
-    parts.append(
-        f"<p class='note'>{len(said.model.table)} runs, {said.model.table.cells.max() + 1} "
-        "settings. Regimes after Zhou, Yang, Chang and Mahoney (2023).</p></html>"
-    )
+    parts.append("<p class='note'>Regimes after Zhou, Yang, Chang and Mahoney (2023).</p></html>")
     write_text(path, "\n".join(parts))
 
 

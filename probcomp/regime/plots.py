@@ -25,11 +25,16 @@ MAPS = {
 }
 
 
-def plot_phase_diagram(diagram: PhaseDiagram, runs: "RunTable | None" = None) -> Any:
+def plot_phase_diagram(
+    diagram: PhaseDiagram,
+    runs: "RunTable | None" = None,
+    marks: Mapping[str, tuple[float, float]] | None = None,
+) -> Any:
     """Regime probabilities as mixed colours, both boundaries with 90 % bands, the triple point.
 
     Args:
         runs: Runs to mark, where the diagram is over their knob.
+        marks: Name to (load, value of the knob) of up to three other places to mark.
     """
     from matplotlib.colors import to_rgb
     from matplotlib.patches import Patch
@@ -57,9 +62,16 @@ def plot_phase_diagram(diagram: PhaseDiagram, runs: "RunTable | None" = None) ->
             runs.load, runs.settings[:, position], "x", color=INK, markersize=5, alpha=0.7,
             label="runs", clip_on=False,
         )  # fmt: skip
+    for (name, place), marker in zip((marks or {}).items(), "o*^"):
+        axes.plot(
+            *place, marker, color="white", markeredgecolor=INK, markersize=10, label=name,
+            linestyle="none", clip_on=False,
+        )  # fmt: skip
     _scales(axes, diagram.loads, diagram.values)
     axes.set_xlabel(diagram.load_name)
     axes.set_ylabel(diagram.knob)
+    if runs is not None:
+        axes.set_ylabel(f"{diagram.knob}  (hotter: {runs.knobs[runs.knob(diagram.knob)].hotter})")
     handles, labels = axes.get_legend_handles_labels()
     handles += [Patch(color=colour, alpha=0.62) for colour in PHASES.values()]
     labels += list(PHASES)
@@ -91,7 +103,9 @@ def plot_actions(said: "Advice") -> Any:
         axes.set_xscale("log")
     axes.set_xlim(said.levels.min(), said.levels.max())
     axes.set_ylim(0, 1)
-    axes.set_xlabel(f"{said.knob}, at {said.load_name} {said.load:g}")
+    knob = said.model.table.knobs[said.model.table.knob(said.knob)]
+    hotter = "right" if knob.hotter == "up" else "left"
+    axes.set_xlabel(f"{said.knob}, at {said.load_name} {said.load:g}  (hotter: to the {hotter})")
     axes.set_ylabel("probability")
     figure.legend(loc="outside right center", fontsize=8, frameon=False, reverse=True)
     return figure
@@ -168,8 +182,11 @@ def pictures(said: "Advice") -> dict[str, Any]:
     diagram = said.model.phase_diagram(said.knob, at=said.at)
     predicted = predict_maps(said.model, said.knob, at=said.at)
     maps = {f"Map of {what}": plot_map(predicted, what) for what in MAPS}
+    marks = {"now": (said.load, said.at[said.knob]), "best": (said.load, said.best)}
+    if said.next is not None:
+        marks["next pilot"] = (said.next.load, said.next.settings[said.knob])
     return {
-        "Phase diagram": plot_phase_diagram(diagram, said.model.table),
+        "Phase diagram": plot_phase_diagram(diagram, said.model.table, marks),
         "What to do, along the knob": plot_actions(said),
         **maps,
     }

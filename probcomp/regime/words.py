@@ -1,5 +1,6 @@
 """Advice in words, for a terminal and a page: what to do, why, how sure that is, and what next."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,7 +62,10 @@ def why(said: "Advice") -> str:
 
 
 def what_next(said: "Advice") -> str:
-    """The step after this advice, where no further pilot is proposed."""
+    """The step after this advice."""
+    if said.next is not None:
+        act = "act on this, or " if said.action != "undecided" else ""
+        return f"{act}run what is next, add it to the runs, and ask again"
     if said.action == "undecided":
         near = dict.fromkeys(f"{value:.3g}" for value in (said.at[said.knob], said.best))
         loss = f"staying is expected to cost {max(said.gain_points, 0.0):.2f} points"
@@ -70,6 +74,16 @@ def what_next(said: "Advice") -> str:
             f"other seeds at {said.knob} {' and '.join(near)}, {said.load_name} {said.load:g}"
         )
     return "no further run is needed; measure the result on samples that no run was judged by"
+
+
+def report(said: "Advice", more: Mapping[str, str] | None = None) -> str:
+    """All of it in lines, with ``more`` labels and texts before the notes."""
+    lines = [headline(said)]
+    if not said.converged:
+        lines.append(f"{said.convergence}; the numbers below are not to be relied on")
+    labels = {**details(said), **(more or {})}
+    lines += [f"  {label:<12}{text}" for label, text in labels.items()]
+    return "\n".join([*lines, *(f"  note: {text}" for text in said.notes)])
 
 
 def details(said: "Advice") -> dict[str, str]:
@@ -98,8 +112,7 @@ def details(said: "Advice") -> dict[str, str]:
         lines["next pilots"] = "; ".join(_pilot(said, pilot) for pilot in said.next_batch)
     elif said.next is not None:
         lines["next pilot"] = _pilot(said, said.next)
-    if said.next is None:
-        lines["what next"] = what_next(said)
+    lines["what next"] = what_next(said)
     return lines
 
 

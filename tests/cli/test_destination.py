@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from probcomp.cli.destination import LEAST_FREE, check_destination
+from probcomp.cli.destination import LEAST_FREE, check_destination, check_file
 from probcomp.errors import InputError
 
 
@@ -39,3 +39,14 @@ def test_a_read_only_directory_is_refused(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("tempfile.NamedTemporaryFile", fail)
     with pytest.raises(InputError, match="Read-only file system"):
         check_destination(tmp_path)
+
+
+def test_a_file_is_tried_before_the_work(tmp_path) -> None:
+    check_file(tmp_path / "below" / "page.html")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InputError, match="it is a directory; name a file in it"):
+        check_file(tmp_path)
+    (tmp_path / "file").write_text("")
+    check_file(tmp_path / "file")  # one that is there is replaced
+    with pytest.raises(InputError, match="is not a directory"):
+        check_file(tmp_path / "file" / "page.html")

@@ -88,10 +88,13 @@ def test_a_density_outside_may_have_been_a_sparsity_or_per_cent(spin_glass):
 
     model = spin_glass[0]
     sparse = replace(model.table, load=model.table.load / 10, load_name="density")
-    for asked, words in ((0.9, "A sparsity of 0.9 is density 0.1"), (7, "Per cent: 7 is density")):
+    for asked, words in (
+        (0.9, "A sparsity of 0.9 is density 0.1"),
+        (7, "7 per cent is density 0.07"),
+    ):
         with pytest.raises(InputError, match=words):
             advise(sparse, density=asked)
-    with pytest.raises(InputError, match=r"advise within\.$"):
+    with pytest.raises(InputError, match=r"ask within\.$"):
         advise(sparse, density=0.5)
 
 

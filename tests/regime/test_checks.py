@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from probcomp.errors import InputError
-from probcomp.regime.checks import check_apart, check_directions, check_enough
+from probcomp.regime.checks import check_apart, check_directions, check_enough, check_inside
 from probcomp.regime.table import read_runs
 
 
@@ -25,6 +25,21 @@ def table(**changed):
 def test_a_sound_table_passes():
     check_enough(table())
     assert check_directions(table()) == ()
+
+
+def test_what_lies_outside_the_runs_is_refused_but_for_rounding():
+    runs = np.array([0.05, 0.4])
+    check_inside("density", [0.05, 0.1, 0.4 * (1 + 1e-12)], runs)
+    for value, words in (
+        (0.9, "A sparsity of 0.9 is density 0.1"),
+        (10.0, "10 per cent is density 0.1"),
+        (np.nan, "density nan lies outside"),
+        (0.5, r"ask within\.$"),
+    ):
+        with pytest.raises(InputError, match=words):
+            check_inside("density", [0.1, value], runs)
+    with pytest.raises(InputError, match=r"ask within\.$"):
+        check_inside("width", 0.9, runs)
 
 
 def test_a_known_knob_whose_barriers_grow_with_heat_is_not_doubted():

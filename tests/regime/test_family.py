@@ -35,3 +35,12 @@ def test_one_candidate_and_a_fit_that_did_not_converge_are_refused(spin_glass):
     bad = replace(model, convergence=Convergence(1.5, 10.0, 0, 100))
     with pytest.raises(InputError, match="not converged"):
         rank_family(bad, {"temperature": [1.0, 2.0]}, 2.0)
+
+
+def test_a_candidate_outside_the_runs_is_refused(spin_glass):
+    """A guess there would have a wide interval, and with it a fair chance of being the best."""
+    model, _ = spin_glass
+    with pytest.raises(InputError, match="temperature 9 lies outside the runs"):
+        rank_family(model, {"temperature": [1.0, 9.0]}, 2.0)
+    with pytest.raises(InputError, match=r"load 0\.01 lies outside"):
+        rank_family(model, {"temperature": [1.0, 2.0]}, 0.01)

@@ -20,6 +20,18 @@ def test_the_diagram_shows_boundaries_their_bands_and_the_runs(spin_glass):
     np.testing.assert_allclose(drawn["I | II (connected)"][:, 1], diagram.boundary[1])
 
 
+def test_the_present_setting_and_the_way_of_heat_are_shown(spin_glass):
+    model, _ = spin_glass
+    marks = {"now": (2.0, 1.5), "best": (2.0, 0.6)}
+    axes = plot_phase_diagram(model.phase_diagram(size=8), model.table, marks).axes[0]
+    drawn = {line.get_label(): line.get_xydata() for line in axes.lines}
+    np.testing.assert_allclose(drawn["now"], [[2.0, 1.5]])
+    np.testing.assert_allclose(drawn["best"], [[2.0, 0.6]])
+    assert axes.get_ylabel() == "temperature  (hotter: up)"
+    strip = plot_actions(advise(model, density=1.0, levels=[0.6, 1.0, 2.0])).axes[0]
+    assert strip.get_xlabel().endswith("(hotter: to the right)")
+
+
 def test_shares_of_the_actions_fill_the_strip(spin_glass):
     said = advise(spin_glass[0], density=1.0, levels=[0.6, 1.0, 2.0])
     axes = plot_actions(said).axes[0]

@@ -85,7 +85,15 @@ def test_an_undecided_answer_names_its_cause_and_its_cure(hot):
         "temperature 1, load 0.5 (expected to settle 50% of the doubt about the decision, about "
         "6.54 s)"
     )
-    assert "what next" not in one
+    assert one["what next"] == "run what is next, add it to the runs, and ask again"
+    decided = replace(told, next=pilot, next_batch=(pilot,), action="keep")
+    assert details(decided)["what next"].startswith("act on this, or run")
+
+
+def test_python_prints_what_the_command_does(hot, capsys):
+    _print(hot, {})
+    assert str(hot) + "\n" == capsys.readouterr().out
+    assert len(repr(hot)) < 5000  # neither the model nor the curves
 
 
 def test_a_cost_that_nobody_knows_is_not_said(hot):
