@@ -164,7 +164,7 @@ def digits(
     those that fit a model and are wanted.
 
     ``nine``: nine cells of ``OWN`` dense seeds spread over the whole grid, for all densities at
-    once, ``count`` designs. ``grid`` and ``grid_ten``: every cell of ``OWN`` or ``MANY`` dense seeds,
+    once, ``count`` designs. ``grid`` and ``grid_ten``: every cell of ``OWN`` or ``MANY`` seeds,
     each seed once. ``sweep``: every cell and seed, one design. ``own_grid`` takes the least
     measured error of the seeds that a grid has, with no model. ``told``: what a Gaussian process
     that is told the noise and the smoothness of the task gets from as many pilots, and from pilots

@@ -40,9 +40,9 @@ def test_the_outlook_counts_epochs_and_runs_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
     assert (said["runs"], said["kept"], len(said["first"])) == (14, 0, 5)
     assert said["first"][1] == {"epochs": 4, "density": 0.1, "dense_seeds": [0, 1]}
-    # Two dense runs of 4 epochs; ten pilots of two retrainings of 2 epochs.
-    assert said["epochs_of_the_first"] == 2 * 4 + 10 * 2 * 2
-    assert said["epochs_of_the_later_at_most"] == 4 * (2 * 2 + 4)
+    # Two dense runs of 4 epochs; eight pilots of two retrainings of 2 epochs.
+    assert said["epochs_of_the_first"] == 2 * 4 + 8 * 2 * 2
+    assert said["epochs_of_the_later_at_most"] == 6 * (2 * 2 + 4)
     assert "seconds" not in said
     run_pilot(pilot_configs(SOURCE, 4, 0.1)[0], store)
     said = outlook(Planner(SOURCE, density=0.1, pilots=7), store)
