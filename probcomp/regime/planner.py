@@ -59,9 +59,11 @@ class Campaign:
 
 
 def start_design(task: PilotTask, density: float) -> list[Cell]:
-    """Ends and middle of the levels (on the knob's scale) at ``density``, and the ends at another.
+    """Ends and middle of the levels at the density asked, and the corners of the whole grid.
 
-    Those of the task: the nearest to ``density``, and the nearest to that.
+    Levels count on the knob's scale; of the task's densities the nearest stands for ``density``.
+    Without the corners the runs span a narrow range of loads, from which the regimes are hard to
+    tell: chains then mix badly.
     """
     levels, densities = sorted(set(task.levels)), sorted(set(task.densities))
     if len(levels) * len(densities) < LEAST_CELLS:
@@ -71,11 +73,12 @@ def start_design(task: PilotTask, density: float) -> list[Cell]:
         )
     middle = levels[_nearest_middle(task.turned_knob.coordinate(levels, 0.5))]
     near = sorted(densities, key=lambda other: abs(np.log(other / density)))
-    ends = [(x, y) for y in (near[0], near[1]) for x in (levels[0], levels[-1])]
-    cells = list(dict.fromkeys([*ends, (middle, near[0])]))
+    here = [(x, near[0]) for x in (levels[0], levels[-1], middle)]
+    corners = [(x, y) for y in (densities[0], densities[-1]) for x in (levels[0], levels[-1])]
+    cells = list(dict.fromkeys([*here, *corners]))
     # Two levels only have no middle of their own: any other cell will do.
     rest = [(x, y) for y in near for x in levels if (x, y) not in cells]
-    return cells + rest[: LEAST_CELLS - len(cells)]
+    return cells + rest[: max(LEAST_CELLS - len(cells), 0)]
 
 
 def _without(task: PilotTask, lost: set[float]) -> PilotTask:
@@ -103,11 +106,11 @@ class Planner:
     """Which pilots to run next, for any engine: `propose`, run them, `tell`, and so on.
 
     The first are the ends and the middle of the levels at the density asked, with two dense seeds,
-    and the ends at another density with one. After those each batch holds the runs by which the
-    error at the advised level is expected to fall most for their cost (`probcomp.regime.worth`),
-    the second chosen as if the first were made: new cells, or further dense seeds of those run
-    before. A value of the knob at which half of the trainings or more diverged is neither proposed
-    nor advised again.
+    and the corners of levels by densities with one. After those each batch holds the runs by which
+    the error at the advised level is expected to fall most for their cost
+    (`probcomp.regime.worth`), the second chosen as if the first were made: new cells, or further
+    dense seeds of those run before. A value of the knob at which half of the trainings or more
+    diverged is neither proposed nor advised again.
 
     Args:
         task: A task, or what `load_task` reads.
@@ -252,7 +255,7 @@ class Planner:
     def _next(self) -> list[Run]:
         room, seeds = self.budget - len(self.runs), self.task.dense_seeds
         if not self.runs:
-            return self._first(start_design(self.task, self.density))
+            return self._first(start_design(self.task, self.density))[:room]
         short, gone, run = LEAST_CELLS - len(self._ended()), self._lost(), by_cell(self.runs)
         if short > 0 and room > 0:  # some diverged: corners of what is left stand in for them
             start = start_design(_without(self.task, gone), self.density)

@@ -16,17 +16,25 @@ SOURCE = str(Path(__file__).with_name("tiny_task.py"))
 
 
 @pytest.mark.parametrize(
-    ("density", "here", "beside"),
-    [(0.1, 0.1, 0.3), (0.7, 0.8, 0.3), (0.3, 0.3, 0.8), (0.2, 0.3, 0.1)],
+    ("density", "here", "runs"), [(0.1, 0.1, 8), (0.7, 0.8, 8), (0.3, 0.3, 10), (0.2, 0.3, 10)]
 )
-def test_it_starts_where_advice_is_wanted(density, here, beside):
-    """Beside 0.3 lies 0.8: logarithms count; 0.2 is not the task's, 0.3 is the nearest."""
-    cells = [(1, here), (4, here), (1, beside), (4, beside), (2, here)]
-    assert start_design(tiny_task.task(), density) == cells
+def test_it_starts_where_advice_is_wanted_and_at_the_corners(density, here, runs):
+    """0.2 is not the task's: 0.3 is the nearest on the logarithmic scale."""
+    cells = start_design(tiny_task.task(), density)
+    assert cells[:3] == [(1, here), (4, here), (2, here)]
+    assert set(cells[3:]) == {(x, y) for x in (1, 4) for y in (0.1, 0.8) if y != here}
     planner = Planner(SOURCE, density=density, pilots=9)
     planner.propose()
     twice = [(*cell, seed) for cell in cells for seed in ((0, 1) if cell[1] == here else (0,))]
     assert planner.runs == twice
+    assert len(twice) == runs
+
+
+def test_five_runs_are_the_least_and_span_two_densities():
+    once = dataclasses.replace(tiny_task.task(), dense_seeds=(3,))
+    planner = Planner(once, density=0.3, pilots=5)
+    planner.propose()
+    assert planner.runs == [(1, 0.3, 3), (4, 0.3, 3), (2, 0.3, 3), (1, 0.1, 3), (4, 0.1, 3)]
 
 
 def test_few_levels_are_filled_up_and_too_few_are_refused():
@@ -34,7 +42,7 @@ def test_few_levels_are_filled_up_and_too_few_are_refused():
     narrow = dataclasses.replace(task, levels=(1, 4))
     cells = start_design(narrow, 0.1)
     assert len(set(cells)) == 5
-    assert {(x, y) for x in (1, 4) for y in (0.1, 0.3)} <= set(cells)
+    assert {(x, y) for x in (1, 4) for y in (0.1, 0.8)} <= set(cells)
     with pytest.raises(InputError, match="4 cells; at least 5"):
         start_design(dataclasses.replace(narrow, densities=(0.1, 0.8)), 0.1)
 
@@ -74,7 +82,7 @@ def test_values_at_which_training_diverges_are_replaced(tmp_path, monkeypatch):
         hot_task((0.1, 0.3, 1e6)), density=0.1, pilots=7, store=Store(tmp_path), show=False
     )
     cells = list(done.cells)
-    assert cells[:4] == [(0.1, 0.1), (1e6, 0.1), (0.1, 0.3), (1e6, 0.3)]
+    assert cells[:5] == [(0.1, 0.1), (1e6, 0.1), (0.3, 0.1), (0.1, 0.8), (1e6, 0.8)]
     assert sum(record["status"] == "done" for record in done.records) == 5
     assert {value for value, _ in cells[5:]} <= {0.1, 0.3}
     assert asked["levels"] == [0.1, 0.3]
