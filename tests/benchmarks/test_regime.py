@@ -176,15 +176,15 @@ def test_a_campaign_is_told_the_rows_of_the_seeds_that_stand_for_its_own(module,
     sweep = found.Sweep(*sweep_of_digits)
     rounds = found.campaign(sweep, "digits", 0.08, [6, 3, 5, 4], pilots=5)
     runs = [run for some in rounds for run in some]
-    assert [len(some) for some in rounds] == [8, 4, 4, 4]
+    assert [len(some) for some in rounds] == [10, 4, 4, 2]
     assert len(runs) == len(set(runs)) == 20
     assert [run for run in runs if run[2] not in (6, 3, 5, 4)] == []
     assert [seed for level, load, seed in runs if (level, load) == (60, 0.08)][:2] == [6, 3]
-    # The first: 8 pilots of 6 s; 60 epochs of both dense runs at 6 s for 60 epochs.
-    assert sweep.seconds(rounds[:1]) == pytest.approx(8 * 6 + (60 + 60) * 0.1)
+    # The first: 10 pilots of 6 s; 60 epochs of both dense runs at 6 s for 60 epochs.
+    assert sweep.seconds(rounds[:1]) == pytest.approx(10 * 6 + (60 + 60) * 0.1)
     # Later 30 epochs go on from the stop at 20, in a round of their own.
     later = [*rounds[:1], [(30.0, 0.08, 6)], [(30.0, 0.2, 6)]]
-    assert sweep.seconds(later) == pytest.approx(10 * 6 + (60 + 60 + 10) * 0.1)
+    assert sweep.seconds(later) == pytest.approx(12 * 6 + (60 + 60 + 10) * 0.1)
 
 
 def test_the_process_that_plans_advises_near_the_best_level_of_quiet_runs(module, sweep_of_digits):
