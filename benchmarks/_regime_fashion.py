@@ -32,6 +32,9 @@ REFERENCE = HERE / "results" / "regime_fashion_reference.csv"
 CONFIDENCE = 0.8
 """Least probability of an action that is said; below it the advice is undecided (the default)."""
 
+TWICE = 18
+"""Pilots of longer campaigns, of which the model is not asked: a fit takes half a minute."""
+
 Array = NDArray[np.float64]
 
 
@@ -43,7 +46,8 @@ def fashion(campaigns: int, fits: Fits) -> dict[str, object]:
     ``inside`` is the share of the reference's means within the model's 90 % intervals (the doubt
     of those means included). For as many runs as each campaign made: ``at_density``, the least
     measured error at that density, with no model; ``campaign_process``, the advice of the process
-    that plans the campaign and knows no regimes. Without runs: ``as_it_is``, the batch size of
+    that plans the campaign and knows no regimes. ``campaign_twice_process`` and
+    ``at_density_twice`` are those of `TWICE` pilots. Without runs: ``as_it_is``, the batch size of
     the task's recipe; ``coldest``, ``hottest``, the ends of the levels; ``random``.
 
     ``decisions``: raise, lower or keep, said of each level as the present one (and of the coldest
@@ -63,21 +67,31 @@ def fashion(campaigns: int, fits: Fits) -> dict[str, object]:
     knob = task.turned_knob
     start = task.recipe.to_json()[task.knob]
     for design, order in enumerate(orders(seeds)[:campaigns]):
+        mine = order[:MOST_SEEDS]
         for k, load in enumerate(map(float, grid.loads)):
-            rounds = campaign(sweep, FASHION, load, order[:MOST_SEEDS])
+            rounds = campaign(sweep, FASHION, load, mine)
             runs = [run for some in rounds for run in some]
             pilots = table.take([place[run] for run in runs])
             model, seconds = fits.fit(pilots, f"fashion{design}_{load:g}", design)
             level, check = advised(model, levels, load, grid.errors[k])
             drawn = model.predict(levels[:, None], np.full(len(levels), load)).error
-            found = decisions(drawn, levels, knob) if model.convergence.ok else {}
+            found = decisions(drawn, levels, knob)
             clear()
             checks.append({"load": load, **check})
-            said += [{"load": k, "at": at, "probability": p} for at, p in found.items()]
+            ok = model.convergence.ok
+            said += [
+                {"load": k, "at": at, "probability": p, "converged": ok} for at, p in found.items()
+            ]
             choose(chosen, "campaign", design, k, level)
             choose(chosen, "campaign_process", design, k, by_process(sweep, levels, load, runs))
             measured = least_measured(sweep, levels, load, order, len(runs))
             choose(chosen, "at_density", design, k, measured)
+            twice = [r for some in campaign(sweep, FASHION, load, mine, TWICE) for r in some]
+            choose(
+                chosen, "campaign_twice_process", design, k, by_process(sweep, levels, load, twice)
+            )
+            most = least_measured(sweep, levels, load, order, len(twice))
+            choose(chosen, "at_density_twice", design, k, most)
             row: dict[str, object] = {"density": load, "seed": design, "best": float(levels[level])}
             row |= {"measured": float(levels[measured]), "fit": str(model.convergence)}
             row |= {"of_the_coldest": dict(zip(ACTIONS, found[coldest(levels, knob)].tolist()))}
@@ -196,7 +210,8 @@ def decisions_met(
     """How decisions meet the reference, whose own doubt is averaged over.
 
     Args:
-        said: ``load`` and ``at``, indices, and ``probability`` of raise, lower and keep.
+        said: ``load`` and ``at``, indices, ``probability`` of raise, lower and keep, and whether
+            the fit ``converged``: if not, the advice is undecided.
 
     Returns:
         ``sure``: share with an action of probability `CONFIDENCE` or more. Of those ``right``,
@@ -216,9 +231,10 @@ def decisions_met(
         action = int(probability.argmax())
         against = {0: truth[1], 1: truth[0], 2: 0.0}[action]
         brier = float((((probability - np.eye(3)) ** 2).sum(1) * truth).sum())
-        rows.append((probability.max() >= CONFIDENCE, truth[action], against, truth[2], brier))
-    sure, right, wrong, keep, brier = np.array(rows, float).T
-    kept = sure > 0
+        sure = bool(one["converged"]) and probability.max() >= CONFIDENCE
+        rows.append((sure, truth[action], against, truth[2], brier))
+    kept, right, wrong, keep, brier = np.array(rows, float).T
+    kept = kept > 0
     out = {
         "decisions": len(said),
         "sure": float(kept.mean()),

@@ -651,8 +651,9 @@ def test_decisions_are_counted_against_what_the_reference_gives(fashion, module)
     knob, levels = KNOWN["batch_size"], np.array([4.0, 8, 16])
     surely = {"raise": [0.9, 0.05, 0.05], "lower": [0.1, 0.85, 0.05], "keep": [0.0, 0.1, 0.9]}
 
-    def met(*said):
-        rows = [{"load": 0, "at": at, "probability": np.array(p)} for at, p in said]
+    def met(*said, converged=True):
+        about = {"load": 0, "converged": converged}
+        rows = [{**about, "at": at, "probability": np.array(p)} for at, p in said]
         return fashion.decisions_met(rows, reference, levels, knob)
 
     assert fashion.coldest(levels, knob) == 2
@@ -665,6 +666,8 @@ def test_decisions_are_counted_against_what_the_reference_gives(fashion, module)
     unsure = met((2, [0.2, 0.5, 0.3]), (0, surely["keep"]))
     assert (unsure["sure"], unsure["right"], unsure["wrong"]) == (0.5, 1, 0)
     assert (unsure["right_of_all"], unsure["wrong_of_all"]) == (0.5, 0.5)
+    failed = met((2, surely["raise"]), converged=False)
+    assert (failed["sure"], failed["right_of_all"], "right" in failed) == (0, 1, False)
 
 
 def test_the_second_task_refuses_what_it_cannot_judge(fashion, monkeypatch):
