@@ -63,9 +63,14 @@ def why(said: "Advice") -> str:
 
 def what_next(said: "Advice") -> str:
     """The step after this advice."""
+    if not said.converged:
+        return (
+            "add runs (other seeds, settings between those that are there) and ask again; another "
+            "seed of the sampler may do, too"
+        )
     if said.next is not None:
         act = "act on this, or " if said.action != "undecided" else ""
-        return f"{act}run what is next, add it to the runs, and ask again"
+        return f"{act}run the next pilot, add its row to the runs, and ask again"
     if said.action == "undecided":
         near = dict.fromkeys(f"{value:.3g}" for value in (said.at[said.knob], said.best))
         loss = f"staying is expected to cost {max(said.gain_points, 0.0):.2f} points"
@@ -119,7 +124,7 @@ def details(said: "Advice") -> dict[str, str]:
 def _pilot(said: "Advice", pilot: "NextPilot") -> str:
     """Where it is, what it is expected to tell, and what it takes where that is known."""
     where = ", ".join(f"{name} {value:.4g}" for name, value in pilot.settings.items())
-    if said.next is None:  # nothing is left to settle
+    if said.next is None or pilot.by == "information":  # none is to settle the decision
         tells = f"expected to tell {pilot.information:.2f} nats about the model"
     else:
         shares = np.array([share for share in said.probability.values() if share > 0])

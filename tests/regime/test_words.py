@@ -74,7 +74,9 @@ def test_an_undecided_answer_names_its_cause_and_its_cure(hot):
     assert "keep is likeliest with 60% (80% asked)" in why(told)
     assert "may gain -0.20 to 0.90 points, and 0.3 make a move worth it" in why(told)
     assert "the best temperature may lie from" in why(replace(told, gain_interval=(0.0, 0.0)))
-    assert "did not converge" in why(replace(told, converged=False))
+    lost = replace(told, converged=False)
+    assert "did not converge" in why(lost)
+    assert details(lost)["what next"].startswith("add runs (other seeds")
     nothing = details(replace(told, next=None, next_batch=()))
     assert "no single run promises to settle it" in nothing["what next"]
     assert "cost 0.40 points" in nothing["what next"]
@@ -85,15 +87,21 @@ def test_an_undecided_answer_names_its_cause_and_its_cure(hot):
         "temperature 1, load 0.5 (expected to settle 50% of the doubt about the decision, about "
         "6.54 s)"
     )
-    assert one["what next"] == "run what is next, add it to the runs, and ask again"
+    assert one["what next"] == "run the next pilot, add its row to the runs, and ask again"
     decided = replace(told, next=pilot, next_batch=(pilot,), action="keep")
-    assert details(decided)["what next"].startswith("act on this, or run")
+    assert details(decided)["what next"].startswith("act on this, or run the next")
 
 
 def test_python_prints_what_the_command_does(hot, capsys):
     _print(hot, {})
     assert str(hot) + "\n" == capsys.readouterr().out
     assert len(repr(hot)) < 5000  # neither the model nor the curves
+
+
+def test_a_pilot_that_is_to_settle_nothing_tells_of_the_model(hot):
+    pilot = NextPilot({"temperature": 1.0}, 0.5, 0.25, -0.004, 1.0, "information")
+    told = details(replace(hot, next=pilot, next_batch=(pilot,)))["next pilot"]
+    assert told.endswith("(expected to tell 0.25 nats about the model, about 1 s)")
 
 
 def test_a_cost_that_nobody_knows_is_not_said(hot):
