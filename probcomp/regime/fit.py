@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from probcomp.errors import InputError
 from probcomp.regime.coordinates import BARRIER_FLOOR, Coordinates
 from probcomp.regime.diagram import PhaseDiagram, phase_diagram
-from probcomp.regime.gp import GaussianProcess, draws
+from probcomp.regime.gp import GaussianProcess, Processes, draws
 from probcomp.regime.knobs import Array, Knob
 from probcomp.regime.linear import Linear
 from probcomp.regime.sampler import (
@@ -36,6 +36,11 @@ from probcomp.regime.table import RunTable, read_runs
 
 RESIDUAL_SCALE = 0.3
 """Prior scale of the residual process, in standard deviations of the log error."""
+
+LOAD_SLOPE, KNOB_SLOPE = 0.6, 0.3
+"""Prior standard deviations of the slopes of the process that knows no regimes: what the regime
+model's prior has for load and temperature (`probcomp.regime.model.means`), without the signs. With
+none it falls back to the mean of all runs outside of them, and between loads that lie far apart."""
 
 NUGGET = 0.1
 """Guess at what cells vary by beside their seeds, where repeated runs tell the seeds' part."""
@@ -89,7 +94,7 @@ class RegimeModel:
     coordinates: Coordinates
     mcmc: Any
     convergence: Convergence
-    residual: GaussianProcess | None
+    residual: Processes | None
     seed: int
     process: GaussianProcess | None = None
     share: float = 1.0
@@ -145,8 +150,10 @@ class RegimeModel:
         """These draws, with a process on what they leave over, and stacked with another.
 
         The residual's process is fitted with the parameters integrated out: what the regimes have
-        already bent to follow would otherwise be missing from it. Both know how far the mean of
-        each cell is off by its seeds and its measurement; the rest of their noise is their own.
+        already bent to follow would otherwise be missing from it. Its own amplitude, lengths and
+        noise are integrated out as well: what the regimes leave over is little, and a few cells do
+        not tell how little. Both know how far the mean of each cell is off by its seeds and its
+        measurement; the rest of their noise is their own.
         """
         from probcomp.regime.model import noise_scale
 
@@ -160,13 +167,14 @@ class RegimeModel:
         z = np.where(data["floored"], np.minimum(data["z"], surfaces["mean"].mean(0)), data["z"])
         expected, spread = linear.error_given_others(z)
         inputs = np.column_stack([data["x"], surfaces["t"].mean(0)])
-        residual = GaussianProcess.fit(
+        residual = Processes.fit(
             inputs, z[:, 0] - expected, amplitude_scale=RESIDUAL_SCALE,
             noise_guess=guess, known=known, extra=spread,
         )  # fmt: skip
         process = GaussianProcess.fit(
-            np.column_stack([data["x"], data["c"]]), z[:, 0], noise_guess=guess, known=known
-        )
+            np.column_stack([data["x"], data["c"]]), z[:, 0], noise_guess=guess, known=known,
+            slopes=np.array([LOAD_SLOPE, *[KNOB_SLOPE] * data["c"].shape[1]]),
+        )  # fmt: skip
         groups = groups_of(data["x"])
         share = stacking_weight(
             regime_scores(linear, residual, z, groups), process_scores(process, z[:, 0], groups)
@@ -333,10 +341,8 @@ class RegimeModel:
             return regime, self.parameters["noise"][:, :1] ** 2 + self._of_a_run(x)
         data, _ = model_data(self.table, self.coordinates)
         at_runs = self.surfaces(data["x"], data["c"])["mean"][:, :, 0]
-        weights, cover = self.residual.condition(np.column_stack([x, t]))
-        pulled = regime + (data["z"][:, 0] - at_runs) @ weights.T
-        variance = self.residual.noise**2 + self._of_a_run(x)
-        return draws(pulled, cover, len(pulled), generator), variance
+        f = self.residual.draws(np.column_stack([x, t]), data["z"][:, 0] - at_runs, generator)
+        return regime + f, self.residual.noise(len(f)) ** 2 + self._of_a_run(x)
 
     def points(
         self, settings: Mapping[str, ArrayLike] | ArrayLike, load: ArrayLike

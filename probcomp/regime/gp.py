@@ -4,30 +4,34 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
-from scipy.optimize import minimize
 
-from probcomp.errors import InputError
+from probcomp.regime.hyperparameters import Evidence, matern_of
 from probcomp.regime.knobs import Array
+
+PARTS = 31
+"""Hyperparameters that stand for their posterior: an odd number, so that even steps through the
+draws, which have them in turn, meet them all."""
 
 
 def matern(a: Array, b: Array, lengths: Array) -> Array:
     """``(1 + d + d^2 / 3) exp(-d)``, d = sqrt 5 times the distance scaled by ``lengths``."""
-    d = np.sqrt(5 * (((a[:, None] - b[None]) / lengths) ** 2).sum(-1))
-    return (1 + d + d**2 / 3) * np.exp(-d)
+    return matern_of(np.sqrt(5 * (((a[:, None] - b[None]) / lengths) ** 2).sum(-1)))
+
+
+def straight(a: Array, b: Array, slopes: Array | float) -> Array:
+    """Covariance of a linear function with slopes ``N(0, slopes^2)``, [n, m]."""
+    return (a * np.square(slopes)) @ b.T
 
 
 @dataclass(frozen=True)
 class GaussianProcess:
-    """A zero-mean process at its most probable hyperparameters.
-
-    ``log p(y) + log prior`` is maximised over amplitude, lengths and noise; the prior is half
-    normal (scale ``amplitude_scale``) on the amplitude, log-normal (median 1.5, spread .7) on the
-    lengths and log-normal (median ``noise_guess``, spread 1) on the noise.
+    """A zero-mean process, with a straight part of unknown slopes.
 
     Attributes:
         inputs: [rows, dims].
         noise: Standard deviation of the part of the noise that all values have.
         known: Variance of each value's own noise beside it, [rows], or of all.
+        slopes: Prior standard deviations of the slopes, [dims], or of all.
     """
 
     inputs: Array
@@ -35,6 +39,61 @@ class GaussianProcess:
     lengths: Array
     noise: float
     known: Array | float = 0.0
+    slopes: Array | float = 0.0
+
+    @staticmethod
+    def of(
+        inputs: Array, h: Array, known: Array | float = 0.0, slopes: Array | float = 0.0
+    ) -> "GaussianProcess":
+        """Of ``h = ln (amplitude, lengths, noise)``, [dims + 2]."""
+        amplitude, *lengths, noise = np.exp(h)
+        return GaussianProcess(
+            inputs, float(amplitude), np.array(lengths), float(noise), known, slopes
+        )
+
+    @staticmethod
+    def fit(
+        inputs: Array,
+        values: Array,
+        *,
+        amplitude_scale: float = 1.0,
+        noise_guess: float = 0.1,
+        known: Array | float = 0.0,
+        slopes: Array | float = 0.0,
+    ) -> "GaussianProcess":
+        """That of the most probable hyperparameters; arguments as here and of `Evidence.of`."""
+        evidence = Evidence.of(
+            inputs, values, amplitude_scale=amplitude_scale, noise_guess=noise_guess,
+            known=known, extra=straight(inputs, inputs, slopes),
+        )  # fmt: skip
+        return GaussianProcess.of(inputs, evidence.mode(), known, slopes)
+
+    def kernel(self, a: Array, b: Array) -> Array:
+        """Covariance of the process at ``a`` [n, dims] and ``b`` [m, dims], [n, m]."""
+        curved = self.amplitude**2 * matern(a, b, self.lengths)
+        return curved + straight(a, b, self.slopes)
+
+    def covariance(self) -> Array:
+        """Of the values it was fitted to, noise included, [rows, rows]."""
+        cover = self.kernel(self.inputs, self.inputs)
+        cover[np.diag_indices_from(cover)] += self.noise**2 + self.known + 1e-8
+        return cover
+
+    def condition(self, points: Array) -> tuple[Array, Array]:
+        """``(A, C)``: given values y the mean at ``points`` is ``A y`` and the covariance C."""
+        cross = self.kernel(points, self.inputs)
+        weights = cho_solve(cho_factor(self.covariance(), lower=True), cross.T).T
+        return weights, self.kernel(points, points) - weights @ cross.T
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Equally likely processes: one whose hyperparameters are integrated out.
+
+    Of any number of draws the first is of the first part, the second of the second, and so on.
+    """
+
+    parts: tuple[GaussianProcess, ...]
 
     @staticmethod
     def fit(
@@ -45,55 +104,29 @@ class GaussianProcess:
         noise_guess: float = 0.1,
         known: Array | float = 0.0,
         extra: Array | float = 0.0,
-    ) -> "GaussianProcess":
-        """Fit the hyperparameters to ``values`` [rows] at ``inputs`` [rows, dims].
+    ) -> "Processes":
+        """Arguments as of `Evidence.of`."""
+        evidence = Evidence.of(
+            inputs, values, amplitude_scale=amplitude_scale, noise_guess=noise_guess,
+            known=known, extra=extra,
+        )  # fmt: skip
+        return Processes(
+            tuple(GaussianProcess.of(inputs, h, known) for h in evidence.sample(PARTS))
+        )
 
-        ``extra`` is the covariance [rows, rows] of a part of the values that is not the process's.
-        """
-        if inputs.ndim != 2 or len(inputs) != len(values):
-            raise InputError(f"inputs {inputs.shape} and values {values.shape} do not match.")
-        dims = inputs.shape[1]
+    def noise(self, count: int) -> Array:
+        """Standard deviation of the noise of each of ``count`` draws, [count, 1]."""
+        of_part = np.array([part.noise for part in self.parts])
+        return of_part[np.arange(count) % len(of_part), None]
 
-        def loss(log: Array) -> float:
-            amplitude, lengths, noise = np.exp(log[0]), np.exp(log[1:-1]), np.exp(log[-1])
-            cover = amplitude**2 * matern(inputs, inputs, lengths) + extra
-            cover[np.diag_indices_from(cover)] += noise**2 + known + 1e-8
-            try:
-                factor = np.linalg.cholesky(cover)
-            except np.linalg.LinAlgError:
-                return 1e10
-            half = np.linalg.solve(factor, values)
-            prior = (
-                0.5 * (amplitude / amplitude_scale) ** 2
-                - log[0]
-                + 0.5 * (((log[1:-1] - np.log(1.5)) / 0.7) ** 2).sum()
-                + 0.5 * (log[-1] - np.log(noise_guess)) ** 2
-            )
-            return float(0.5 * half @ half + np.log(np.diag(factor)).sum() + prior)
-
-        starts = [
-            np.r_[np.log(amplitude_scale * a), np.full(dims, np.log(length)), np.log(noise_guess)]
-            for a, length in ((0.6, 1.5), (0.3, 0.7))
-        ]
-        bounds = [(-6, 3), *[(-2.0, 3.0)] * dims, (-6, 1)]
-        fits = [minimize(loss, start, method="L-BFGS-B", bounds=bounds) for start in starts]
-        best = min(fits, key=lambda fit: fit.fun).x
-        noise = float(np.exp(best[-1]))
-        return GaussianProcess(inputs, np.exp(best[0]), np.exp(best[1:-1]), noise, known)
-
-    def covariance(self) -> Array:
-        """Of the values it was fitted to, noise included, [rows, rows]."""
-        cover = self.amplitude**2 * matern(self.inputs, self.inputs, self.lengths)
-        cover[np.diag_indices_from(cover)] += self.noise**2 + self.known + 1e-8
-        return cover
-
-    def condition(self, points: Array) -> tuple[Array, Array]:
-        """``(A, C)``: given values y the mean at ``points`` is ``A y`` and the covariance C."""
-        train = self.covariance()
-        cross = self.amplitude**2 * matern(points, self.inputs, self.lengths)
-        weights = cho_solve(cho_factor(train, lower=True), cross.T).T
-        prior = self.amplitude**2 * matern(points, points, self.lengths)
-        return weights, prior - weights @ cross.T
+    def draws(self, points: Array, values: Array, generator: np.random.Generator) -> Array:
+        """Noiseless, at ``points``, given ``values`` [count, rows] of each draw: [count, points]."""
+        out = np.empty((len(values), len(points)))
+        for k, part in enumerate(self.parts):
+            weights, cover = part.condition(points)
+            mine = values[k :: len(self.parts)]
+            out[k :: len(self.parts)] = draws(mine @ weights.T, cover, len(mine), generator)
+        return out
 
 
 def draws(mean: Array, cover: Array, count: int, generator: np.random.Generator) -> Array:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
-from probcomp.regime.gp import GaussianProcess, matern
+from probcomp.regime.gp import GaussianProcess
 from probcomp.regime.knobs import Array
 
 ERROR = 0
@@ -65,8 +65,6 @@ class Linear:
         cover = J @ J.T
         if residual is not None:
             variance[:, ERROR] = residual.noise**2 + residual.known
-            cover[:cells, :cells] += residual.amplitude**2 * matern(
-                residual.inputs, residual.inputs, residual.lengths
-            )
+            cover[:cells, :cells] += residual.kernel(residual.inputs, residual.inputs)
         cover[np.diag_indices_from(cover)] += variance.T.reshape(-1) + 1e-8
         return cover

@@ -17,7 +17,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
 
 from probcomp.errors import InputError
-from probcomp.regime.gp import GaussianProcess
+from probcomp.regime.gp import GaussianProcess, Processes
 from probcomp.regime.knobs import Array
 from probcomp.regime.linear import Linear
 
@@ -106,7 +106,7 @@ def stacking_weights(scores: Mapping[str, Sequence[float] | Array]) -> dict[str,
 
 def regime_scores(
     linear: Linear,
-    residual: GaussianProcess | None,
+    residual: Processes | None,
     z: Array,
     groups: list[NDArray[np.intp]],
 ) -> Array:
@@ -114,8 +114,11 @@ def regime_scores(
     cells = len(z)
     joint = [np.concatenate([group + d * cells for d in range(3)]) for group in groups]
     values = (z - linear.start).T.reshape(-1)
-    error, variance = left_out(linear.covariance(residual), values, joint)
-    return normal_log(error[:cells], variance[:cells])
+    scores = []
+    for part in (None,) if residual is None else residual.parts:
+        error, variance = left_out(linear.covariance(part), values, joint)
+        scores.append(normal_log(error[:cells], variance[:cells]))
+    return np.asarray(np.logaddexp.reduce(scores) - np.log(len(scores)))
 
 
 def process_scores(

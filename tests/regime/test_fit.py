@@ -10,6 +10,7 @@ from scipy.stats import norm
 
 from probcomp.errors import InputError
 from probcomp.regime import RegimeModel
+from probcomp.regime.gp import Processes
 from probcomp.regime.model import REGIMES
 from probcomp.regime.sampler import Convergence, model_data
 from probcomp.regime.toys import sk_table
@@ -104,7 +105,8 @@ def test_what_one_run_would_show_varies_by_its_seed_more_than_the_mean_of_a_cell
     noise = 0.3  # beside that over seeds
     for share in (1.0, 0.0):
         process = SimpleNamespace(condition=still.condition, noise=noise)
-        found = replace(model, residual=process, process=process, share=share).predict(*rows)
+        residual = Processes((process,))
+        found = replace(model, residual=residual, process=process, share=share).predict(*rows)
         miss = np.log(found.observed) - np.log(found.error)
         miss += co.z_scale[0] * model.mean_over_seeds(found.by_regimes, 40, co.load(rows[1]))
         spread = (miss / co.z_scale[0]).reshape(40, 4000, 2).std(1)
@@ -134,7 +136,7 @@ def test_what_one_run_would_show_has_the_error_of_its_measurement(share):
     data = model_data(told.table, told.coordinates)[0]
     still = SimpleNamespace(condition=lambda at: (np.zeros((len(at), 9)), np.zeros((1, 1))))
     process = SimpleNamespace(condition=still.condition, noise=0.0)
-    model = replace(told, residual=process, process=process, share=share)
+    model = replace(told, residual=Processes((process,)), process=process, share=share)
     found = model.predict(np.repeat([[20.0]], 4000, axis=0), np.full(4000, 0.2))
     off = (
         np.log(found.observed + model.coordinates.floors[0])
@@ -155,11 +157,34 @@ def test_processes_know_how_far_the_mean_of_a_cell_is_off(times):
         return
     x = model.coordinates.load(np.repeat([0.1, 0.2, 0.4], 3))
     expected = np.exp(2 * np.log(model.seeds(np.unique(x))).mean(0)) / times
-    for process in (ready.process, ready.residual):
+    for process in (ready.process, *ready.residual.parts):
         cells = process.inputs[:, 0]
         np.testing.assert_allclose(
             process.known, expected[np.unique(cells, return_inverse=True)[1]]
         )
+
+
+def test_the_residual_has_many_hyperparameters_the_same_each_time():
+    ready, again = (of_the_prior(np.arange(9), more=0.0).with_processes() for _ in range(2))
+    amplitudes = [part.amplitude for part in ready.residual.parts]
+    assert amplitudes == [part.amplitude for part in again.residual.parts]
+    assert max(amplitudes) > 2 * min(amplitudes)
+    at = {"epochs": [10.0, 20.0]}, 0.2
+    np.testing.assert_array_equal(ready.predict(*at).error, again.predict(*at).error)
+    # By draw: what is left over at the runs is that of the draw itself.
+    alone = replace(ready, residual=Processes(ready.residual.parts[:1]), process=None, share=1.0)
+    co, data = ready.coordinates, model_data(ready.table, ready.coordinates)[0]
+    there, runs = (
+        ready.surfaces(*at)
+        for at in ((co.load([0.2]), co.settings([[20.0]])), (data["x"], data["c"]))
+    )
+    point = np.column_stack([co.load([0.2]), there["t"].mean(0)])
+    weights, cover = alone.residual.parts[0].condition(point)
+    left = data["z"][:, 0] - runs["mean"][:, :, 0]
+    found = (np.log(alone.predict({"epochs": 20.0}, 0.2).error) - co.z_mean[0]) / co.z_scale[0]
+    miss = (found - there["mean"][:, :, 0] - left @ weights.T)[:, 0]
+    assert np.abs(left @ weights.T).max() > 5 * np.abs(miss).max()
+    assert np.abs(miss).max() < 5 * np.sqrt(cover[0, 0])
 
 
 def test_two_repeated_runs_do_not_tell_the_spread_over_seeds():

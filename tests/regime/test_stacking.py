@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import norm
 
 from probcomp.errors import InputError
-from probcomp.regime.gp import GaussianProcess
+from probcomp.regime.gp import GaussianProcess, Processes
 from probcomp.regime.linear import Linear
 from probcomp.regime.stacking import (
     groups_of,
@@ -74,6 +74,18 @@ def test_a_linear_model_is_scored_exactly():
             sd = np.sqrt(slope[i, 0] @ cover @ slope[i, 0] + 0.2)
             exact = norm.logpdf(z[i, 0], linear.start[i, 0] + slope[i, 0] @ mean, sd)
             assert found[i] == pytest.approx(exact, abs=1e-6)
+
+
+def test_scores_of_several_residuals_are_those_of_their_mixture():
+    generator = np.random.default_rng(3)
+    linear = Linear(np.zeros((6, 3)), generator.normal(size=(6, 3, 4)), np.full((6, 3), 0.2))
+    z, inputs = generator.normal(size=(6, 3)), generator.normal(size=(6, 2))
+    groups = [np.array([0, 1]), np.array([2, 3]), np.array([4, 5])]
+    parts = [GaussianProcess(inputs, a, np.array([1.0, 0.6]), a / 2) for a in (0.1, 1.0)]
+    each = [regime_scores(linear, Processes((part,)), z, groups) for part in parts]
+    assert np.abs(each[0] - each[1]).max() > 0.1
+    both = regime_scores(linear, Processes(tuple(parts)), z, groups)
+    np.testing.assert_allclose(np.exp(both), np.exp(each).mean(0), rtol=1e-10)
 
 
 def test_the_better_side_gets_the_weight_and_neither_gets_all():
