@@ -120,7 +120,7 @@ class Processes:
         return of_part[np.arange(count) % len(of_part), None]
 
     def draws(self, points: Array, values: Array, generator: np.random.Generator) -> Array:
-        """Noiseless, at ``points``, given ``values`` [count, rows] of each draw: [count, points]."""
+        """Noiseless, [count, points]: at ``points``, given the ``values`` [count, rows] of each."""
         out = np.empty((len(values), len(points)))
         for k, part in enumerate(self.parts):
             weights, cover = part.condition(points)
