@@ -127,10 +127,16 @@ def advise(
         draws: Warm-up steps and draws of each chain, for a quicker and rougher fit.
 
     Raises:
-        InputError: for runs that do not suffice, or a setting outside them.
+        InputError: for runs that do not suffice, a setting outside them, or an option that would be
+            ignored: a fitted model has its runs and its knobs.
     """
     check_options(gain, confidence)
+    _check_batch(batch, candidates, costs)
     if isinstance(runs, RegimeModel):
+        asked = {"knobs": knobs, "load": load, "where": where, "draws": draws}
+        needless = [name for name, value in asked.items() if value is not None]
+        if needless:
+            raise InputError(f"a fitted model is advised on; leave {', '.join(needless)} out.")
         model = runs
     else:
         length: dict[str, Any] = {} if draws is None else {"warmup": draws, "samples": draws}
@@ -193,7 +199,7 @@ def advise(
         levels=values,
         along=along,
         beside=opinions(model, position, settings, here, float(density), gain),
-        notes=table.notes,
+        notes=(*table.notes, *_between(table, float(density))),
         model=model,
     )
 
@@ -204,6 +210,30 @@ def check_options(gain: float, confidence: float) -> None:
         raise InputError(f"confidence is {confidence}; it must lie in [0.5, 1).")
     if not 0 < gain < 1:
         raise InputError(f"gain is {gain}; give a fraction in (0, 1); 0.003 is usual.")
+
+
+def _check_batch(
+    batch: int,
+    candidates: Sequence[tuple[float, float]] | None,
+    costs: Sequence[float] | None,
+) -> None:
+    """Refuse a batch of none, and costs that are not those of the candidates."""
+    if batch < 1:
+        raise InputError(f"batch is {batch}; at least one pilot is proposed.")
+    given = 0 if candidates is None else len(candidates)
+    if costs is not None and len(costs) != given:
+        raise InputError(f"{len(costs)} costs for {given} candidates; give one for each.")
+
+
+def _between(table: RunTable, load: float) -> tuple[str, ...]:
+    """A note where no run has the load that was asked for."""
+    below, above = table.load[table.load <= load], table.load[table.load >= load]
+    if not (below.size and above.size) or np.isclose(table.load, load, rtol=1e-6).any():
+        return ()
+    return (
+        f"no run has {table.load_name} {load:g}: the answer is drawn from those around it; the "
+        f"nearest have {below.max():g} and {above.min():g}.",
+    )
 
 
 def _check_asked(

@@ -67,6 +67,15 @@ def test_a_fit_that_did_not_converge_gives_no_direction(spin_glass):
     assert said.convergence.startswith("not converged")
 
 
+def test_a_load_between_those_of_the_runs_is_noted(spin_glass):
+    model = spin_glass[0]
+    *others, note = advise(model, density=2.0).notes
+    assert note.startswith("no run has load 2: ")
+    loads = np.unique(model.table.load)
+    assert f"the nearest have {loads[-2]:g} and {loads[-1]:g}." in note
+    assert advise(model, density=float(loads[1])).notes == tuple(others) == model.table.notes
+
+
 def test_json_holds_plain_values(spin_glass):
     said = advise(spin_glass[0], density=1.0, levels=[0.6, 1.0, 2.0])
     read = json.loads(json.dumps(said.to_json(), allow_nan=False))
@@ -108,6 +117,10 @@ def test_a_density_outside_may_have_been_a_sparsity_or_per_cent(spin_glass):
         ({"density": 1.0, "levels": [1.0]}, "at least two"),
         ({"density": 1.0, "confidence": 1.5}, "confidence"),
         ({"density": 1.0, "gain": 3.0}, "gain"),
+        ({"density": 1.0, "batch": 0}, "at least one pilot"),
+        ({"density": 1.0, "candidates": [(1.0, 1.0)], "costs": [1.0, 2.0]}, "2 costs for 1 cand"),
+        ({"density": 1.0, "costs": [1.0]}, "1 costs for 0 candidates"),
+        ({"density": 1.0, "load": "load", "draws": 50}, "leave load, draws out"),
     ],
 )
 def test_bad_requests_are_refused(spin_glass, options, words):
