@@ -115,12 +115,14 @@ def leave_one_density_out(fits: Fits) -> dict[str, object]:
     got: dict[str, list[np.ndarray]] = {name: [] for name in names}
     ends: list[np.ndarray] = []
     shares: list[float] = []
+    fits_said: list[str] = []
     held: list[np.ndarray] = []
     for density in np.unique(table.load):
         out = table.load == density
         train, test = table.take(~out), table.take(out)
         model, _ = fits.fit(train, f"without{density:g}")
         shares.append(model.share)
+        fits_said.append(str(model.convergence))
         drawn = {"regime": model.predict(test.settings, test.load).observed}
         for name, kind in (
             ("process", ProcessBaseline),
@@ -139,7 +141,7 @@ def leave_one_density_out(fits: Fits) -> dict[str, object]:
         )
         clear()
     truth, end = np.concatenate(held), np.concatenate(ends)
-    result: dict[str, object] = {"share_of_regime_model": shares}
+    result: dict[str, object] = {"share_of_regime_model": shares, "fits": fits_said}
     for name in names:
         drawn_all = np.concatenate(got[name], 1)
         miss = 100 * (drawn_all.mean(0) - truth)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from probcomp.regime.coordinates import Coordinates
+from probcomp.regime.fit import KNOB_SLOPE, LOAD_SLOPE
 from probcomp.regime.gp import GaussianProcess, draws
 from probcomp.regime.knobs import Array
 from probcomp.regime.table import RunTable
@@ -39,7 +40,11 @@ def _inputs(coordinates: Coordinates, settings: Array, load: Array) -> Array:
 
 @dataclass(frozen=True)
 class ProcessBaseline:
-    """Matern-5/2 Gaussian process on the log error, hyperparameters by maximum a posteriori."""
+    """Matern-5/2 Gaussian process with slopes on the log error, at its most probable parameters.
+
+    The slopes' prior is that of the process which the regime model is stacked with: one without
+    slopes falls back to the mean of all runs outside of them, and is easily beaten there.
+    """
 
     coordinates: Coordinates
     process: GaussianProcess
@@ -51,7 +56,8 @@ class ProcessBaseline:
         co = Coordinates.of(table)
         values = co.observables(table)[:, 0]
         inputs = _inputs(co, table.settings, table.load)
-        return ProcessBaseline(co, GaussianProcess.fit(inputs, values), values)
+        slopes = np.array([LOAD_SLOPE, *[KNOB_SLOPE] * table.settings.shape[1]])
+        return ProcessBaseline(co, GaussianProcess.fit(inputs, values, slopes=slopes), values)
 
     def errors(self, settings: Array, load: Array, count: int, seed: int = 0) -> Array:
         """See `ErrorModel`."""

@@ -1,5 +1,7 @@
 """Baselines on data they can represent, and the rules by hand."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -27,6 +29,19 @@ def runs():
             "cka": 0.95 + 0.01 * v - 0.005 * u,
         }
     )
+
+
+def test_outside_the_runs_the_process_goes_on_with_their_slope(runs):
+    """The sparsest runs are left out; without slopes it falls back to the mean of the others."""
+    held = runs.load == 0.05
+    test = runs.take(held)
+    mean = ProcessBaseline.fit(runs.take(~held)).errors(test.settings, test.load, 2000).mean(0)
+    np.testing.assert_allclose(mean, test.error, rtol=0.1)
+    bare = dataclasses.replace(ProcessBaseline.fit(runs.take(~held)).process, slopes=0.0)
+    co = ProcessBaseline.fit(runs.take(~held)).coordinates
+    values = co.observables(runs.take(~held))[:, 0]
+    other = ProcessBaseline(co, bare, values).errors(test.settings, test.load, 2000).mean(0)
+    assert abs(mean / test.error - 1).max() < 0.7 * abs(other / test.error - 1).max()
 
 
 @pytest.mark.parametrize("kind", [ProcessBaseline, QuadraticBaseline])
