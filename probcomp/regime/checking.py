@@ -69,17 +69,23 @@ def predictive_check(model: "RegimeModel", *, seed: int = 0) -> dict[str, dict[s
     """Posterior predictive p-values of three statistics of each channel.
 
     ``P(T(replicated) >= T(observed))`` for the spread, the largest and the smallest value over
-    cells (Gelman, Meng and Stern 1996, eq. 8): near 0 or 1 the model cannot make such data.
+    cells (Gelman, Meng and Stern 1996, eq. 8), ties counted half (mid-p): near 0 or 1 the model
+    cannot make such data. Barriers tie wherever some cell has none, in the runs and replicated.
     """
     drawn, seen = predictive_draws(model, seed=seed)
     statistics: dict[str, Any] = {"spread": np.std, "largest": np.max, "smallest": np.min}
     return {
         channel: {
-            name: float(np.mean(statistic(drawn[:, :, d], axis=1) >= statistic(seen[:, d])))
+            name: mid_p(statistic(drawn[:, :, d], axis=1), float(statistic(seen[:, d])))
             for name, statistic in statistics.items()
         }
         for d, channel in enumerate(CHANNELS)
     }
+
+
+def mid_p(replicated: Array, observed: float) -> float:
+    """Share of ``replicated`` [draws] above ``observed``, and half of the share that equals it."""
+    return float(np.mean(replicated > observed) + np.mean(replicated == observed) / 2)
 
 
 def plot_predictive(model: "RegimeModel", *, draws: int = 60, seed: int = 0) -> Any:
@@ -111,6 +117,7 @@ class LeaveOneOut:
         pareto_k: Shape of the importance weights of each cell, [cells]; NaN where a refit took
             their place.
         refitted: Cells whose value comes from a fit without them.
+        not_converged: Cells whose refit failed its gates; they keep their importance weights.
     """
 
     elpd: float
@@ -118,6 +125,7 @@ class LeaveOneOut:
     pointwise: Array
     pareto_k: Array
     refitted: tuple[int, ...]
+    not_converged: tuple[int, ...] = ()
 
     @property
     def unreliable(self) -> tuple[int, ...]:
@@ -130,7 +138,8 @@ def leave_one_out(model: "RegimeModel", *, refit: int = 0) -> LeaveOneOut:
 
     Args:
         refit: Refit the model without each cell whose Pareto k exceeds 0.7, at most that many;
-            each costs a fit. Those beyond it are named in ``unreliable``.
+            each costs a fit. Those beyond it are named in ``unreliable``, and those whose refit
+            did not converge in ``not_converged``, too.
     """
     import arviz
 
@@ -139,25 +148,36 @@ def leave_one_out(model: "RegimeModel", *, refit: int = 0) -> LeaveOneOut:
     shapes = np.array(found["pareto_k"], float)
     bad = np.flatnonzero(shapes > BAD_K)
     worst = bad[np.argsort(-shapes[bad])][:refit]
-    for cell in worst:
-        values[cell] = _refitted(model, int(cell))
-        shapes[cell] = np.nan
+    done, failed = [], []
+    for cell in map(int, worst):
+        value = _refitted(model, cell)
+        if value is None:
+            failed.append(cell)
+        else:
+            values[cell], shapes[cell] = value, np.nan
+            done.append(cell)
     se = float(np.sqrt(len(values) * values.var()))
-    return LeaveOneOut(float(values.sum()), se, values, shapes, tuple(map(int, worst)))
+    return LeaveOneOut(float(values.sum()), se, values, shapes, tuple(done), tuple(failed))
 
 
-def _refitted(model: "RegimeModel", cell: int) -> float:
-    """Log predictive density of one cell under a fit to the others, in the same coordinates."""
+def _refitted(model: "RegimeModel", cell: int) -> float | None:
+    """Log predictive density of one cell under a fit to the others, in the same coordinates.
+
+    None where that fit did not converge.
+    """
     from scipy.special import logsumexp
 
     from probcomp.regime.sampler import physical_knobs, pointwise_log_likelihood, sample
 
     data, _ = model_data(model.table, model.coordinates)
     physical = physical_knobs(model.table)
-    held = dict(data)
-    held["valid"] = data["valid"].copy()
-    held["valid"][cell] = False
-    mcmc, _ = sample(held, physical, seed=model.seed)
+    # Neither its mean nor the spread of its repeats may be seen.
+    held = {**data, **{name: np.array(data[name]) for name in ("valid", "dof", "within")}}
+    for name in ("valid", "dof", "within"):
+        held[name][cell] = 0
+    mcmc, convergence = sample(held, physical, seed=model.seed)
+    if not convergence.ok:
+        return None
     u = np.asarray(mcmc.get_samples()["u"])
     each = pointwise_log_likelihood(u, data, physical)[:, cell].sum(-1)
     return float(logsumexp(each) - np.log(len(each)))
