@@ -187,6 +187,19 @@ def test_the_residual_has_many_hyperparameters_the_same_each_time():
     assert np.abs(miss).max() < 5 * np.sqrt(cover[0, 0])
 
 
+def test_the_process_goes_on_with_the_trend_in_the_load(monkeypatch):
+    """Beyond the runs it would fall back to their mean without slopes."""
+    law = lambda density: 0.02 / density  # noqa: E731
+    model = of_the_prior(np.arange(9), more=0.0, test_error=law(np.repeat([0.1, 0.2, 0.4], 3)))
+    found = []
+    for slope in (0.6, 0.0):
+        monkeypatch.setattr("probcomp.regime.fit.LOAD_SLOPE", slope)
+        drawn = model.with_processes().by_process(np.array([[20.0]]), 1.2, 4000)
+        found.append(np.exp(np.log(drawn).mean()) / law(1.2))
+    assert found[0] == pytest.approx(1, abs=0.3)
+    assert found[1] > 2
+
+
 def test_two_repeated_runs_do_not_tell_the_spread_over_seeds():
     every, at = list(range(9)), (np.arange(40), 40, np.zeros(1))
     assert not of_the_prior(np.r_[every, 0, 1]).mean_over_seeds(*at).any()
