@@ -10,8 +10,8 @@
     python benchmarks/regime.py reference --start 120 --count 60 --densities 0.04
     python benchmarks/regime.py digits --count 8 --campaigns 7
     PROBCOMP_DATA=/data python benchmarks/regime.py fashion-sweep --seeds 0 1 2 3 4 5 6 7
-    PROBCOMP_DATA=/data python benchmarks/regime.py fashion-reference --count 40
-    PROBCOMP_DATA=/data python benchmarks/regime.py fashion --campaigns 4
+    PROBCOMP_DATA=/data python benchmarks/regime.py fashion-reference --count 36
+    PROBCOMP_DATA=/data python benchmarks/regime.py fashion --campaigns 3
 
 ``designs``: decisions at every cell of the published grid from nine pilots drawn one to each of 3 x
 3 strata. ``loo``: test error of each density from the runs at the others. ``diagnosis``: too cold
