@@ -83,7 +83,10 @@ def advise(
     ] = None,
     where: Annotated[
         list[str] | None,
-        typer.Option(help="With --runs: only rows with COLUMN=VALUE; may be repeated."),
+        typer.Option(
+            help="With --runs: only rows with COLUMN=VALUE, or without it: COLUMN!=VALUE; COLUMN!= "
+            "leaves out rows in which it is blank. May be repeated."
+        ),
     ] = None,
     gain: Annotated[
         float, typer.Option(help="Least gain worth a move, in points (per cent) of test error.")
@@ -283,12 +286,12 @@ def _number(value: str, text: str) -> float:
 
 
 def _rows(where: list[str]) -> dict[str, str]:
-    """Columns and values of ``COLUMN=VALUE``."""
+    """Columns and values of ``COLUMN=VALUE``, and of ``COLUMN!=VALUE`` as ``COLUMN!``."""
     out: dict[str, str] = {}
     for text in where:
         name, equals, value = text.partition("=")
         if not equals:
-            raise InputError(f"--where {text}: write COLUMN=VALUE")
+            raise InputError(f"--where {text}: write COLUMN=VALUE or COLUMN!=VALUE")
         if name.strip() in out:
             raise InputError(f"--where gives {name.strip()} twice; a row has one value of it")
         out[name.strip()] = value

@@ -3,7 +3,8 @@
 import csv
 import gzip
 import lzma
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
 from typing import IO, Any
@@ -31,7 +32,46 @@ LARGE = 0.5
 """An error above this, in a column with none above 1, may be one in per cent: that is noted."""
 
 
-def read_csv(path: Path) -> dict[str, list[str]]:
+BLANK = ("", "nan", "na", "<na>")
+"""What stands where nothing was measured, in small letters."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where the rows of a table stand for the one who wrote it.
+
+    Attributes:
+        numbers: Of each row, from 1; empty where they are simply counted.
+        word: ``row``, or ``line`` of a file, of which the header is the first.
+    """
+
+    numbers: tuple[int, ...] = ()
+    word: str = "row"
+
+    def named(self, rows: Sequence[int]) -> str:
+        """The first five of ``rows``, which count from 0, in words."""
+        shown = [str(self.numbers[row] if self.numbers else row + 1) for row in rows[:5]]
+        many = f"{self.word}{'s' * (len(rows) > 1)} {', '.join(shown)}"
+        first = "the header is line 1" if self.word == "line" else "the first is 1"
+        return f"{many}{', ...' if len(rows) > 5 else ''} ({first})"
+
+    def take(self, keep: Sequence[bool]) -> "Rows":
+        """Those kept, under the numbers that they had."""
+        numbers = self.numbers or range(1, len(keep) + 1)
+        return Rows(tuple(n for n, kept in zip(numbers, keep) if kept), self.word)
+
+
+class Columns(dict[str, list[Any]]):
+    """Values by column, where their rows stand, and what was left out in sentences."""
+
+    def __init__(
+        self, columns: Mapping[Any, Any], rows: Rows | None = None, notes: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__({str(name): list(values) for name, values in columns.items()})
+        self.rows, self.notes = rows or Rows(), notes
+
+
+def read_csv(path: Path) -> Columns:
     """Columns of a CSV file as text, ``.gz`` and ``.xz`` too."""
     openers: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
     opener = openers.get(path.suffix, open)
@@ -59,26 +99,50 @@ def read_csv(path: Path) -> dict[str, list[str]]:
             raise InputError(
                 f"{path}, line {number}: {len(line)} values for {len(header)} columns."
             )
-    return {name: [line[i] for _, line in numbered[1:]] for i, name in enumerate(header)}
+    columns = {name: [line[i] for _, line in numbered[1:]] for i, name in enumerate(header)}
+    return Columns(columns, Rows(tuple(number for number, _ in numbered[1:]), "line"))
 
 
-def rows_where(columns: Mapping[str, Any], where: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The rows in which every named column has its value, compared as numbers where both are."""
-    for name, value in where.items():
+def rows_where(columns: Mapping[str, Any], where: Mapping[str, Any]) -> Columns:
+    """The rows in which every named column has its value, compared as numbers where both are.
+
+    ``{"NAME!": value}`` leaves out the rows in which NAME has the value, ``{"NAME!": ""}`` those in
+    which it is blank; how many is noted.
+    """
+    columns = columns if isinstance(columns, Columns) else Columns(columns)
+    for asked, value in where.items():
+        others = asked not in columns and asked.endswith("!")
+        name = asked[:-1].strip() if others else asked
         if name not in columns:
-            raise unknown("column", name, map(str, columns))
-        keep = [_same(entry, value) for entry in columns[name]]
+            raise unknown("column", name, columns)
+        keep = [_same(entry, value) != others for entry in columns[name]]
+        said = f"{name} {'(blank)' if _blank(value) else value}"
         if not any(keep):
             seen = ", ".join(dict.fromkeys(map(str, columns[name])))
-            raise InputError(f"no run has {name} {value}; there are: {shorten(seen, 80)}.")
-        columns = {
-            str(column): [entry for entry, kept in zip(columns[column], keep) if kept]
-            for column in columns
-        }
+            less = "another than " if others else ""
+            raise InputError(f"no run has {less}{said}; there are: {shorten(seen, 80)}.")
+        left = keep.count(False)
+        note = (
+            f"{left} row{'s' * (left != 1)} with {said} {'was' if left == 1 else 'were'} left out."
+        )
+        columns = Columns(
+            {
+                column: [entry for entry, kept in zip(values, keep) if kept]
+                for column, values in columns.items()
+            },
+            columns.rows.take(keep),
+            (*columns.notes, note) if others else columns.notes,
+        )
     return columns
 
 
+def _blank(entry: Any) -> bool:
+    return entry is None or str(entry).strip().lower() in BLANK
+
+
 def _same(entry: Any, value: Any) -> bool:
+    if _blank(entry) or _blank(value):
+        return _blank(entry) and _blank(value)
     try:
         return float(entry) == float(value)
     except (TypeError, ValueError):
@@ -91,7 +155,11 @@ def in_per_cent(values: Array) -> bool:
 
 
 def fraction(values: Array, name: str, notes: list[str]) -> Array:
-    """A column as shares of 1; what was assumed goes to ``notes``."""
+    """A column as shares of 1; what was assumed goes to ``notes``.
+
+    Raises:
+        InputError: for errors or accuracies most of which look like shares beside one above 1.
+    """
     if not in_per_cent(values):
         if folded(name) in ERRORS and values.max() > LARGE:
             notes.append(
@@ -99,13 +167,24 @@ def fraction(values: Array, name: str, notes: list[str]) -> Array:
                 "wrong); were it in per cent, divide it by 100."
             )
         return values
+    usual = float(np.median(values))
+    least = {**dict.fromkeys(ACCURACIES, 1.0), **dict.fromkeys(ERRORS, LARGE)}.get(folded(name))
+    if least is not None and usual < least:
+        raise InputError(
+            f"{name} has values up to {values.max():g}, but half of them are below {usual:.3g}: "
+            "some in per cent, others not, or a slip? Correct them, or give all as shares of 1."
+        )
     notes.append(f"{name} was read as per cent.")
     return values / 100
 
 
-def numbers(values: Any, name: str) -> Array:
-    """Finite numbers of a column, [rows]; `InputError` names the row of any other."""
-    raw = list(values)
+def numbers(columns: Mapping[str, Any], name: str, *, blanks: bool = False) -> Array:
+    """Finite numbers of a column, [rows]; `InputError` names the row of any other.
+
+    With ``blanks`` what was left blank is NaN.
+    """
+    raw = list(columns[name])
+    rows = columns.rows if isinstance(columns, Columns) else Rows()
     if not raw:
         raise InputError(f"column {name!r} is empty: the table has no rows.")
     out = np.empty(len(raw))
@@ -115,21 +194,27 @@ def numbers(values: Any, name: str) -> Array:
         except (TypeError, ValueError):
             comma = "; decimals need a point" if isinstance(value, str) and "," in value else ""
             raise InputError(
-                f"column {name!r}, row {row + 1}: {value!r} is not a number{comma}."
+                f"column {name!r}, {rows.named([row])}: {value!r} is not a number{comma}."
             ) from None
-    bad = np.flatnonzero(~np.isfinite(out))
-    if bad.size:
-        rows = ", ".join(str(row + 1) for row in bad[:5]) + (", ..." if bad.size > 5 else "")
-        raise InputError(
-            f"column {name!r} has {bad.size} missing or non-finite value(s), in row {rows}; "
-            "leave such runs out of the table."
-        )
+    for what, bad, cure in (
+        ("infinite", np.isinf(out), "leave such runs out of the table"),
+        (
+            "missing",
+            np.isnan(out) & (not blanks),
+            f"leave such runs out with where={{'{name}!': ''}} (--where {name}!= of the command)",
+        ),
+    ):
+        if bad.any():
+            where = rows.named(np.flatnonzero(bad).tolist())
+            raise InputError(
+                f"column {name!r} has {int(bad.sum())} {what} value(s), in {where}; {cure}."
+            )
     return out
 
 
 def _number(value: Any) -> float:
     """A cell of a table: ``5%`` is 0.05, a blank NaN."""
-    if value is None or value == "":
+    if _blank(value):
         return float("nan")
     if isinstance(value, str) and value.strip().endswith("%"):
         return float(value.strip()[:-1]) / 100

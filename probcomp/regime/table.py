@@ -18,6 +18,7 @@ from probcomp.regime.columns import (
     REMOVED,
     SEEDS,
     SIMILARITIES,
+    Columns,
     fraction,
     in_per_cent,
     numbers,
@@ -110,6 +111,7 @@ def read_runs(
         also: Knobs beside those found by name.
         load: The load column: density, sparsity, width or number of weights.
         where: Values of columns; rows with others are left out. For a table of several tasks.
+            ``{"NAME!": value}`` leaves out rows with that value, ``{"NAME!": ""}`` blank ones.
         check: False to take rows as they are, without the tests of what a fit needs.
 
     Errors, connectivities, densities and sparsities above 1 in size are read as per cent, otherwise
@@ -121,11 +123,8 @@ def read_runs(
     if isinstance(source, RunTable):
         table = source
     else:
-        if isinstance(source, str | Path):
-            columns: Mapping[str, Any] = read_csv(Path(source))
-        else:
-            columns = source
-        columns = rows_where(columns, where or {})
+        read = read_csv(Path(source)) if isinstance(source, str | Path) else Columns(source)
+        columns = rows_where(read, where or {})
         table = _from_columns(columns, knobs, also, load)
         table = _without_copies(table, columns) if check else table
     if check:
@@ -151,13 +150,13 @@ def _without_copies(table: RunTable, columns: Mapping[str, Any]) -> RunTable:
 
 
 def _from_columns(
-    columns: Mapping[str, Any],
+    columns: Columns,
     knobs: Sequence[str | Knob] | None,
     also: Sequence[str | Knob],
     load: str | None,
 ) -> RunTable:
-    names = [str(name) for name in columns]
-    lengths = {str(name): len(list(columns[name])) for name in columns}
+    names = list(columns)
+    lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         least, most = (pick(lengths, key=lambda n: lengths[n]) for pick in (min, max))
         raise InputError(
@@ -207,7 +206,7 @@ def _from_columns(
         if name != spelt[folded(name)] in used:
             raise InputError(f"columns {name!r} and {spelt[folded(name)]!r} are one; drop either.")
     refuse_tasks(columns, used)
-    values = {knob.name: numbers(columns[knob.name], knob.name) for knob in chosen}
+    values = {knob.name: numbers(columns, knob.name) for knob in chosen}
     chosen = _varying(chosen, values, asked)
     for knob in chosen:
         try:
@@ -215,9 +214,9 @@ def _from_columns(
         except InputError as refused:
             raise InputError(f"{refused} Leave such runs out, or the column.") from None
     load_column, error_column, lmc_column, cka_column = (str(column) for column in found.values())
-    notes: list[str] = []
+    notes = list(columns.notes)
     loads, load_name = _load(columns, load_column, notes)
-    raw_error, raw_lmc = (numbers(columns[name], name) for name in (error_column, lmc_column))
+    raw_error, raw_lmc = (numbers(columns, name) for name in (error_column, lmc_column))
     error = fraction(raw_error, error_column, notes)
     if folded(error_column) in ACCURACIES:
         error = 1 - error
@@ -227,7 +226,7 @@ def _from_columns(
             f"{lmc_column} was read as a share of 1 (barriers up to {-lmc.min():.2g}), though "
             f"{error_column} is in per cent; were it in per cent too, divide it by 100."
         )
-    cka = numbers(columns[cka_column], cka_column)
+    cka = numbers(columns, cka_column)
     cka = np.where((cka > 1) & (cka <= 1 + ROUNDED), 1.0, cka)
     for name, v, low, high in (
         (error_column, raw_error, 0.0, 100.0 if in_per_cent(raw_error) else 1.0),
@@ -238,11 +237,11 @@ def _from_columns(
             raise InputError(
                 f"{name} runs from {v.min():g} to {v.max():g}; expected {low:g} to {high:g}."
             )
-    cost = (
-        numbers(columns["wall_s"], "wall_s") if "wall_s" in names else np.full(len(error), np.nan)
-    )
+    cost = np.full(len(error), np.nan)
+    if "wall_s" in names:
+        cost = numbers(columns, "wall_s", blanks=True)
     settings = np.column_stack([values[knob.name] for knob in chosen])
-    measured = _standard_errors(columns, (error_column, lmc_column, cka_column))
+    measured = _standard_errors(columns, (error_column, lmc_column, cka_column), notes)
     seeds = pick("seed", SEEDS)
     table = RunTable(
         tuple(chosen), settings, loads, load_name, error, lmc, cka, cost, measured, tuple(notes),
@@ -275,7 +274,7 @@ def _once(auto: Sequence[str], columns: Mapping[str, Any]) -> list[str]:
 
 def _load(columns: Mapping[str, Any], name: str, notes: list[str]) -> tuple[Array, str]:
     """Loads, and what they are called; a share that was removed is turned into one kept."""
-    values, kind = numbers(columns[name], name), folded(name)
+    values, kind = numbers(columns, name), folded(name)
     removed = kind in REMOVED
     share = removed or kind == "density"
     if share and PER_CENT < values.max() <= 100:
@@ -295,12 +294,20 @@ def _load(columns: Mapping[str, Any], name: str, notes: list[str]) -> tuple[Arra
     return kept, "density" if removed else name
 
 
-def _standard_errors(columns: Mapping[str, Any], names: Sequence[str]) -> Array:
-    """Columns ``NAME_se`` on the scale of the column NAME, [rows, 3]; zero where there is none."""
+def _standard_errors(columns: Mapping[str, Any], names: Sequence[str], notes: list[str]) -> Array:
+    """Columns ``NAME_se`` on the scale of the column NAME, [rows, 3]; zero where there is none.
+
+    A blank has the median of the others.
+    """
     out = []
     for name in names:
-        measured, column = numbers(columns[name], name), f"{name}_se"
-        values = numbers(columns[column], column) if column in columns else 0 * measured
+        measured, column = numbers(columns, name), f"{name}_se"
+        values = numbers(columns, column, blanks=True) if column in columns else 0 * measured
+        blank = np.isnan(values)
+        if blank.any():
+            usual = float(np.median(values[~blank])) if not blank.all() else 0.0
+            notes.append(f"{column} was taken for {usual:.3g} where it is blank.")
+            values = np.where(blank, usual, values)
         if values.min() < 0:
             raise InputError(f"{column} is a standard error; it has a value below zero.")
         out.append(values / 100 if np.max(np.abs(measured)) > 1 else values)

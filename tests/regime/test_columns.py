@@ -29,10 +29,61 @@ def test_per_cent_is_told_by_values_above_one():
 
 
 def test_what_is_no_finite_number_is_named_by_its_row():
-    assert numbers(["5%", 0.25, " 1e-1 "], "x").tolist() == [0.05, 0.25, 0.1]
-    for values, words in (([1, "a"], "row 2: 'a'"), ([1, ""], "in row 2"), ([], "no rows")):
+    assert numbers({"x": ["5%", 0.25, " 1e-1 "]}, "x").tolist() == [0.05, 0.25, 0.1]
+    for values, words in (
+        ([1, "a"], r"row 2 \(the first is 1\): 'a'"),
+        ([1, ""], r"1 missing value\(s\), in row 2 .* with where={'x!': ''} \(--where x!= of"),
+        ([1, "NA", None, np.nan], "3 missing .* in rows 2, 3, 4 "),
+        ([1, "inf"], "1 infinite .* in row 2 .* leave such runs out of the table"),
+        ([], "no rows"),
+    ):
         with pytest.raises(InputError, match=words):
-            numbers(values, "x")
+            numbers({"x": values}, "x")
+    np.testing.assert_array_equal(numbers({"x": [1, ""]}, "x", blanks=True), [1, np.nan])
+    with pytest.raises(InputError, match="infinite"):
+        numbers({"x": [1, "inf"]}, "x", blanks=True)
+
+
+def test_rows_of_a_file_have_the_numbers_of_its_lines(tmp_path):
+    """Blank lines and lines that were left out count, and so does the header."""
+    path = tmp_path / "runs.csv"
+    path.write_text("task,x\na,1\n\nb,2\na,oh\nb,3\na,\n")
+    read = read_csv(path)
+    for columns in (read, rows_where(read, {"task": "a"})):
+        with pytest.raises(InputError, match=r"'x', line 5 \(the header is line 1\): 'oh'"):
+            numbers(columns, "x")
+    words = read["x"].index("oh")
+    read["x"][words] = ""
+    with pytest.raises(InputError, match=r"in lines 5, 7 \(the header is line 1\)"):
+        numbers(rows_where(read, {"task": "a"}), "x")
+    with pytest.raises(InputError, match=r"in rows 4, 6 \(the first is 1\)"):
+        numbers(rows_where({"t": list("babaca"), "x": [1, 2, 3, "", 5, ""]}, {"t": "a"}), "x")
+
+
+def test_rows_are_left_out_by_value_or_where_they_are_blank():
+    columns = {"n": ["10", "10.0", "20", ""], "x": [1, None, float("nan"), " "]}
+    left = rows_where(columns, {"n!": 10})
+    assert left["n"] == ["20", ""]
+    assert left.notes == ("2 rows with n 10 were left out.",)
+    there = rows_where(columns, {"x!": ""})
+    assert there["n"] == ["10"]
+    assert there.notes == ("3 rows with x (blank) were left out.",)
+    assert rows_where(columns, {"n": ""})["x"] == [" "]
+    assert rows_where({"n!": [1, 2]}, {"n!": 2})["n!"] == [2]  # a column of that name
+    with pytest.raises(InputError, match=r"no run has another than x \(blank\)"):
+        rows_where({"x": ["", None]}, {"x!": ""})
+    with pytest.raises(InputError, match="unknown column 'y'"):
+        rows_where(columns, {"y!": ""})
+
+
+def test_one_value_above_one_among_shares_does_not_turn_all_into_per_cent():
+    shares = np.array([0.12, 0.15, 1.2, 0.19, 0.14])
+    for name, values in (("test_error", shares), ("test_acc", np.r_[0.9, 0.95, 1.2])):
+        with pytest.raises(InputError, match=r"up to 1.2, but half .* give all as shares of 1"):
+            fraction(values, name, [])
+    mnist = np.array([0.6, 1.2, 0.7])  # per cent
+    np.testing.assert_allclose(fraction(mnist, "test_error", []), mnist / 100)
+    np.testing.assert_allclose(fraction(-shares, "lmc", []), -shares / 100)
 
 
 def test_rows_are_chosen_by_number_or_by_text():

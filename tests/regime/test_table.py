@@ -354,3 +354,26 @@ def test_a_knob_that_looks_turned_round_is_noted():
     columns["lmc"] = -0.1 * np.repeat([0.0, 1.0, 2.0], 3) - 0.01 * np.tile([1.0, 0, 0], 3)
     table = read_runs(columns, knobs=[hot])
     assert any("check its direction" in note for note in table.notes)
+
+
+def test_a_blank_in_a_column_that_may_be_absent_blocks_nothing():
+    """A timer that crashed; a standard error that nobody wrote down."""
+    table = read_runs(runs(wall_s=["3.0"] * 8 + [""], lmc_se=[None, *[0.01] * 7, 0.03]))
+    np.testing.assert_array_equal(table.cost, [3.0] * 8 + [np.nan])
+    np.testing.assert_allclose(table.measured[:, 1], [*[0.01] * 8, 0.03])
+    assert table.notes == ("lmc_se was taken for 0.01 where it is blank.",)
+    assert np.all(read_runs(runs(cka_se=[""] * 9)).measured == 0)
+    with pytest.raises(InputError, match="'wall_s' has 1 infinite"):
+        read_runs(runs(wall_s=[1.0] * 8 + [np.inf]))
+
+
+def test_rows_without_a_value_can_be_left_out(tmp_path):
+    base = runs()
+    lines = [",".join(base)] + [",".join(map(str, row)) for row in zip(*base.values())]
+    lines[5] = ",".join(lines[5].split(",")[:4]) + ","  # its CKA
+    (tmp_path / "runs.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError, match=r"'cka' has 1 missing .* line 6 .*--where cka!= of"):
+        read_runs(tmp_path / "runs.csv")
+    table = read_runs(tmp_path / "runs.csv", where={"cka!": ""})
+    assert len(table) == 8
+    assert table.notes == ("1 row with cka (blank) was left out.",)
