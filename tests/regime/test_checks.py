@@ -122,3 +122,21 @@ def test_few_runs_may_follow_the_load_by_chance_and_that_is_noted():
     with pytest.raises(InputError, match="cannot be told apart"):
         check_apart(read_runs(columns | {"lr": columns["density"]}, check=False))
     assert check_apart(table()) == ()
+
+
+def test_a_similarity_that_is_a_distance_is_refused():
+    runs = table()
+    for lmc in (runs.connectivity, -0.1 / runs.load):
+        with pytest.raises(
+            InputError, match=r"rank correlation -1.00 over 9 .* cka = 1 - distance"
+        ):
+            check_directions(table(lmc=lmc, cka=0.1 - 0.1 * runs.load))
+    # Where barriers do not vanish, or the order may be chance, it is none.
+    assert check_directions(table(lmc=np.zeros(9), cka=0.1 - 0.1 * runs.load)) == ()
+    loose = np.array([0.9, 0.95, 0.85, 0.92, 0.9, 0.89, 0.88, 0.91, 0.87])
+    assert check_directions(table(cka=loose)) == ()
+
+
+def test_errors_that_are_all_the_same_are_noted():
+    (note,) = check_directions(table(test_error=np.zeros(9)))
+    assert "the error is 0 in every run" in note
