@@ -618,7 +618,9 @@ class LineOfMeans:
         return SimpleNamespace(error=np.array(told) * spread)
 
 
-def test_a_second_task_is_judged_from_its_tables(fashion):
+def test_a_second_task_is_judged_from_its_tables(fashion, monkeypatch):
+    monkeypatch.setattr(fashion, "TWICE", 6)  # no longer than needed to be there
+
     class Fits:
         def fit(self, pilots, name, design):
             names.append(name)
