@@ -5,7 +5,7 @@
 
 The nine pilots are of the published grid; the 144 cells are those of a spin glass with a bias,
 whose diagram has the same topology; the pilots that are run are nine of the embedded digits task,
-two dense seeds and two retrainings each, into a fresh store. Each command is a new process: it
+four dense seeds and two retrainings each, into a fresh store. Each command is a new process: it
 imports, compiles, samples and writes its answer. Results go to
 ``benchmarks/results/regime_cost.json``; what is not measured anew is kept there.
 """

@@ -126,17 +126,19 @@ print(diagram.triple_value.round(2), "(5, 50, 95 %); exact: 1 and 1")
 # boundary is found from how it grows further in. The table states the noise of its three
 # observables (columns `..._se`): without that, the logarithm of a barrier that is noise alone would
 # be taken for a barrier that varies. From 25 cells the meeting point is put at too large a bias,
-# and the bars are too short to admit it; from 121 cells it is found within 20 % on both axes, and
-# the slope of the boundary between II-A and II-B within 10 % (tests of the package do that).
+# and the bars are too short to admit it. From 121 cells it is found within 20 % on both axes, still
+# outside of its bars; far from it the boundary between II-A and II-B has the right slope within
+# 10 %, but where it is drawn it still bends, and is a quarter too steep (tests of the package hold
+# all three). What grows from zero is seen only some way in, and so is its boundary.
 #
 # ## 3. A real network
 #
 # A batch-norm network 64-64-64-64-10 on handwritten digits, trained for up to 60 epochs with the
 # learning rate falling after 30 and 45, stopped early (the knob: fewer epochs are hotter), pruned
 # by magnitude in each layer, and retrained at rate 0.5. The table holds every combination of seven
-# stops, six densities and eighteen dense seeds; each row is the mean of two retrained networks and
+# stops, six densities and thirty-two dense seeds; each row is the mean of two retrained networks and
 # the barrier between them. `python benchmarks/regime.py sweep` makes it. A user runs few of these:
-# our pilots have the first two dense seeds. The advice is judged on a second table, made by
+# our pilots have the first four dense seeds. The advice is judged on a second table, made by
 # `regime.py reference`: the error of every cell with many other dense seeds, and retraining seeds
 # of their own.
 
@@ -145,7 +147,7 @@ here = Path(__file__).parents[1] if "__file__" in globals() else Path()
 results = here / "benchmarks" / "results"
 path = results / "regime_digits_runs.csv"
 runs = read_runs(path)
-ours = np.genfromtxt(path, delimiter=",", names=True)["dense_seed"] < 2
+ours = np.genfromtxt(path, delimiter=",", names=True)["dense_seed"] < 4
 epochs, loads = np.unique(runs.settings[:, 0]), np.unique(runs.load)
 judge = np.genfromtxt(results / "regime_digits_reference.csv", delimiter=",", names=True)
 
@@ -208,7 +210,7 @@ record = json.loads((results / "regime_digits.json").read_text())["result"]
 for name, what in (
     ("nine", "nine pilots, for all densities at once"),
     ("campaign", "nine pilots that `probcomp advise --task` runs for one density"),
-    ("five", "every cell with five seeds"),
+    ("grid_ten", "every cell with ten seeds"),
     ("longest_training", "training to the end"),
     ("random", "any stop at random"),
 ):
@@ -234,10 +236,10 @@ for k, load in enumerate(loads):
 print(f"mean regret {np.mean(regret):.2f} points; longest training {np.mean(longest):.2f}")
 
 # %% [markdown]
-# What this shows: how a sweep becomes advice, and how far two seeds a cell carry. What it cannot
+# What this shows: how a sweep becomes advice, and how far four seeds a cell carry. What it cannot
 # show: that the regimes lie like this on large networks and images. The data are small, and one set
-# of nine pilots proves little. At the lowest density a retraining now and then collapses, which two
-# seeds a pilot cannot tell from a bad stop: there it is right to be undecided.
+# of nine pilots proves little. At the lowest density a retraining now and then collapses, which
+# few seeds cannot tell from a bad stop: there it is right to be undecided.
 #
 # Last, the check against the formulas we began with: the probabilities of the fitted diagram are
 # $\sigma(C)$ and $\sigma(s_S D)$ at its parameters.

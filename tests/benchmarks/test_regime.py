@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -729,3 +730,15 @@ def test_a_sweep_of_the_second_task_adds_the_seeds_that_the_table_lacks(fashion,
     said = fashion.fashion_sweep([2, 4])
     assert asked == [4]
     assert (said["dense_seeds"], said["rows_of_the_table"]) == ([0, 1, 2, 3, 4], 45)
+
+
+def test_what_the_tutorial_reads_is_in_the_record():
+    """The last part of the tutorial prints figures of the record by their names."""
+    text = (FOLDER.parent / "tutorials" / "07_which_regime_am_i_in.py").read_text()
+    part = text[text.index('"regime_digits.json"') :]
+    names = re.findall(r'^    \("(\w+)", "', part, re.MULTILINE)
+    assert len(names) >= 5
+    record = json.loads((FOLDER / "results" / "regime_digits.json").read_text())["result"]
+    for name in names:
+        assert record["designs"][name] > 0
+        assert len(record["regret"][name]["regret_90"]) == 2
