@@ -247,7 +247,9 @@ def _from_columns(
         tuple(chosen), settings, loads, load_name, error, lmc, cka, cost, measured, tuple(notes),
         None if seeds is None else _labels(columns[seeds]),
     )  # fmt: skip
-    return replace(table, notes=(*notes, *check_repeats(columns, used, table.cells, load_name)))
+    turned = [load_column, *(knob.name for knob in chosen)]
+    said = check_repeats(columns, used, table.cells, load_name, turned)
+    return replace(table, notes=(*notes, *said))
 
 
 def _load_column(columns: Mapping[str, Any], spelt: Mapping[str, str]) -> str | None:

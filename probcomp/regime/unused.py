@@ -1,6 +1,7 @@
 """Columns that are neither knob nor load nor measured: whether runs that differ there are repeats.
 
 Runs that agree in knobs and load are taken for repeats of each other, so their spread for luck.
+Where none agree, what was set beside them passes for an effect of the knobs or the load.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,13 +49,18 @@ def refuse_tasks(columns: Mapping[str, Any], used: Sequence[str]) -> None:
 
 
 def check_repeats(
-    columns: Mapping[str, Any], used: Sequence[str], cells: NDArray[np.int64], load_name: str
+    columns: Mapping[str, Any],
+    used: Sequence[str],
+    cells: NDArray[np.int64],
+    load_name: str,
+    turned: Sequence[str] = (),
 ) -> tuple[str, ...]:
-    """Refuse a second load; note settings in which runs of one cell differ.
+    """Refuse a second load; note settings in which runs of one cell, or runs of no cell, differ.
 
     Args:
         columns: Values by column; used: the columns that are knobs, load or measured.
         cells: Cell of each row, [rows].
+        turned: The columns that are knobs or load.
 
     Raises:
         InputError: where runs of one cell differ in another of `LOADS`.
@@ -70,11 +76,50 @@ def check_repeats(
             )
         if _is_setting(name, columns[name], cells) and _differ(columns[name], cells):
             noted.append(repr(name))
-    if not noted:
+    choose = "choose some with where= (--where of the command), or name it as a knob."
+    if noted:
+        return (
+            f"runs of one setting differ in {' and '.join(noted)} and are taken for repeats of "
+            f"each other; {choose}",
+        )
+    if np.bincount(cells).max() > 1:
+        return ()
+    beside = [
+        repr(name)
+        for name in map(str, columns)
+        if name not in used and _beside(name, columns, turned)
+    ]
+    if not beside:
         return ()
     return (
-        f"runs of one setting differ in {' and '.join(noted)} and are taken for repeats of each "
-        "other; choose some with where= (--where of the command), or name it as a knob.",
+        f"runs differ in {' and '.join(beside)}, neither knob nor load: if that was set, what it "
+        f"does is taken for what they do; {choose}",
+    )
+
+
+def _beside(name: str, columns: Mapping[str, Any], turned: Sequence[str]) -> bool:
+    """Whether a column may have been set, in a table in which no two runs share a cell.
+
+    A knob that was left out, words, or few numbers that follow neither knob nor load.
+    """
+    values = [str(value).strip() for value in columns[name]]
+    different = len(set(values))
+    if different < 2:
+        return False
+    if known_name(name) in KNOWN:
+        return not _follows(values, columns, turned)
+    if NO_SETTING & set(folded(name).split("_")):
+        return False
+    if _as_numbers(columns[name]) is None:
+        return different <= len(values) // 2
+    return different <= len(values) // 4 and not _follows(values, columns, turned)
+
+
+def _follows(values: Sequence[str], columns: Mapping[str, Any], turned: Sequence[str]) -> bool:
+    """Whether a column is a function of one of the columns ``turned``."""
+    return any(
+        len(set(zip(map(str, columns[name]), values))) == len(set(map(str, columns[name])))
+        for name in turned
     )
 
 

@@ -69,3 +69,41 @@ def test_seeds_labels_and_what_was_measured_are_no_settings():
         "hessian_trace": 100 + row % 7, "wall_s": 3 + row % 5, "file": [f"{k}.pt" for k in row],
     }  # fmt: skip
     assert read_runs(twice() | more).notes == ()
+
+
+def once(**more):
+    """Nine settings, each run once."""
+    return {name: values[:9] for name, values in twice().items()} | more
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("optimizer", ["adam", "sgd"] * 4 + ["adam"]),
+        ("optimizer", ["adam"] * 3 + ["sgd"] * 6),  # with the density: not to be told apart from it
+        ("nesterov", [0, 1] * 4 + [1]),
+    ],
+)
+def test_settings_in_which_runs_without_repeats_differ_are_noted(name, values):
+    assert read_runs(once()).notes == ()
+    (note,) = read_runs(once(**{name: values})).notes
+    assert f"runs differ in '{name}', neither knob nor load" in note
+    assert read_runs(once(**{name: values[:1] * 9})).notes == ()
+
+
+def test_a_knob_that_is_left_out_of_runs_without_repeats_is_noted():
+    rate = [0.1, 0.3, 0.3, 0.1, 0.3, 0.1, 0.1, 0.3, 0.1]
+    (note,) = read_runs(once(lr=rate), knobs=["epochs"]).notes
+    assert "runs differ in 'lr'" in note
+    # One that follows another is that one.
+    follows = once()["epochs"] / 10
+    assert read_runs(once(lr=follows), knobs=["epochs"]).notes == ()
+
+
+def test_labels_of_runs_without_repeats_are_no_settings():
+    epochs, density = once()["epochs"], once()["density"]
+    more = {
+        "seed": [0, 1] * 4 + [0], "file": [f"{k}.pt" for k in range(9)], "steps": epochs * 100,
+        "kept_of_layer": 1000 * density, "hessian_trace": np.arange(9.0),
+    }  # fmt: skip
+    assert read_runs(once(**more)).notes == ()
