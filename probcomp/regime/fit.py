@@ -361,6 +361,12 @@ class RegimeModel:
             values = np.column_stack(columns)
         else:
             values = np.atleast_2d(np.asarray(settings, float))
+            if values.shape[1:] != (len(self.table.knobs),):
+                form = ", ".join(f"'{knob.name}': [...]" for knob in self.table.knobs)
+                raise InputError(
+                    f"settings have the shape {list(np.shape(settings))}; give {{{form}}} or an "
+                    f"array [rows, {len(self.table.knobs)}] with a column for each knob."
+                )
             loads = np.broadcast_to(np.asarray(load, float), (len(values),))
         if not (np.all(np.isfinite(loads)) and np.all(loads > 0)):
             raise InputError(f"{self.table.load_name} must be positive and finite.")
