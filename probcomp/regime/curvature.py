@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from probcomp.errors import InputError
+from probcomp.errors import DivergenceError, InputError
 from probcomp.progress import progress
-from probcomp.regime.landscape import Loader
+from probcomp.regime.landscape import Loader, logits_of
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -35,6 +35,8 @@ class Estimate:
 
 class Curvature:
     """Products of the Hessian of a network's mean loss with vectors.
+
+    Each measure raises `DivergenceError` where a product is not finite.
 
     Args:
         model: The network; it is not changed.
@@ -69,7 +71,7 @@ class Curvature:
         total = [torch.zeros_like(p) for p in self.parameters]
         seen = 0
         for inputs, targets in self.loader:
-            value = self.loss(self.model(inputs), targets)
+            value = self.loss(logits_of(self.model, inputs), targets)
             first = torch.autograd.grad(value, self.parameters, create_graph=True)
             dot = sum((g * v).sum() for g, v in zip(first, parts))
             if not isinstance(dot, Tensor) or not dot.requires_grad:  # the loss is linear
@@ -82,7 +84,13 @@ class Curvature:
             seen += len(inputs)
         if seen == 0:
             raise InputError("the loader gave no batch; if it is a generator, pass a list instead.")
-        return torch.cat([t.flatten() for t in total]) / seen
+        out = torch.cat([t.flatten() for t in total]) / seen
+        if not bool(out.isfinite().all()):
+            raise DivergenceError(
+                "the curvature is not finite: the network has diverged (lower the lr it is trained "
+                "with), or its inputs hold NaN."
+            )
+        return out
 
     def _parts(self, vector: Tensor) -> list[Tensor]:
         pieces = vector.split([p.numel() for p in self.parameters])
@@ -186,6 +194,9 @@ def worst_case_sharpness(
     sign for ``linf`` (Foret et al. 2021, eq. 1; Kwon et al. 2021, eq. 3: ``adaptive`` measures
     each coordinate of d in units of ``|w|``). A lower bound, exact on a loss that is linear or,
     with enough steps, an isotropic quadratic.
+
+    Raises:
+        DivergenceError: the loss is NaN at the network or in the ball.
     """
     if not rho > 0 or steps < 1:
         raise InputError(f"rho is {rho}, steps {steps}; both must be positive.")
@@ -218,9 +229,9 @@ def _loss_and_gradient(
     model: nn.Module, parameters: list[nn.Parameter], loader: Loader, loss: Loss
 ) -> tuple[float, Tensor]:
     total, seen = 0.0, 0
-    gradient = torch.zeros(sum(p.numel() for p in parameters), dtype=parameters[0].dtype)
+    gradient = parameters[0].new_zeros(sum(p.numel() for p in parameters))
     for inputs, targets in loader:
-        value = loss(model(inputs), targets)
+        value = loss(logits_of(model, inputs), targets)
         parts = torch.autograd.grad(value, parameters, allow_unused=True)
         flat = [
             (torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(parameters, parts)
@@ -230,4 +241,8 @@ def _loss_and_gradient(
         seen += len(inputs)
     if seen == 0:
         raise InputError("the loader gave no batch; if it is a generator, pass a list instead.")
+    if total != total:
+        raise DivergenceError(
+            "the loss is NaN: the network has diverged, its inputs hold NaN, or rho is too large."
+        )
     return total / seen, gradient / seen

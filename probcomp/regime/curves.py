@@ -16,7 +16,9 @@ from probcomp.regime.landscape import (
     classification_error,
     connectivity_of,
     refresh_batch_norm,
+    tensor_of,
 )
+from probcomp.regime.randomness import seeded
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -46,13 +48,13 @@ def bezier_connectivity(
         loader: Batches of ``(inputs, targets)``, read once an epoch and at each point.
         epochs, lr, momentum: Of the training of phi, which has the parameters of a network.
         points: Evaluated points, equally spaced with both ends.
-        seed: Of the values of t.
+        seed: Of the values of t and of what the network draws.
 
     Returns:
         mc, and the error at each point.
 
     Raises:
-        DivergenceError: the loss on the curve is not finite.
+        DivergenceError: the loss on the curve is not finite, or logits at a point of it.
     """
     a, b = (dict(model.named_parameters()) for model in (first, second))
     if a.keys() != b.keys() or any(a[k].shape != b[k].shape for k in a):
@@ -67,13 +69,14 @@ def bezier_connectivity(
     errors = np.empty(points)
     with progress("Bezier curve", epochs + points) as advance:
         model.train()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(model) as set_seed:
+            set_seed(seed)
             for _ in range(epochs):
                 for inputs, targets in loader:
                     t = float(torch.rand((), generator=generator))
                     weights = _at(ends, phi, t)
-                    value = loss(functional_call(model, weights, (inputs,)), targets)
+                    said = tensor_of(functional_call(model, weights, (inputs,)), "network")
+                    value = loss(said, targets)
                     if not torch.isfinite(value):
                         raise DivergenceError(f"the loss on the curve is {value}; lower lr {lr:g}.")
                     optimiser.zero_grad(set_to_none=True)

@@ -1,21 +1,44 @@
 """Order parameters of pairs of trained networks: connectivity, similarity, agreement, divergence.
 
 All are measured on evaluation-mode models; a loader is any iterable of ``(inputs, targets)`` that
-can be read more than once, in a fixed order and without augmentation.
+can be read more than once, in a fixed order and without augmentation, on the device of the models.
+A network gives its logits, or an object that holds them as ``.logits``.
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
-from probcomp.errors import InputError, unknown
+from probcomp.errors import DivergenceError, InputError, unknown
 from probcomp.progress import progress
 
 Loader = Iterable[tuple[Tensor, Tensor]]
+_SHUFFLED = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+
+
+def logits_of(model: nn.Module, inputs: Tensor) -> Tensor:
+    """What a network says of a batch: its output, or the ``.logits`` of one that is an object."""
+    return tensor_of(model(inputs), "network")
+
+
+def tensor_of(said: Any, what: str) -> Tensor:
+    """The tensor in what a module has returned; ``what`` names the module in an error."""
+    if isinstance(said, Tensor):
+        return said
+    said = getattr(said, "logits", said)
+    if not isinstance(said, Tensor):
+        raise InputError(
+            f"the {what} gives a {type(said).__name__}; a tensor is needed, or an object whose "
+            "'logits' are one. Wrap it in a module that returns the tensor."
+        )
+    return said
 
 
 def cka(x: Tensor, y: Tensor, *, form: str = "feature") -> float:
@@ -30,6 +53,11 @@ def cka(x: Tensor, y: Tensor, *, form: str = "feature") -> float:
     """
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or len(x) < 2:
         raise InputError(f"got outputs {tuple(x.shape)} and {tuple(y.shape)}; need [samples, k].")
+    if not bool(x.isfinite().all() and y.isfinite().all()):
+        raise InputError(
+            "the outputs hold NaN or infinite values; the network has diverged, or its inputs "
+            "hold NaN."
+        )
     if form not in ("feature", "gram"):
         raise InputError(f"form is {form!r}; it must be 'feature' or 'gram'.")
     x, y = (v.double() - v.double().mean(0) for v in (x, y))
@@ -92,22 +120,32 @@ def _same_logits(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def outputs_of(model: nn.Module, loader: Loader, kind: str = "logits") -> Tensor:
     """Outputs on every sample of a loader, [samples, k], for `cka` and `agreement`.
 
+    Taken in evaluation mode; the model is left in the mode it was in.
+
     Args:
         kind: ``"logits"``, ``"softmax"``, or the name of a module whose output is wanted
             (features; flattened to one row a sample).
+
+    Raises:
+        InputError: a loader that shuffles, so that rows of two networks are of other samples.
     """
+    _refuse_shuffled(loader)
     modules = dict(model.named_modules())
     if kind not in ("logits", "softmax") and kind not in modules:
         raise unknown("layer", kind, ["logits", "softmax", *filter(None, modules)])
     caught: list[Tensor] = []
     hook = None
     if kind in modules:
-        hook = modules[kind].register_forward_hook(lambda m, i, out: caught.append(out.flatten(1)))
+        hook = modules[kind].register_forward_hook(
+            lambda m, i, out: caught.append(tensor_of(out, f"layer {kind!r}").flatten(1))
+        )
     try:
-        model.eval()
-        for inputs, _ in loader:
-            logits = model(inputs)
-            if hook is None:
+        with _evaluating(model):
+            for inputs, _ in loader:
+                if hook is not None:
+                    model(inputs)
+                    continue
+                logits = logits_of(model, inputs)
                 caught.append(logits.softmax(-1) if kind == "softmax" else logits)
     finally:
         if hook is not None:
@@ -115,6 +153,29 @@ def outputs_of(model: nn.Module, loader: Loader, kind: str = "logits") -> Tensor
     if not caught:
         raise InputError("the loader gave no batch; if it is a generator, pass a list instead.")
     return torch.cat(caught)
+
+
+def _refuse_shuffled(loader: Loader) -> None:
+    if not isinstance(loader, DataLoader):
+        return
+    samplers = (loader.sampler, getattr(loader.batch_sampler, "sampler", None))
+    if any(isinstance(s, _SHUFFLED) or getattr(s, "shuffle", False) is True for s in samplers):
+        raise InputError(
+            "the loader shuffles: each pass has another order, and outputs of two networks would "
+            "be compared on different samples. Make one with shuffle=False."
+        )
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and afterwards the mode in which each module was."""
+    training = [m for m in model.modules() if m.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def linear_connectivity(
@@ -128,6 +189,9 @@ def linear_connectivity(
 
     Returns:
         mc, and the error at each of ``points`` equally spaced points of the path.
+
+    Raises:
+        DivergenceError: a network of the path gives logits that are not finite.
     """
     a, b = first.state_dict(), second.state_dict()
     if a.keys() != b.keys() or any(a[k].shape != b[k].shape for k in a):
@@ -155,7 +219,10 @@ def connectivity_of(errors: np.ndarray) -> float:
 
 
 def refresh_batch_norm(model: nn.Module, loader: Loader) -> None:
-    """Estimate batch-norm statistics anew: the average over one pass, each batch with its size."""
+    """Estimate batch-norm statistics anew: the average over one pass, each batch with its size.
+
+    Changes the statistics of ``model`` and leaves it in evaluation mode.
+    """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     model.eval()
     if not norms:
@@ -177,10 +244,20 @@ def refresh_batch_norm(model: nn.Module, loader: Loader) -> None:
 
 
 def classification_error(model: nn.Module, loader: Loader) -> float:
-    """Share of the loader's samples that the model, as it stands, classifies wrongly."""
+    """Share of the loader's samples that the model, in the mode it is in, classifies wrongly.
+
+    Raises:
+        DivergenceError: logits that are not finite, of which ``argmax`` would say class 0.
+    """
     wrong = seen = 0
     for inputs, targets in loader:
-        wrong += int((model(inputs).argmax(1) != targets).sum())
+        logits = logits_of(model, inputs)
+        if not bool(logits.isfinite().all()):
+            raise DivergenceError(
+                "the logits hold NaN or infinite values: the network has diverged (lower the lr "
+                "it is trained with), or its inputs hold NaN."
+            )
+        wrong += int((logits.argmax(1) != targets).sum())
         seen += len(targets)
     if seen == 0:
         raise InputError("the loader gave no batch; if it is a generator, pass a list instead.")

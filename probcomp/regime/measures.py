@@ -5,7 +5,7 @@ import math
 
 from torch import nn
 
-from probcomp.errors import InputError
+from probcomp.errors import DivergenceError, InputError
 from probcomp.regime.curvature import Curvature
 from probcomp.regime.spectra import mean_alpha
 from probcomp.regime.tasks import PilotTask
@@ -28,7 +28,8 @@ def dense_measures(model: nn.Module, task: PilotTask) -> dict[str, float | None]
     curvature = Curvature(model, [(task.train[0][:SAMPLES], task.train[1][:SAMPLES])])
     try:
         trace, top = curvature.trace(show=False).value, curvature.top_eigenvalue(show=False).value
-    except (RuntimeError, NotImplementedError):  # torch's words for a missing second derivative
+    # The last two are torch's words for a missing second derivative.
+    except (DivergenceError, RuntimeError, NotImplementedError):
         return out
     out["ln_trace"], out["ln_top"] = _log(trace), _log(top)
     return out

@@ -1,6 +1,7 @@
 """Records of pilots in an Optuna storage: one finished trial a pilot, readable by its dashboard."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,17 @@ def is_missing(address: str) -> bool:
     place = address.removeprefix("sqlite:///")
     is_file = place != address or address.endswith(".log")
     return is_file and place != ":memory:" and not Path(place).exists()
+
+
+def absolute_address(address: str) -> str:
+    """An address that means the same storage in every folder of this host."""
+    if address.endswith(".log"):
+        return os.path.abspath(address)
+    place = address.removeprefix("sqlite:///")
+    if place == address or place.startswith((":memory:", "file:")):
+        return address
+    file, question, options = place.partition("?")
+    return f"sqlite:///{os.path.abspath(file)}{question}{options}"
 
 
 class OptunaRecords:

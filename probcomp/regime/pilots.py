@@ -16,7 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from probcomp.errors import DivergenceError, InputError
-from probcomp.regime.landscape import agreement, cka, linear_connectivity, outputs_of
+from probcomp.regime.landscape import (
+    agreement,
+    cka,
+    classification_error,
+    linear_connectivity,
+    outputs_of,
+)
 from probcomp.regime.measures import dense_measures
 from probcomp.regime.pruning import density_of, make_masks
 from probcomp.regime.recipe import Recipe
@@ -150,8 +156,9 @@ def run_pilot(
 
     Returns:
         ``{"key", "config", "dense", "runs": [one a retrained model], "pairs": [one a pair]}``.
-        ``status`` of the pilot is ``diverged`` where a training lost its footing, and then says
-        what happened; such a pilot has no pairs.
+        ``status`` of the pilot is ``diverged`` where a training lost its footing (a loss, weights
+        or logits that are not finite, a network that says the same of every sample), and
+        ``reason`` then says what happened; such a pilot has no pairs.
     """
     done = store.pilots.get(config.key) if store else None
     if done is not None:
@@ -301,6 +308,12 @@ def _pair(
     batches = in_batches(task.train)
     lmc, curve = linear_connectivity(models[0], models[1], batches, points=LMC_POINTS)
     logits = [outputs_of(model, batches) for model in models]
+    if any(bool((v == v[0]).all()) for v in logits):
+        # No barrier and full agreement would be said of networks that have no opinion.
+        raise DivergenceError(
+            "a retrained network gives every sample the same logits; lower the retraining's lr, or "
+            "keep more weights"
+        )
     record = {
         "pair": key,
         "retrain_seeds": [run["retrain_seed"] for run in runs],
@@ -321,15 +334,10 @@ def in_batches(samples: tuple[Tensor, Tensor], size: int = MEASURE_BATCH) -> lis
     return list(zip(samples[0].split(size), samples[1].split(size)))
 
 
-def error_of(model: nn.Module, samples: tuple[Tensor, Tensor]) -> float:
-    """Share of samples classified wrongly."""
-    wrong = sum(int((_logits(model, x).argmax(1) != y).sum()) for x, y in in_batches(samples))
-    return wrong / len(samples[1])
-
-
 @torch.no_grad()
-def _logits(model: nn.Module, x: Tensor) -> Tensor:
-    return model.eval()(x)
+def error_of(model: nn.Module, samples: tuple[Tensor, Tensor]) -> float:
+    """Share of samples classified wrongly by the network, which is left in evaluation mode."""
+    return classification_error(model.eval(), in_batches(samples))
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -51,7 +51,7 @@ def magnitude_masks(weights: dict[str, Tensor], density: float, rule: str) -> di
 
 def _largest(size: Tensor, density: float) -> Tensor:
     count = max(1, round(density * size.numel()))
-    mask = torch.zeros(size.numel(), dtype=torch.bool)
+    mask = torch.zeros(size.numel(), dtype=torch.bool, device=size.device)
     mask[size.flatten().argsort(descending=True, stable=True)[:count]] = True
     return mask.view_as(size)
 

@@ -11,17 +11,28 @@ LEAST_EIGENVALUES = 50
 
 
 def spectrum(weight: Tensor) -> Tensor:
-    """Eigenvalues of ``W'W``, ascending; convolutions [out, in, ...] read as [out, in * rest]."""
+    """Eigenvalues of ``W'W``, ascending, on the CPU; [min(out, in)] of a matrix [out, in].
+
+    A convolution [out, in, *kernel] is a matrix for each position of its kernel, and the
+    eigenvalues of all are pooled: [positions * min(out, in)] (Zhou et al. 2023, TempBalance;
+    Martin et al. 2021, WeightWatcher). TempBalance also scales them by a half, of which no
+    exponent depends.
+    """
     if weight.ndim < 2:
         raise InputError(f"got weight {tuple(weight.shape)}; a matrix is needed.")
-    return torch.linalg.svdvals(weight.detach().double().flatten(1)).square().sort().values
+    if not bool(weight.isfinite().all()):
+        raise InputError("the weights hold NaN or infinite values; the network has diverged.")
+    positions = weight.flatten(2) if weight.ndim > 2 else weight[..., None]
+    matrices = positions.detach().double().movedim(-1, 0)
+    return torch.linalg.svdvals(matrices).square().flatten().sort().values.cpu()
 
 
 def hill_alpha(weight: Tensor, *, tail: float = 0.5) -> float:
     """Tail exponent of the spectrum of ``W'W``: small is well trained, no unit.
 
     ``alpha = 1 + k / sum_i ln(l_i / l_min)`` over the k largest eigenvalues, k = ``tail`` of all
-    (Hill's estimator with the median as threshold; Zhou et al. 2023, TempBalance).
+    (Hill's estimator with the median as threshold; Zhou et al. 2023, TempBalance). For
+    convolutions see `spectrum`.
     """
     if weight.ndim < 2 or not 0 < tail < 1:
         raise InputError(f"got weight {tuple(weight.shape)}, tail {tail}: need a matrix, (0, 1).")
@@ -71,13 +82,21 @@ def peak_alpha(weight: Tensor, *, bins: int = 100) -> tuple[float, float]:
 
 
 def mean_alpha(model: nn.Module, *, least: int = LEAST_EIGENVALUES) -> float:
-    """Mean Hill exponent over linear and convolution layers with at least ``least`` eigenvalues."""
+    """Mean Hill exponent over linear and convolution layers with at least ``least`` eigenvalues.
+
+    First and last layer are included, which TempBalance leaves out.
+    """
     kinds = (nn.Linear, nn.modules.conv._ConvNd)
     found = [
         hill_alpha(m.weight)
         for m in model.modules()
-        if isinstance(m, kinds) and min(m.weight.flatten(1).shape) >= least
+        if isinstance(m, kinds) and _eigenvalues(m.weight) >= least
     ]
     if not found:
         raise InputError(f"no layer has {least} eigenvalues; an exponent would say nothing.")
     return float(np.mean(found))
+
+
+def _eigenvalues(weight: Tensor) -> int:
+    """How many `spectrum` gives."""
+    return min(weight.shape[:2]) * int(np.prod(weight.shape[2:]))

@@ -11,6 +11,7 @@ from typing import Any
 from probcomp.errors import InputError
 from probcomp.progress import progress
 from probcomp.regime.engines import Submit, open_engine
+from probcomp.regime.optuna_store import absolute_address
 from probcomp.regime.pilots import PilotConfig, pilot_configs, run_pilot
 from probcomp.regime.store import Record, Store
 from probcomp.regime.tasks import PilotTask, load_task
@@ -125,9 +126,9 @@ def _run(missing: dict[str, PilotConfig], store: Store, submit: Submit) -> Any:
     def send(kind: str, config: PilotConfig, then: Any) -> None:
         job = {
             "do": kind,
-            "config": config.to_json(),
+            "config": _from_anywhere(config),
             "store": str(store.folder.resolve()),
-            "optuna": store.optuna,
+            "optuna": store.optuna and absolute_address(store.optuna),
         }
         running[submit(job)] = (kind, then)
 
@@ -156,8 +157,20 @@ def _run(missing: dict[str, PilotConfig], store: Store, submit: Submit) -> Any:
 
 
 def write_plan(configs: Sequence[PilotConfig], path: Path | str) -> None:
-    """A task list for job arrays: one pilot a line, as JSON."""
-    write_text(path, "".join(json.dumps(config.to_json()) + "\n" for config in configs))
+    """A task list for job arrays: one pilot a line, as JSON, to be run from any folder.
+
+    Lines started together that share a dense network (those of one seed that differ in density
+    only) each train it, since none is there yet; `run_pilots` trains it once.
+    """
+    write_text(path, "".join(json.dumps(_from_anywhere(config)) + "\n" for config in configs))
+
+
+def _from_anywhere(config: PilotConfig) -> dict[str, Any]:
+    """Plain values of a pilot whose task file is found from every folder of this host."""
+    place, colon, name = config.task.partition(":")
+    if not place.endswith(".py"):
+        return config.to_json()
+    return {**config.to_json(), "task": os.path.abspath(place) + colon + name}
 
 
 def read_plan(path: Path | str) -> list[PilotConfig]:
@@ -168,8 +181,14 @@ def read_plan(path: Path | str) -> list[PilotConfig]:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     out = []
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            raise InputError(f"{path}, line {number} is blank; a line is a pilot: delete it.")
         try:
             out.append(PilotConfig.of(json.loads(line)))
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"{path}, line {number} is not JSON ({error}); make the list anew with --task."
+            ) from error
         except ValueError as error:
             raise InputError(f"{path}, line {number}: {error}") from error
     if not out:

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from probcomp.errors import DivergenceError, InputError
+from probcomp.regime.landscape import logits_of
+from probcomp.regime.randomness import seeded
 from probcomp.regime.recipe import Recipe
 
 SAM_EPSILON = 1e-12
@@ -44,14 +46,14 @@ def train(
 
     Args:
         model: The network; left in evaluation mode.
-        data: Inputs and integer targets.
+        data: Inputs and integer targets, on the device of the network.
         seed: With the step, it fixes batches, dropout and augmentation.
         masks: By parameter name, 1 where a weight is kept.
         augment: Changes the inputs of a batch; may draw from torch's global random state, which
-            is seeded at every step and restored afterwards.
+            is seeded at every step and restored afterwards, on the CPU and on CUDA.
 
     Raises:
-        DivergenceError: the loss is not finite.
+        DivergenceError: the loss of a step is not finite, or the weights at the end.
     """
     inputs, targets = data
     state = state or TrainState()
@@ -61,16 +63,16 @@ def train(
         model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=True
     )
     for name, buffer in state.momentum.items():
-        optimiser.state[named[name]]["momentum_buffer"] = buffer.clone()
+        buffer = buffer.to(named[name], copy=True)  # a checkpoint is read to the CPU
+        optimiser.state[named[name]]["momentum_buffer"] = buffer
     if recipe.dropout is not None:
         set_dropout(model, recipe.dropout)
     last, horizon = recipe.steps(len(inputs)), recipe.steps(len(inputs), recipe.horizon)
     order = _Order(len(inputs), recipe.batch_size, seed)
     model.train()
-    with torch.random.fork_rng(devices=[]):
+    with seeded(model) as set_seed:
         for step in range(state.step, last):
-            # Not torch.manual_seed: it formats the stack at each call, a tenth of a small step.
-            torch.default_generator.manual_seed(mix(seed, 1, step))
+            set_seed(mix(seed, 1, step))
             optimiser.param_groups[0]["lr"] = recipe.rate(step / max(horizon, 1))
             rows = order(step)
             x, y = inputs[rows], targets[rows]
@@ -86,12 +88,23 @@ def train(
                 for name, mask in masks.items():
                     named[name].mul_(mask)
     model.eval()
+    _check_finite(model, last, recipe.lr)
     momentum = {
         name: buffer.detach()
         for name, parameter in named.items()
         if (buffer := optimiser.state[parameter].get("momentum_buffer")) is not None
     }
     return TrainState(max(last, state.step), momentum)
+
+
+def _check_finite(model: nn.Module, last: int, lr: float) -> None:
+    """The last step's outcome, which no later loss has seen."""
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    averages = [v for m in norms for v in (m.running_mean, m.running_var) if v is not None]
+    if not all(bool(v.isfinite().all()) for v in (*model.parameters(), *averages)):
+        raise DivergenceError(
+            f"the weights are not finite after the last of {last} steps; lower lr {lr:g}"
+        )
 
 
 def _gradients(
@@ -105,7 +118,7 @@ def _gradients(
     """Gradients at the weights, or with ``rho`` at the worst point of a ball around them."""
     for parameter in named.values():
         parameter.grad = None
-    loss = F.cross_entropy(model(x), y)
+    loss = F.cross_entropy(logits_of(model, x), y)
     loss.backward()
     if rho == 0:
         return loss.item()
@@ -124,7 +137,7 @@ def _gradients(
         norm.momentum = 0.0
     for parameter in named.values():
         parameter.grad = None
-    F.cross_entropy(model(x), y).backward()
+    F.cross_entropy(logits_of(model, x), y).backward()
     for norm, momentum in zip(norms, momenta):
         norm.momentum = momentum
     with torch.no_grad():

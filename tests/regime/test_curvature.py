@@ -1,12 +1,14 @@
 """Curvature against exact Hessians: of a quadratic, and of a tiny network by autograd."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 from torch.func import functional_call, hessian
 from torch.nn import functional as F
 
-from probcomp.errors import InputError
+from probcomp.errors import DivergenceError, InputError
 from probcomp.regime.curvature import Curvature, worst_case_sharpness
 
 EXACT = 1e-9  # float64, sums in another order
@@ -164,3 +166,49 @@ def test_bad_input_is_refused(network):
             worst_case_sharpness(model, batches, **bad)
     with pytest.raises(InputError, match="no batch"):
         worst_case_sharpness(model, iter(()))
+
+
+class Said:
+    def __init__(self, logits):
+        self.logits = logits
+
+
+class Wrapped(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return Said(self.inner(x))
+
+
+def test_a_network_may_return_an_object_with_logits(network):
+    model, batches, exact = network
+    found = Curvature(Wrapped(model), batches)
+    vector = torch.linspace(-1, 1, found.size, dtype=torch.float64)
+    torch.testing.assert_close(found.product(vector), exact @ vector, atol=EXACT, rtol=EXACT)
+    said = worst_case_sharpness(Wrapped(model), batches, steps=2)
+    assert said == worst_case_sharpness(model, batches, steps=2)
+
+
+def test_a_network_that_has_diverged_is_refused(network):
+    model, batches, _ = network
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        model[0].weight[0, 0] = float("nan")
+    curvature = Curvature(model, batches)
+    for measure in (curvature.trace, curvature.top_eigenvalue, curvature.lanczos):
+        with pytest.raises(DivergenceError, match="has diverged"):
+            measure()
+    with pytest.raises(DivergenceError, match="has diverged"):
+        worst_case_sharpness(model, batches)
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_sharpness_stays_on_the_device_of_the_network(network, norm):
+    """New tensors of no stated device lie elsewhere here, as they do for a network on a GPU."""
+    model, batches, _ = network
+    expected = worst_case_sharpness(model, batches, norm=norm, steps=3)
+    with torch.device("meta"):
+        found = worst_case_sharpness(model, batches, norm=norm, steps=3)
+    assert found == expected

@@ -64,6 +64,47 @@ def test_a_network_is_connected_to_itself_through_batch_norm():
     assert np.ptp(errors) == 0
 
 
+class Said:
+    def __init__(self, logits):
+        self.logits = logits
+
+
+class Wrapped(Ring):
+    def forward(self, inputs):
+        return Said(super().forward(inputs))
+
+
+def test_a_network_may_return_an_object_with_logits():
+    bent, _ = bezier_connectivity(Ring(-1.5, 0.3), Ring(1.5, 0.3), ONES, epochs=3, lr=0.1)
+    first, second = Wrapped(-1.5, 0.3), Wrapped(1.5, 0.3)
+    assert bezier_connectivity(first, second, ONES, epochs=3, lr=0.1)[0] == bent
+
+
+def test_an_end_that_has_diverged_is_refused_without_training():
+    with pytest.raises(DivergenceError, match="has diverged"):
+        bezier_connectivity(Ring(-1.0, 0.3), Ring(float("nan"), 0.3), ONES, epochs=0)
+
+
+def test_the_global_random_state_is_left_alone_and_seeded():
+    class Noisy(Ring):
+        def forward(self, inputs):
+            drawn.append(float(torch.rand(())) if self.training else None)
+            return super().forward(inputs)
+
+    drawn = []
+    before = torch.get_rng_state()
+    pair = (Noisy(-1.5, 0.3), Noisy(1.5, 0.3))
+    bezier_connectivity(*pair, ONES, epochs=2)
+    assert torch.equal(torch.get_rng_state(), before)
+    first, drawn = drawn, []
+    torch.rand(1)
+    bezier_connectivity(*pair, ONES, epochs=2)
+    assert first == drawn
+    assert len(set(first)) == 9  # eight steps, and None at the points
+    with pytest.raises(InputError, match="'meta'"):
+        bezier_connectivity(*(ring.to("meta") for ring in pair), ONES)
+
+
 def test_bad_input_is_refused():
     with pytest.raises(InputError, match="differ"):
         bezier_connectivity(nn.Linear(1, 2), Ring(1.0, 1.0), ONES)

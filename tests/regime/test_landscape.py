@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
-from probcomp.errors import InputError
+from probcomp.errors import DivergenceError, InputError
 from probcomp.regime.landscape import (
     agreement,
     cka,
+    classification_error,
     jensen_shannon,
     linear_connectivity,
     logit_cosine,
@@ -168,3 +170,102 @@ def test_bad_input_is_refused(batches):
         linear_connectivity(nn.Linear(4, 2), nn.Linear(4, 3), batches)
     with pytest.raises(InputError, match="no batch"):
         linear_connectivity(nn.Linear(4, 2), nn.Linear(4, 2), iter(()))
+
+
+def lost(model, value=float("nan")):
+    """A copy with one weight that is not finite."""
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        model[-1].weight[0, 0] = value
+    return model
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_network_that_has_diverged_is_not_connected_but_refused(batches, value):
+    """Of NaN ``argmax`` says class 0 at every point of the path, which looks like no barrier."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Sigmoid(), nn.Linear(8, 2))
+    for pair in ((model, lost(model, value)), (lost(model, value), model)):
+        with pytest.raises(DivergenceError, match="network has diverged"):
+            linear_connectivity(*pair, batches)
+    with pytest.raises(DivergenceError, match="network has diverged"):
+        classification_error(lost(model, value), batches)
+    assert 0 <= classification_error(model, batches) <= 1
+
+
+@pytest.mark.parametrize("form", ["feature", "gram"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_outputs_that_are_not_finite_have_no_similarity(form, value):
+    x = torch.rand(5, 3, generator=torch.Generator().manual_seed(0))
+    bad = x.clone()
+    bad[2, 1] = value
+    for pair in ((x, bad), (bad, x)):
+        with pytest.raises(InputError, match="network has diverged"):
+            cka(*pair, form=form)
+
+
+def test_a_loader_that_shuffles_is_refused(batches):
+    """Two passes would give rows in two orders, and a network would not be like itself."""
+    torch.manual_seed(0)
+    model = nn.Linear(4, 2)
+    data = TensorDataset(*(torch.cat(parts) for parts in zip(*batches)))
+    by_batch = BatchSampler(RandomSampler(data), 8, drop_last=False)
+    for shuffled in (
+        DataLoader(data, 8, shuffle=True),
+        DataLoader(data, batch_sampler=by_batch),
+    ):
+        with pytest.raises(InputError, match="shuffle=False"):
+            outputs_of(model, shuffled)
+    in_order = DataLoader(data, 8)
+    assert cka(outputs_of(model, in_order), outputs_of(model, batches)) == pytest.approx(1)
+
+
+class Said:
+    """As networks of other libraries answer."""
+
+    def __init__(self, logits):
+        self.logits = logits
+
+
+class Wrapped(nn.Module):
+    """A network that returns an object."""
+
+    def __init__(self, inner, wrap=Said):
+        super().__init__()
+        self.inner, self.wrap = inner, wrap
+
+    def forward(self, x):
+        return self.wrap(self.inner(x))
+
+
+def test_a_network_may_return_an_object_with_logits(batches):
+    torch.manual_seed(0)
+    plain = [nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)) for _ in range(2)]
+    first, second = map(Wrapped, plain)
+    assert torch.equal(outputs_of(first, batches), outputs_of(plain[0], batches))
+    assert torch.equal(outputs_of(first, batches, "inner.1"), outputs_of(plain[0], batches, "1"))
+    assert linear_connectivity(first, second, batches)[0] == linear_connectivity(*plain, batches)[0]
+    for kind in ("logits", "softmax"):
+        with pytest.raises(InputError, match="the network gives a tuple; a tensor is needed"):
+            outputs_of(Wrapped(plain[0], lambda x: (x,)), batches, kind)
+    nested = nn.Sequential(Wrapped(plain[0], lambda x: [x]), Picked())
+    with pytest.raises(InputError, match="layer '0' gives a list"):
+        outputs_of(nested, batches, "0")
+    assert torch.equal(outputs_of(nested, batches), outputs_of(plain[0], batches))
+
+
+class Picked(nn.Module):
+    def forward(self, x):
+        return x[0]
+
+
+def test_outputs_leave_each_module_in_its_mode(batches):
+    model = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5), nn.Linear(3, 2)).train()
+    model[1].eval()
+    first = outputs_of(model, batches)
+    assert [m.training for m in model.modules()] == [True, True, False, True]
+    assert torch.equal(first, outputs_of(model.eval(), batches))
+    assert not any(m.training for m in model.modules())
+    with pytest.raises(InputError, match="gives a tuple"):
+        outputs_of(Wrapped(model.train(), lambda x: (x,)), batches)
+    assert model.training

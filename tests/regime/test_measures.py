@@ -64,6 +64,23 @@ class OnceLayer(nn.Module):
         return Once.apply(x)
 
 
+class Root(nn.Module):
+    """Has a slope everywhere, and at zero no second derivative."""
+
+    def forward(self, x):
+        return x.abs().pow(1.5)
+
+
+def test_a_curvature_that_is_not_finite_is_none():
+    model = nn.Sequential(nn.Linear(6, 4), Root(), nn.Linear(4, 3))
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[0].bias.zero_()
+    found = dense_measures(model, tiny_task.task())
+    assert found["ln_trace"] is None
+    assert found["ln_top"] is None
+
+
 def test_a_network_without_second_derivatives_has_no_curvature():
     model = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), OnceLayer(), nn.Linear(4, 3))
     found = dense_measures(model, tiny_task.task())

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from probcomp.errors import InputError
-from probcomp.regime.optuna_store import NOWHERE, is_missing
+from probcomp.regime.optuna_store import NOWHERE, absolute_address, is_missing
 from probcomp.regime.pilots import pilot_configs
 from probcomp.regime.store import Store
 from probcomp.regime.sweep import run_pilots
@@ -48,6 +48,16 @@ def test_a_storage_is_missing_where_its_file_is(tmp_path):
     assert not is_missing(f"sqlite:///{tmp_path}/x.db")
     for address in (NOWHERE, "postgresql://host/pilots", "runs.db"):  # no file, or no address
         assert not is_missing(address)
+
+
+def test_an_address_means_the_same_in_every_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert absolute_address("sqlite:///x.db") == f"sqlite:///{tmp_path}/x.db"
+    assert absolute_address("sqlite:///a/../x.db?t=3") == f"sqlite:///{tmp_path}/x.db?t=3"
+    assert absolute_address("x.log") == f"{tmp_path}/x.log"
+    there = (f"sqlite:///{tmp_path}/x.db", f"{tmp_path}/x.log")
+    for address in (*there, NOWHERE, "sqlite:///file:x?mode=ro", "postgresql://host/pilots"):
+        assert absolute_address(address) == address
 
 
 def test_bad_addresses_are_refused(tmp_path):

@@ -10,6 +10,7 @@ import torch
 from probcomp.errors import InputError
 from probcomp.regime import read_runs
 from probcomp.regime.pilots import PilotConfig, dense_network, error_of, pilot_configs, run_pilot
+from probcomp.regime.recipe import Recipe
 from probcomp.regime.records import pilot_columns, write_table
 from probcomp.regime.store import Store
 from probcomp.regime.sweep import grid_configs, run_pilots
@@ -188,6 +189,49 @@ def test_a_divergence_is_recorded_and_left_out_of_the_table(tmp_path):
     assert "lower lr" in record["reason"]
     with pytest.raises(InputError, match="no pilot ended well"):
         pilot_columns([record], "epochs")
+
+
+@pytest.mark.parametrize("lr", [1e30, 3e38])
+def test_a_network_lost_in_its_last_step_is_a_record_and_other_pilots_go_on(tmp_path, lr):
+    """The loss is looked at before each step, and none follows the last."""
+    task = pilot_task()
+    one_step = Recipe(epochs=1, horizon=1, lr=lr, batch_size=len(task.train[0]))
+    hot = dataclasses.replace(task, retrain=one_step)
+    configs = grid_configs(hot, [1, 2], [0.3])
+    store = Store(tmp_path)
+    records = run_pilots(configs, store, task=hot)
+    assert [record["status"] for record in records] == ["diverged"] * 4
+    assert all("lower" in record["reason"] and "lr" in record["reason"] for record in records)
+    # The same command again reads what was written.
+    assert run_pilots(configs, store, task=hot) == records
+
+
+def test_a_dense_network_lost_in_its_last_step_leaves_no_checkpoint(tmp_path):
+    task = pilot_task()
+    one_step = Recipe(epochs=1, horizon=1, lr=3e38, batch_size=len(task.train[0]))
+    hot = dataclasses.replace(task, recipe=one_step, levels=(0.5, 1))
+    config = pilot_configs(hot, 1, 0.3)[0]
+    store = Store(tmp_path)
+    record = run_pilot(config, store, task=hot)
+    assert record["status"] == "diverged"
+    assert store.dense.get(config.dense_key) is None
+
+
+def test_networks_that_say_the_same_of_every_sample_are_lost():
+    """Their similarity is not defined, and that ended the sweep."""
+    task = dataclasses.replace(pilot_task(), build=_blind)
+    config = pilot_configs(task, 1, 0.1)[0]
+    record = run_pilot(config, task=task)
+    assert record["status"] == "diverged"
+    assert "same logits; lower the retraining's lr, or keep more weights" in record["reason"]
+
+
+def _blind():
+    """Units that are always off, and stay so for want of a gradient."""
+    model = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    with torch.no_grad():
+        model[0].bias -= 1e3
+    return model
 
 
 def test_records_become_a_run_table(tmp_path):

@@ -97,3 +97,13 @@ def test_unknown_rules_are_refused_with_the_known_ones():
             make_masks(task.fresh(0), task, 0.4, address, seed=0)
     with pytest.raises(InputError, match="unknown pruning rule"):
         magnitude_masks({"a": torch.ones(2, 2)}, 0.4, "by-feel")
+
+
+@pytest.mark.parametrize("rule", ["uniform", "global"])
+def test_masks_lie_where_the_weights_are(rule):
+    """New tensors of no stated device lie elsewhere here, as they do for a network on a GPU."""
+    weights = {"a": torch.arange(6.0).view(2, 3), "b": torch.arange(4.0)}
+    expected = magnitude_masks(weights, 0.5, rule)
+    with torch.device("meta"):
+        found = magnitude_masks(weights, 0.5, rule)
+    assert all(torch.equal(found[name], expected[name]) for name in weights)

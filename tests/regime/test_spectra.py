@@ -20,10 +20,30 @@ def diagonal(eigenvalues: np.ndarray) -> torch.Tensor:
 
 
 def test_the_spectrum_is_that_of_the_gram_matrix():
-    weight = torch.randn(5, 3, 2, generator=torch.Generator().manual_seed(0)).double()
-    flat = weight.flatten(1)
-    expected = torch.linalg.eigvalsh(flat @ flat.T)
+    weight = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).double()
+    expected = torch.linalg.eigvalsh(weight @ weight.T)
     torch.testing.assert_close(spectrum(weight), expected, atol=1e-10, rtol=1e-8)
+
+
+def test_a_convolution_is_a_matrix_for_each_position_of_its_kernel():
+    """Four diagonal matrices, whose eigenvalues together are a power law of known exponent.
+
+    Read as one matrix [out, in * positions] it would have a quarter of the eigenvalues, sums of
+    four each, and another exponent.
+    """
+    values = power_law(3.0, 240)
+    shuffled = np.random.default_rng(0).permutation(values).reshape(2, 2, 60)
+    weight = torch.zeros(60, 60, 2, 2, dtype=torch.float64)
+    for i in range(2):
+        for j in range(2):
+            weight[:, :, i, j] = diagonal(shuffled[i, j])
+    np.testing.assert_allclose(spectrum(weight), np.sort(values), rtol=1e-10)
+    assert hill_alpha(weight) == pytest.approx(3.0, rel=0.03)
+    assert hill_alpha(weight) == pytest.approx(hill_alpha(diagonal(values)), rel=1e-10)
+    assert hill_alpha(weight.flatten(1)) > 3.5
+    # As many as positions times the smaller side, whatever the kernel.
+    assert spectrum(torch.rand(5, 3, 2)).shape == (6,)
+    assert spectrum(torch.rand(5, 3, 2, 2, 2)).shape == (24,)
 
 
 @pytest.mark.parametrize("exponent", [2.0, 3.0, 5.0])
@@ -57,6 +77,11 @@ def test_the_mean_is_over_layers_that_are_large_enough():
     assert mean_alpha(model) == pytest.approx(expected)
     with pytest.raises(InputError, match="no layer"):
         mean_alpha(nn.Linear(3, 3))
+    # A kernel of nine positions has nine times six eigenvalues, one of a single position six.
+    convolution = nn.Conv2d(6, 8, 3)
+    assert mean_alpha(convolution) == pytest.approx(hill_alpha(convolution.weight))
+    with pytest.raises(InputError, match="no layer"):
+        mean_alpha(nn.Conv2d(6, 80, 1))
 
 
 def test_bad_input_is_refused():
@@ -64,6 +89,15 @@ def test_bad_input_is_refused():
         spectrum(torch.zeros(3))
     with pytest.raises(InputError):
         hill_alpha(torch.zeros(3))
+    for value in (float("nan"), float("inf")):
+        model = nn.Linear(60, 60)
+        with torch.no_grad():
+            model.weight[3, 4] = value
+        for measure in (spectrum, hill_alpha, peak_alpha):
+            with pytest.raises(InputError, match="diverged"):
+                measure(model.weight)
+        with pytest.raises(InputError, match="diverged"):
+            mean_alpha(model)
     with pytest.raises(InputError, match="too few"):
         hill_alpha(torch.zeros(8, 8))
     with pytest.raises(InputError, match="at least 50"):

@@ -180,13 +180,65 @@ def test_a_task_list_runs_line_by_line(expected, tmp_path):
     with pytest.raises(InputError, match="configuration of a pilot"):
         read_plan(plan)
     plan.write_text("not json\n")
-    with pytest.raises(InputError, match="line 1"):
+    with pytest.raises(InputError, match=r"line 1 is not JSON.*make the list anew"):
+        read_plan(plan)
+    write_plan(configs[:1], plan)
+    plan.write_text(plan.read_text() + "\n" + plan.read_text())
+    with pytest.raises(InputError, match=r"line 2 is blank.*delete it"):
         read_plan(plan)
     plan.write_text("")
     with pytest.raises(InputError, match="no pilots"):
         read_plan(plan)
     with pytest.raises(InputError, match="cannot read"):
         read_plan(tmp_path / "nowhere")
+
+
+@pytest.fixture
+def beside(tmp_path, monkeypatch):
+    """A folder with a task file in it, in which the plan is made, and another."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    (tmp_path / "here" / "my_task.py").write_text(Path(SOURCE).read_text())
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path
+
+
+def test_a_task_list_runs_in_another_folder(beside, monkeypatch):
+    write_plan(grid_configs("my_task.py:task", [1], [0.3]), beside / "plan.jsonl")
+    monkeypatch.chdir(beside / "there")
+    record = run_line(beside / "plan.jsonl", 1, Store(beside / "store"))
+    assert record["status"] == "done"
+    assert record["config"]["task"] == f"{beside / 'here' / 'my_task.py'}:task"
+    (config,) = {c.task for c in read_plan(beside / "plan.jsonl")}
+    assert config == record["config"]["task"]
+
+
+def test_jobs_are_found_by_workers_in_another_folder(beside):
+    """As those of a cluster that was started elsewhere."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    optuna = pytest.importorskip("optuna")
+    configs = grid_configs("my_task.py", [1], [0.3])
+    jobs = []
+
+    with ThreadPoolExecutor(1) as pool:
+
+        def submit(job):
+            jobs.append(job)
+            return pool.submit(lambda: {"status": "done"})
+
+        store = Store("store", "sqlite:///pilots.db")
+        run_pilots(configs, store, submit=submit, show=False)
+    for job in jobs:
+        assert job["config"]["task"] == str(beside / "here" / "my_task.py")
+        assert job["store"] == str(beside / "here" / "store")
+        assert job["optuna"] == f"sqlite:///{beside / 'here' / 'pilots.db'}"
+    assert [job["do"] for job in jobs] == ["dense", "dense", "pilot", "pilot"]
+    assert optuna.get_all_study_summaries(jobs[0]["optuna"])
+    # Packages and embedded tasks go by their names.
+    plan = beside / "digits.jsonl"
+    write_plan(pilot_configs("digits", 3, 0.2)[:1], plan)
+    assert read_plan(plan)[0].task == "digits"
 
 
 def test_the_store_must_be_a_directory(tmp_path):

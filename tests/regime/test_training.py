@@ -124,6 +124,49 @@ def test_a_loss_that_is_not_finite_stops_the_run(task):
         train(nn.Linear(6, 3), data, RECIPE, seed=0)
 
 
+def test_weights_that_are_lost_in_the_last_step_are_seen(task):
+    """No later loss would tell: without the look at the end this is a finished run."""
+    one = Recipe(1, 1, 1e30, len(task.train[0]))
+    data = (task.train[0] * 1e10, task.train[1])
+    with pytest.raises(DivergenceError, match="after the last of 1 steps; lower lr 1e\\+30"):
+        train(nn.Linear(6, 3), data, one, seed=0)
+
+
+def test_averages_of_batch_norm_that_overflow_are_seen(task):
+    """Training divides by the batch's own variance; only evaluation uses the average."""
+    model = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 3))
+    x = task.train[0] * 3e19  # squares pass the largest float32
+    one = Recipe(1, 1, 0.1, len(x))
+    with pytest.raises(DivergenceError, match="not finite after the last"):
+        train(model, (x, task.train[1]), one, seed=0)
+
+
+def test_momentum_goes_to_its_parameter(task):
+    """A checkpoint is read to the CPU in its own type; here the type stands for the device."""
+    whole, parts = task.fresh(0), task.fresh(0)
+    half = dataclasses.replace(RECIPE, epochs=1)
+    train(whole, task.train, RECIPE, seed=5)
+    state = train(parts, task.train, half, seed=5)
+    read = {name: buffer.double() for name, buffer in state.momentum.items()}
+    kept = {name: buffer.clone() for name, buffer in read.items()}
+    train(parts, task.train, RECIPE, seed=5, state=TrainState(state.step, read))
+    assert same(whole, parts.state_dict())
+    assert all(torch.equal(read[name], kept[name]) for name in kept)
+
+
+def test_a_network_may_return_an_object_with_logits(task):
+    class Said(nn.Linear):
+        def forward(self, x):
+            return type("Output", (), {"logits": super().forward(x)})()
+
+    plain, wrapped = nn.Linear(6, 3), Said(6, 3)
+    wrapped.load_state_dict(plain.state_dict())
+    recipe = dataclasses.replace(RECIPE, sam_rho=0.1)
+    for model in (plain, wrapped):
+        train(model, task.train, recipe, seed=0)
+    assert same(plain, wrapped.state_dict())
+
+
 def test_masks_that_fit_nothing_are_refused(task):
     with pytest.raises(InputError, match="no such parameter"):
         train(task.fresh(0), task.train, RECIPE, seed=0, masks={"nowhere": torch.ones(2)})
