@@ -12,7 +12,7 @@ from probcomp.regime.beside import Opinion, opinions
 from probcomp.regime.checks import check_inside
 from probcomp.regime.decision import ACTIONS, GAIN, best_actions, decide
 from probcomp.regime.design import NextPilot, next_pilots, should_stop
-from probcomp.regime.diagram import grid_values, reference
+from probcomp.regime.diagram import knob_levels, reference
 from probcomp.regime.fit import RegimeModel
 from probcomp.regime.knobs import Array, Knob
 from probcomp.regime.table import RunTable, read_runs
@@ -116,7 +116,9 @@ def advise(
         knob: The knob to turn; the first of the runs by default.
         at: Present setting by knob. By default the coldest value of the knob among the runs (a
             full training), and the median of the others.
-        levels: Values the knob may take; by default 25 between the least and the largest run.
+        levels: Values the knob may take; by default 25 between the least and the largest run, whole
+            ones of epochs and of other knobs whose runs are, and of batch sizes those of the runs
+            and the powers of two between them.
         where: Values of columns, in a table of several tasks: rows with others are left out.
         gain: Least fall in test error worth a move, as a fraction.
         confidence: Least probability of an action that is recommended.
@@ -258,7 +260,7 @@ def _levels(
     co, knob = model.coordinates, model.table.knobs[position]
     low, high = co.low[position], co.high[position]
     if levels is None:
-        values = grid_values(low, high, knob.scale, LEVELS)
+        values = knob_levels(knob, model.table.settings[:, position], LEVELS)
     else:
         values = np.asarray(levels, float)
         if values.size < 2 or not np.all(np.isfinite(values)):
@@ -282,7 +284,8 @@ def _proposals(
 ) -> list[NextPilot]:
     """The next pilots among the candidates, best first."""
     if candidates is None:
-        loads = np.unique([density, *np.quantile(model.table.load, [0.0, 0.25, 0.5, 0.75, 1.0])])
+        quarters = np.quantile(model.table.load, [0.0, 0.25, 0.5, 0.75, 1.0], method="nearest")
+        loads = np.unique([density, *quarters])
         where = np.repeat(settings[:: max(1, len(settings) // 9)], len(loads), axis=0)
         at_load = np.tile(loads, len(where) // len(loads))
     elif len(candidates) == 0:

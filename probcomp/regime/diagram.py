@@ -8,13 +8,16 @@ import numpy as np
 
 from probcomp.errors import unknown
 from probcomp.regime.coordinates import SPAN
-from probcomp.regime.knobs import Array
+from probcomp.regime.knobs import KNOWN, Array, Knob, known_name
 
 if TYPE_CHECKING:
     from probcomp.regime.fit import RegimeModel
 
 LEVELS = (0.05, 0.5, 0.95)
 BAND_DRAWS = 500
+
+COUNTS = ("epochs", "batch_size")
+"""Known knobs that are whole numbers; another one is where its runs are."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,25 @@ def grid_values(low: float, high: float, scale: str, size: int) -> Array:
     if scale == "log":
         return np.geomspace(low, high, size)
     return np.linspace(low, high, size)
+
+
+def knob_levels(knob: Knob, runs: Array, size: int) -> Array:
+    """Values that a knob can be set to, from the least to the largest run, ascending.
+
+    ``size`` of them, evenly spaced on its scale; of what is counted, the whole numbers next to
+    them, and of batch sizes those of the runs and the powers of two between.
+    """
+    low, high = float(runs.min()), float(runs.max())
+    values = grid_values(low, high, knob.scale, size)
+    name = known_name(knob.name)
+    if (name in KNOWN and name not in COUNTS) or np.any(runs != np.rint(runs)):
+        return values
+    if name == "batch_size":
+        powers = 2.0 ** np.arange(np.ceil(np.log2(low)), np.floor(np.log2(high)) + 1)
+        tried = np.unique(np.concatenate([runs, powers]))
+        if len(tried) <= 2 * size:
+            return tried
+    return np.unique(np.rint(values))
 
 
 def reference(model: "RegimeModel", at: Mapping[str, float] | None) -> Array:

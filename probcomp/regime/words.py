@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 REGIMES = {"I": "cut off from one another", "II-A": "connected, unlike", "II-B": "connected, alike"}
 """What retrained networks are to one another in each regime."""
 
+ALONE = {"I": ("raise",), "II-A": ("lower",), "II-B": ("keep", "lower")}
+"""What each regime by itself speaks for (Zhou et al. 2023, ICML): heat connects, cold aligns."""
+
 
 def headline(said: "Advice") -> str:
     """What to do, in one line."""
@@ -102,7 +105,8 @@ def details(said: "Advice") -> dict[str, str]:
             f"{name} {share:.0%}{means[name]}" for name, share in said.probability.items()
         )
         + " (the temperature)",
-        "regime": ", ".join(f"{n} {p:.0%} ({REGIMES[n]})" for n, p in said.regime.items()),
+        "regime": ", ".join(f"{n} {p:.0%} ({REGIMES[n]})" for n, p in said.regime.items())
+        + _otherwise(said),
         "present": ", ".join(f"{name} {value:g}" for name, value in said.at.items()),
         "best": f"{said.knob} {said.best:.4g} (90 %: {span(said.best_interval)})",
         "gain": f"{said.gain_points:.2f} points of test error (90 %: {span(said.gain_interval)})",
@@ -119,6 +123,15 @@ def details(said: "Advice") -> dict[str, str]:
         lines["next pilot"] = _pilot(said, said.next)
     lines["what next"] = what_next(said)
     return lines
+
+
+def _otherwise(said: "Advice") -> str:
+    """A word where the advice moves the knob against what the likeliest regime speaks for."""
+    likeliest = max(said.regime, key=lambda name: said.regime[name])
+    alone = ALONE[likeliest]
+    if said.action in ("keep", "undecided", *alone) or said.regime[likeliest] < 0.5:
+        return ""
+    return f"; {likeliest} alone would say {' or '.join(alone)}: here the errors decide"
 
 
 def _pilot(said: "Advice", pilot: "NextPilot") -> str:

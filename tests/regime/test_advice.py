@@ -128,6 +128,41 @@ def test_bad_requests_are_refused(spin_glass, options, words):
         advise(spin_glass[0], **options)
 
 
+@pytest.mark.slow
+def test_one_seed_gives_one_answer_and_another_seed_another():
+    runs = pure_noise(0.2, [10.0, 40, 160], [0.05, 0.2, 0.8], 3)
+    one, same, other = (
+        advise(runs, density=0.2, at={"epochs": 40.0}, draws=120, seed=seed).to_json()
+        for seed in (5, 5, 6)
+    )
+    assert one == same
+    assert one["gain_points"] != other["gain_points"]
+
+
+def test_whole_knobs_and_loads_stay_whole(spin_glass):
+    """Nobody trains a width of 2.75 with batches of 430.5; advice and next pilots are of runs."""
+    from dataclasses import replace
+
+    from probcomp.regime.coordinates import Coordinates
+    from probcomp.regime.knobs import Knob
+
+    model = spin_glass[0]
+    ranks = [np.unique(v, return_inverse=True)[1] for v in (model.table.settings, model.table.load)]
+    batches = np.array([1024.0, 512, 256, 48, 16])[ranks[0]].reshape(-1, 1)
+    widths = np.array([2.0, 3, 7, 16, 64])[ranks[1]]
+    knob = Knob("bs", "down", physical=False)
+    table = replace(
+        model.table, knobs=(knob,), settings=batches, load=widths, load_name="width", cost=widths
+    )
+    other = replace(model, table=table, coordinates=Coordinates.of(table))
+    said = advise(other, density=5.0, at={"bs": 1024.0}, batch=6)
+    assert said.levels.tolist() == [16, 32, 48, 64, 128, 256, 512, 1024]
+    assert said.best in said.levels
+    for pilot in said.next_batch:
+        assert pilot.settings["bs"] in said.levels
+        assert pilot.load in (2, 3, 5, 7, 16, 64)
+
+
 def pure_noise(noise, epochs, densities, seed):
     """Runs whose errors differ by chance alone, each setting once."""
     generator = np.random.default_rng(seed)

@@ -96,16 +96,16 @@ def test_a_refit_sees_neither_the_mean_nor_the_spread_of_what_is_left_out(asked)
 def test_a_refit_that_did_not_converge_is_marked_and_not_used(asked):
     model = repeated(0.05)
     asked[0].gates = Convergence(1.4, 9, 0, 40)
-    plain, failed = leave_one_out(model), leave_one_out(model, refit=2)
+    failed = leave_one_out(model, refit=2)
     assert len(failed.not_converged) == 2
     assert failed.refitted == ()
-    np.testing.assert_array_equal(failed.pointwise, plain.pointwise)
     assert set(failed.not_converged) <= set(failed.unreliable)
     asked[0].gates = Convergence(1.0, 400, 0, 40)
     done = leave_one_out(model, refit=2)
     assert done.refitted == failed.not_converged
     assert done.not_converged == ()
     assert np.isnan(done.pareto_k[list(done.refitted)]).all()
+    assert set(np.flatnonzero(done.pointwise != failed.pointwise)) == set(done.refitted)
 
 
 @pytest.mark.slow

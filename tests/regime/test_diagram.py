@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from probcomp.errors import InputError
-from probcomp.regime.diagram import _band, grid_values, reference
+from probcomp.regime.diagram import _band, grid_values, knob_levels, reference
+from probcomp.regime.knobs import KNOWN, Knob
 
 
 def test_the_similar_boundary_is_where_neither_is_likelier(spin_glass):
@@ -52,3 +53,19 @@ def test_the_reference_is_the_median_or_what_is_asked(spin_glass):
     assert reference(model, {"temperature": 0.7})[0] == 0.7
     with pytest.raises(InputError, match="unknown knob"):
         reference(model, {"lr": 1.0})
+
+
+def test_what_is_counted_has_whole_levels():
+    epochs, batch = KNOWN["epochs"], Knob("bs", "down")
+    assert knob_levels(epochs, np.array([10.0, 12, 13]), 9).tolist() == [10, 11, 12, 13]
+    assert knob_levels(epochs, np.array([10.0, 12.5]), 3).tolist() == [10, 11.25, 12.5]
+    runs = np.array([24.0, 100, 300, 24])
+    assert knob_levels(batch, runs, 25).tolist() == [24, 32, 64, 100, 128, 256, 300]
+    many = knob_levels(batch, np.arange(24.0, 301), 5)
+    np.testing.assert_array_equal(many, [24, 45, 85, 160, 300])
+    # A rate or a temperature is none, though its runs be whole.
+    for knob in (KNOWN["temperature"], KNOWN["lr"]):
+        assert len(knob_levels(knob, np.array([1.0, 2, 3]), 25)) == 25
+    assert knob_levels(Knob("layers", "up", "linear"), np.array([1.0, 4]), 25).tolist() == [
+        *(1, 2, 3, 4)
+    ]

@@ -116,3 +116,17 @@ def test_a_batch_is_listed_even_where_none_is_needed(hot):
     told = details(hot)
     assert told["next pilots"].count("nats about the model, about 4 s") == 2
     assert told["what next"].startswith("no further run is needed")
+
+
+def test_a_move_against_the_regime_says_what_decides(hot):
+    alike = {"I": 0.1, "II-A": 0.1, "II-B": 0.8}
+    against = details(replace(hot, action="raise", regime=alike))["regime"]
+    assert against.endswith("; II-B alone would say keep or lower: here the errors decide")
+    cut = details(replace(hot, action="lower", regime={"I": 0.6, "II-A": 0.4, "II-B": 0.0}))
+    assert cut["regime"].endswith("; I alone would say raise: here the errors decide")
+    for action, regime in (
+        ("lower", alike),
+        ("keep", {"I": 1.0, "II-A": 0.0, "II-B": 0.0}),
+        ("raise", {"I": 0.2, "II-A": 0.4, "II-B": 0.4}),  # none is likely
+    ):
+        assert "alone" not in details(replace(hot, action=action, regime=regime))["regime"]
