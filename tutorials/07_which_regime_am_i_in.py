@@ -18,7 +18,7 @@
 # ($\Delta x = x - x_0$, $\Delta\tau = \tau - \tau_0$), this page uses two surfaces:
 #
 # $$ C = \log\big(e^{s_x \Delta x} + e^{s_\tau \Delta\tau}\big), \qquad
-#    D = \Delta x - \frac{\kappa}{b} \log\frac{1 + e^{b \Delta\tau}}{2}, \quad b = 2, $$
+#    D = \Delta x - \frac{\kappa}{b} \log\frac{1 + e^{b \Delta\tau}}{2}, \quad b = 1, $$
 #
 # $$ P(\text{I}) = 1 - \sigma(C), \qquad P(\text{II-B}) = \sigma(C)\,\sigma(s_S D), \qquad
 #    P(\text{II-A}) = \sigma(C)\,(1 - \sigma(s_S D)). $$
@@ -126,10 +126,8 @@ print(diagram.triple_value.round(2), "(5, 50, 95 %); exact: 1 and 1")
 # boundary is found from how it grows further in. The table states the noise of its three
 # observables (columns `..._se`): without that, the logarithm of a barrier that is noise alone would
 # be taken for a barrier that varies. From 25 cells the meeting point is put at too large a bias,
-# and the bars are too short to admit it. From 121 cells it is found within 20 % on both axes, still
-# outside of its bars; far from it the boundary between II-A and II-B has the right slope within
-# 10 %, but where it is drawn it still bends, and is a quarter too steep (tests of the package hold
-# all three). What grows from zero is seen only some way in, and so is its boundary.
+# and the bars are too short to admit it. From 121 cells it is found within 20 % on both axes, and
+# the drawn boundary between II-A and II-B has its slope within 10 % (tests of the package do that).
 #
 # ## 3. A real network
 #
@@ -249,7 +247,7 @@ theta = {name: value[0] for name, value in model.parameters.items()}
 x, t = np.array([-1.0, 0.2, 1.3]), np.array([0.8, -0.5, -1.2])
 dx, dt = x - theta["x0"], t - theta["t0"]
 connect = np.log(np.exp(theta["s_x"] * dx) + np.exp(theta["s_t"] * dt))
-deep = dx - theta["kappa"] / 2 * np.log((1 + np.exp(2 * dt)) / 2)
+deep = dx - theta["kappa"] * np.log((1 + np.exp(dt)) / 2)
 alike = theta["s_S"] * deep
 sigma_c, sigma_s = 1 / (1 + np.exp(-connect)), 1 / (1 + np.exp(-alike))
 from probcomp.regime.model import regimes

@@ -28,9 +28,10 @@ class Coordinates:
 
     ``x = SPAN (ln load - mid) / half``. ``c_k`` is the knob's coordinate, likewise centred; the
     knobs whose exponent physics fixes share one half-width, so that their weights are near one.
-    ``z = (ln(error + e_0), ln((b + e_1) / (1 - b)), ln(1 - CKA + e_2))``, standardised; b is the
-    barrier and e two standard errors of the measurement: below that a logarithm would only spread
-    out noise.
+    ``z = (ln(error + e_0), ln((b + e_1) / (1 - b)), ln((1 - CKA + e_2) / (CKA + e_2)))``,
+    standardised; b is the barrier and e two standard errors of the measurement: below that a
+    logarithm would only spread out noise. A plain ``ln(1 - CKA)`` hardly moves where outputs begin
+    to be alike, so that the boundary there would be put too far in.
     """
 
     knobs: tuple[Knob, ...]
@@ -100,14 +101,15 @@ class Coordinates:
         """Standard errors of z that the measurement alone would give, [rows, 3] (delta method)."""
         se = table.measured.copy()
         se[:, 1] = np.where(se[:, 1] > 0, se[:, 1], self.floors[1] / 2)
+        unlike, alike = _shares(table.similarity, self.floors[2])
         size = np.column_stack(
             [
-                np.maximum(table.error, ERROR_FLOOR),
-                np.maximum(-table.connectivity, 0.0),
-                np.maximum(1 - table.similarity, DISSIMILARITY_FLOOR),
+                np.maximum(table.error, ERROR_FLOOR) + self.floors[0],
+                np.maximum(-table.connectivity, 0.0) + self.floors[1],
+                unlike * alike / (unlike + alike),
             ]
         )
-        return se / (size + self.floors) / self.z_scale
+        return se / size / self.z_scale
 
     def error(self, z: Any) -> Any:
         """Test error (fraction) of the first channel."""
@@ -120,8 +122,8 @@ class Coordinates:
 
     def similarity(self, z: Any) -> Any:
         """CKA of the third channel."""
-        unlike = np.exp(self.z_mean[2] + self.z_scale[2] * z) - self.floors[2]
-        return 1 - np.clip(unlike, 0.0, 1.0)
+        ratio = np.exp(self.z_mean[2] + self.z_scale[2] * z)
+        return np.clip((1 + self.floors[2] * (1 - ratio)) / (1 + ratio), 0.0, 1.0)
 
     @property
     def censor(self) -> float:
@@ -152,12 +154,19 @@ def _typical(measured: Array) -> Array:
     return np.array([np.median(v[v > 0]) if np.any(v > 0) else 0.0 for v in measured.T])
 
 
+def _shares(similarity: Array, floor: float) -> tuple[Array, Array]:
+    """1 - CKA and CKA, each above zero by ``floor``, and by DISSIMILARITY_FLOOR at least."""
+    unlike = np.maximum(1 - similarity, DISSIMILARITY_FLOOR) + floor
+    return unlike, np.maximum(similarity, DISSIMILARITY_FLOOR) + floor
+
+
 def _transform(table: RunTable, floors: Array) -> Array:
     barrier = np.clip(-table.connectivity, 0.0, 0.999)
+    unlike, alike = _shares(table.similarity, floors[2])
     return np.column_stack(
         [
             np.log(np.maximum(table.error, ERROR_FLOOR) + floors[0]),
             np.log((barrier + floors[1]) / (1 - barrier)),
-            np.log(np.maximum(1 - table.similarity, DISSIMILARITY_FLOOR) + floors[2]),
+            np.log(unlike / alike),
         ]
     )

@@ -364,7 +364,7 @@ class RegimeModel:
             if values.shape[1:] != (len(self.table.knobs),):
                 form = ", ".join(f"'{knob.name}': [...]" for knob in self.table.knobs)
                 raise InputError(
-                    f"settings have the shape {list(np.shape(settings))}; give {{{form}}} or an "
+                    f"settings have the shape {list(np.shape(settings))}; expected {{{form}}} or an "
                     f"array [rows, {len(self.table.knobs)}] with a column for each knob."
                 )
             loads = np.broadcast_to(np.asarray(load, float), (len(values),))

@@ -67,6 +67,10 @@ def model_data(table: RunTable, coordinates: Coordinates) -> tuple[dict[str, Any
     within = np.stack([np.bincount(cells, square[:, d]) for d in range(3)], 1)
     floored = np.zeros(mean.shape, bool)
     floored[:, 1] = mean[:, 1] <= coordinates.censor + 1e-9
+    # Runs at the floor show no spread, which is not to say that they agree.
+    at_floor = np.bincount(cells, z[:, 1] <= coordinates.censor + 1e-9) > 0
+    dof = np.tile(count[:, None] - 1.0, (1, 3))
+    dof[at_floor, 1] = within[at_floor, 1] = 0.0
     known = coordinates.measured(table)[first] ** 2
     if len(z) > len(count):
         # The spread of repeated runs holds their error of measurement already. A run that stands
@@ -86,7 +90,7 @@ def model_data(table: RunTable, coordinates: Coordinates) -> tuple[dict[str, Any
         "measured": known,
         "valid": np.ones((len(count), 1), bool),
         "replicates": count.astype(float),
-        "dof": count - 1.0,
+        "dof": dof,
         "within": within,
     }
     return data, first

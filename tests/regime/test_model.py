@@ -107,7 +107,7 @@ def test_replicates_have_their_exact_likelihood(model, theta):
         "censor": -9.0,
         "valid": np.ones((len(counts), 1), bool),
         "replicates": np.array(counts, float),
-        "dof": np.array(counts) - 1.0,
+        "dof": np.tile(np.array(counts)[:, None] - 1.0, (1, 3)),
         "within": np.array([((cell - cell.mean(0)) ** 2).sum(0) for cell in runs]),
     }
 
@@ -141,7 +141,7 @@ def test_censored_barriers_use_the_tail(model, theta):
         "censor": -0.9,
         "valid": np.ones((1, 1), bool),
         "replicates": np.ones(1),
-        "dof": np.zeros(1),
+        "dof": np.zeros((1, 3)),
     }
     found = model.log_likelihood(theta, data)[0]
     mean = np.asarray(model.means(theta, np.zeros(1), np.zeros(1))[1])[0]

@@ -7,6 +7,7 @@ import pytest
 
 from probcomp.regime import sampler
 from probcomp.regime.coordinates import Coordinates
+from probcomp.regime.model import PRIOR, parameters, size, spread_log_likelihood
 from probcomp.regime.sampler import Chains as Kept
 from probcomp.regime.sampler import (
     gates,
@@ -40,16 +41,41 @@ def test_replicates_become_means_and_sums_of_squares(table):
     z = co.observables(table)
     assert len(first) == 9
     np.testing.assert_allclose(data["replicates"], 2)
-    np.testing.assert_allclose(data["dof"], np.ones(9))
+    expected = np.ones((9, 3))
+    expected[data["floored"][:, 1], 1] = 0  # no barrier in either run: nothing is said of spread
+    np.testing.assert_allclose(data["dof"], expected)
     pairs = [z[table.cells == cell] for cell in range(9)]
     np.testing.assert_allclose(data["z"], [pair.mean(0) for pair in pairs])
-    expected = [((pair - pair.mean(0)) ** 2).sum(0) for pair in pairs]
+    expected = np.array([((pair - pair.mean(0)) ** 2).sum(0) for pair in pairs])
+    expected[data["dof"] == 0] = 0
     np.testing.assert_allclose(data["within"], expected, atol=1e-12)
     # Repeated runs show the error of measurement themselves.
     assert not data["measured"].any()
     # No barrier: censored, in the barrier channel alone.
     assert data["floored"][:, 1].sum() == 6
     assert not data["floored"][:, [0, 2]].any()
+
+
+def test_repeats_at_the_floor_say_nothing_of_the_spread_of_barriers(table):
+    """One barrier among three repeats, and none: neither cell tells how far barriers differ."""
+    cells = table.cells
+    barrier = np.where(cells < 3, -0.2 - 0.02 * (np.arange(18) >= 9), 0.0)
+    barrier[np.flatnonzero(cells == 3)[0]] = -0.1
+    some = replace(table, connectivity=barrier)
+    co = Coordinates.of(some)
+    data, _ = model_data(some, co)
+    np.testing.assert_array_equal(data["dof"][:, 1], [1, 1, 1, 0, 0, 0, 0, 0, 0])
+    seen = {**data, **{name: data[name][:3] for name in ("x", "dof", "within")}}
+    low, high = np.zeros(size(1)), np.zeros(size(1))
+    names = list(PRIOR)
+    start = sum(PRIOR[name][0] for name in names[: names.index("seed_noise")])
+    high[start + 1] = 1.0  # of the barrier
+
+    def rise(of):
+        one, two = (spread_log_likelihood(parameters(u, (True,)), of) for u in (low, high))
+        return float(two - one)
+
+    assert rise(data) == pytest.approx(rise(seen))
 
 
 def test_runs_that_stand_alone_keep_their_stated_error_beside_repeated_ones(table):
