@@ -134,8 +134,8 @@ print(diagram.triple_value.round(2), "(5, 50, 95 %); exact: 1 and 1")
 # A batch-norm network 64-64-64-64-10 on handwritten digits, trained for up to 60 epochs with the
 # learning rate falling after 30 and 45, stopped early (the knob: fewer epochs are hotter), pruned
 # by magnitude in each layer, and retrained at rate 0.5. The table holds every combination of seven
-# stops, six densities and thirty-two dense seeds; each row is the mean of two retrained networks and
-# the barrier between them. `python benchmarks/regime.py sweep` makes it. A user runs few of these:
+# stops, six densities and 32 dense seeds; each row is the mean of two retrained networks and the
+# barrier between them. `python benchmarks/regime.py sweep` makes it. A user runs few of these:
 # our pilots have the first four dense seeds. The advice is judged on a second table, made by
 # `regime.py reference`: the error of every cell with many other dense seeds, and retraining seeds
 # of their own.

@@ -364,8 +364,8 @@ class RegimeModel:
             if values.shape[1:] != (len(self.table.knobs),):
                 form = ", ".join(f"'{knob.name}': [...]" for knob in self.table.knobs)
                 raise InputError(
-                    f"settings have the shape {list(np.shape(settings))}; expected {{{form}}} or an "
-                    f"array [rows, {len(self.table.knobs)}] with a column for each knob."
+                    f"settings have the shape {list(np.shape(settings))}; expected {{{form}}} or "
+                    f"an array [rows, {len(self.table.knobs)}] with a column for each knob."
                 )
             loads = np.broadcast_to(np.asarray(load, float), (len(values),))
         if not (np.all(np.isfinite(loads)) and np.all(loads > 0)):

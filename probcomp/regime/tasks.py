@@ -126,7 +126,7 @@ class PilotTask:
         code += [_code(self.build), _code(self.augment)]
         digest.update(json.dumps([shapes, repr(model), code, self.prunable]).encode())
         if self.measure:  # what a record holds is a function of its key
-            digest.update(b"measure")
+            digest.update(b"measure, kernel positions pooled")
         return digest.hexdigest()[:16]
 
     def fresh(self, seed: int) -> nn.Module:

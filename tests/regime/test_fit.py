@@ -38,7 +38,7 @@ def test_predictions_follow_the_runs(spin_glass):
 def test_settings_of_another_shape_are_told_theirs():
     model = of_the_prior(np.arange(9))
     for settings in ([20.0, 40.0], [[20.0, 0.1]], np.zeros((1, 1, 1))):
-        with pytest.raises(InputError, match=r"expected {'epochs': \[...\]} or an array \[rows, 1\]"):
+        with pytest.raises(InputError, match=r"{'epochs': \[...\]} or an array \[rows, 1\]"):
             model.predict(settings, 0.2)
     values, loads = model.points([[20.0], [40.0]], 0.2)
     assert values.shape == (2, 1)
