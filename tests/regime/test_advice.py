@@ -128,17 +128,6 @@ def test_bad_requests_are_refused(spin_glass, options, words):
         advise(spin_glass[0], **options)
 
 
-@pytest.mark.slow
-def test_one_seed_gives_one_answer_and_another_seed_another():
-    runs = pure_noise(0.2, [10.0, 40, 160], [0.05, 0.2, 0.8], 3)
-    one, same, other = (
-        advise(runs, density=0.2, at={"epochs": 40.0}, draws=120, seed=seed).to_json()
-        for seed in (5, 5, 6)
-    )
-    assert one == same
-    assert one["gain_points"] != other["gain_points"]
-
-
 def test_whole_knobs_and_loads_stay_whole(spin_glass):
     """Nobody trains a width of 2.75 with batches of 430.5; advice and next pilots are of runs."""
     from dataclasses import replace
