@@ -98,8 +98,8 @@ def advise(
     pilots: Annotated[
         int,
         typer.Option(
-            help="Pilots of --task, at least 5; each stands for a run with every dense seed of the "
-            "task: nine of two seeds are 18 runs. 0: advise from all that the store has."
+            help="Pilots of --task, at least 5; each stands for as many runs as the task has dense "
+            "seeds: nine of digits are 36 runs. 0: advise from all that the store has."
         ),
     ] = 9,
     batch: Annotated[

@@ -39,7 +39,7 @@ def test_a_schedule_lies_between_log_and_linear():
         ("noise", "which way is hotter"),
         ("lr:down", "the direction is 'up'"),
         ("missing", "unknown knob column"),
-        ("noise:sideways", "say 'up' or 'down'"),
+        ("noise:sideways", "write noise:up if a larger value is hotter, noise:down if"),
     ],
 )
 def test_bad_directions_are_refused(spec, words):

@@ -315,3 +315,15 @@ def test_a_similarity_that_is_the_same_everywhere_tells_nothing(table):
     np.testing.assert_array_equal(data["measured"], np.tile([0.0, 0, 1], (9, 1)))
     almost = replace(table, similarity=np.where(np.arange(18) == 3, 0.99, 1.0))
     assert not model_data(almost, Coordinates.of(almost))[0]["measured"].any()
+
+
+@pytest.mark.slow
+def test_one_seed_gives_one_answer_and_another_seed_another(table, monkeypatch):
+    monkeypatch.setattr(sampler, "ROUNDS", 1)  # the draws are compared, not whether they suffice
+    data, _ = model_data(table, Coordinates.of(table))
+    one, again, other = (
+        sampler.sample(data, physical_knobs(table), seed=seed, warmup=20, draws=20)[0]
+        for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(one.get_samples()["u"], again.get_samples()["u"])
+    assert abs(one.get_samples()["u"] - other.get_samples()["u"]).max() > 0.1
