@@ -44,9 +44,9 @@ TRIED = 18
 """The first dense seeds: campaigns are judged on the others.
 
 Campaigns were judged on the first eighteen before, and tried in simulations that drew pilots from
-the reference, which also judges; the model was formed with the first twelve in view. So the seeds
-of the campaigns that are judged are fresh as pilots; the surface, whose 42 cells are always the
-same, is not."""
+the reference, which also judges; the model was formed with the first twelve in view. Nobody had
+looked at the others when campaigns were settled, but the form of the model changed once after they
+had judged. The surface, whose 42 cells are always the same, is not fresh."""
 
 APART = 2
 """Each campaign begins with so many dense seeds of its own; its later ones are others' first."""

@@ -1,6 +1,7 @@
 """Gaussian process with a Matern-5/2 kernel: a baseline, and the residual of the regime model."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
@@ -56,16 +57,13 @@ class GaussianProcess:
         inputs: Array,
         values: Array,
         *,
-        amplitude_scale: float = 1.0,
-        noise_guess: float = 0.1,
         known: Array | float = 0.0,
         slopes: Array | float = 0.0,
+        **about: float,
     ) -> "GaussianProcess":
         """That of the most probable hyperparameters; arguments as here and of `Evidence.of`."""
-        evidence = Evidence.of(
-            inputs, values, amplitude_scale=amplitude_scale, noise_guess=noise_guess,
-            known=known, extra=straight(inputs, inputs, slopes),
-        )  # fmt: skip
+        extra = straight(inputs, inputs, slopes)
+        evidence = Evidence.of(inputs, values, known=known, extra=extra, **about)
         return GaussianProcess.of(inputs, evidence.mode(), known, slopes)
 
     def kernel(self, a: Array, b: Array) -> Array:
@@ -97,19 +95,10 @@ class Processes:
 
     @staticmethod
     def fit(
-        inputs: Array,
-        values: Array,
-        *,
-        amplitude_scale: float = 1.0,
-        noise_guess: float = 0.1,
-        known: Array | float = 0.0,
-        extra: Array | float = 0.0,
+        inputs: Array, values: Array, *, known: Array | float = 0.0, **about: Any
     ) -> "Processes":
         """Arguments as of `Evidence.of`."""
-        evidence = Evidence.of(
-            inputs, values, amplitude_scale=amplitude_scale, noise_guess=noise_guess,
-            known=known, extra=extra,
-        )  # fmt: skip
+        evidence = Evidence.of(inputs, values, known=known, **about)
         return Processes(
             tuple(GaussianProcess.of(inputs, h, known) for h in evidence.sample(PARTS))
         )
