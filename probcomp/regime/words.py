@@ -78,7 +78,7 @@ def what_next(said: "Advice") -> str:
         near = dict.fromkeys(f"{value:.3g}" for value in (said.at[said.knob], said.best))
         loss = f"staying is expected to cost {max(said.gain_points, 0.0):.2f} points"
         return (
-            f"no single run promises to settle it. {loss}: settle for that, or add several runs of "
+            f"no single run promises to settle it; {loss}: accept that, or add several runs of "
             f"other seeds at {said.knob} {' and '.join(near)}, {said.load_name} {said.load:g}"
         )
     return "no further run is needed; measure the result on samples that no run was judged by"
